@@ -1,0 +1,1 @@
+//! The publish/subscribe broker: sockets, routing, slow-consumer rule.

@@ -1,0 +1,72 @@
+//! What an operator or a test may set on a replica. Every limit of this crate that depends on the
+//! machine or the network is here; protocol constants stay next to the code that uses them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one replica. [`ReplicaOptions::new`] gives the production defaults.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// Folder that holds the log, the blocks, the sled database and the snapshots.
+    pub data_dir: PathBuf,
+    /// Name of this node as other nodes and operators see it.
+    pub node_name: String,
+    /// How often a leader shows that it is alive.
+    pub heartbeat: Duration,
+    /// Shortest silence of the leader after which a follower stands for election.
+    pub election_min: Duration,
+    /// Longest silence of the leader after which a follower stands for election.
+    pub election_max: Duration,
+    /// A checkpoint is taken when this many bytes of entries were applied since the last one.
+    pub checkpoint_log_bytes: u64,
+    /// Recently written message bytes that are kept in memory.
+    pub cache_bytes: usize,
+    /// Cache of the sled database, bytes.
+    pub sled_cache_bytes: u64,
+    /// Size of one log segment, bytes.
+    pub log_segment_bytes: u64,
+    /// Most commands in one log entry.
+    pub entry_commands_max: usize,
+    /// Most command bytes in one log entry, unless a single batch is larger.
+    pub entry_bytes_max: usize,
+    /// Most entries (or forwarded requests) that are on their way at once.
+    pub entries_in_flight_max: usize,
+    /// Most batches that wait to be proposed; further ones are refused as overloaded.
+    pub queue_batches_max: usize,
+    /// Most bytes that wait to be proposed; further batches are refused as overloaded.
+    pub queue_bytes_max: usize,
+    /// A proposal is answered within this time, if need be with "may have been applied".
+    pub propose_timeout: Duration,
+    /// A proposal or a read that finds no leader for this long fails with `NoLeader`.
+    pub no_leader_timeout: Duration,
+    /// A read barrier is answered within this time.
+    pub read_timeout: Duration,
+    /// How long an admission waits for the new member to catch up.
+    pub admit_timeout: Duration,
+}
+
+impl ReplicaOptions {
+    /// The defaults for production, with the given folder and name.
+    pub fn new(data_dir: impl Into<PathBuf>, node_name: impl Into<String>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            node_name: node_name.into(),
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
+            checkpoint_log_bytes: 256 << 20,
+            cache_bytes: 256 << 20,
+            sled_cache_bytes: 64 << 20,
+            log_segment_bytes: 64 << 20,
+            entry_commands_max: 4096,
+            entry_bytes_max: 1 << 20,
+            entries_in_flight_max: 4,
+            queue_batches_max: 65_536,
+            queue_bytes_max: 64 << 20,
+            propose_timeout: Duration::from_secs(5),
+            no_leader_timeout: Duration::from_secs(2),
+            read_timeout: Duration::from_secs(3),
+            admit_timeout: Duration::from_secs(600),
+        }
+    }
+}

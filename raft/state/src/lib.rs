@@ -1,0 +1,1 @@
+//! The replicated state machine: streams, key-value buckets and consumers as deterministic code.

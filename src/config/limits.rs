@@ -1,0 +1,198 @@
+//! Every bound a node works within: name, unit, default, hard ceiling, and the relations between
+//! them. Holds numbers only; each part of the node enforces its own.
+
+use std::time::Duration;
+
+use super::ConfigError;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Hard ceiling of `payload_bytes_max`: the protocol's own (nats-surface §1.7).
+pub const PAYLOAD_BYTES_CEILING: u64 = 64 * MIB;
+
+/// The bounds of one node. Made by [`Limits::new`] from the few that an operator may set; the
+/// others are constants of the product that live here so that they can be read in one place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Largest message, headers included, in bytes (`--max-payload`, default 1 MiB).
+    pub payload_bytes_max: usize,
+    /// Longest protocol line before its CRLF, in bytes.
+    pub control_line_bytes_max: usize,
+    /// Most bytes that wait to be written to one client (`--max-pending`, default 64 MiB).
+    pub pending_bytes_max: usize,
+    /// Most client connections (`--max-connections`, default 65,536).
+    pub connections_max: usize,
+    /// How long a write to a client may make no progress.
+    pub write_deadline: Duration,
+    /// How long a new client has to authenticate.
+    pub auth_timeout: Duration,
+    /// Time between the server's PINGs (`--ping-interval-ms`).
+    pub ping_interval: Duration,
+    /// Unanswered PINGs that end a connection.
+    pub pings_out_max: u32,
+    /// Memory for recently stored messages, in bytes (`--cache-mb`, default 256 MiB).
+    pub cache_bytes: u64,
+    /// Bounds of both HTTP listeners.
+    pub http: HttpLimits,
+}
+
+/// The bounds of an HTTP listener, all enforced before anything of a request is believed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpLimits {
+    /// Most connections at a time; one more waits in the listen backlog.
+    pub connections_max: usize,
+    /// Most bytes of a request's line and headers.
+    pub header_bytes_max: usize,
+    /// How long a client may take to send its headers, and how long it may idle before them.
+    pub header_read_timeout: Duration,
+    /// Most bytes of a body on a route that takes one.
+    pub body_bytes_max: u64,
+    /// How long one request may take from its headers to the end of its answer.
+    pub request_timeout: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            header_bytes_max: 16 * KIB as usize,
+            header_read_timeout: Duration::from_secs(5),
+            body_bytes_max: MIB,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: MIB as usize,
+            control_line_bytes_max: 4 * KIB as usize,
+            pending_bytes_max: 64 * MIB as usize,
+            connections_max: 65_536,
+            write_deadline: Duration::from_secs(10),
+            auth_timeout: Duration::from_secs(2),
+            ping_interval: Duration::from_secs(120),
+            pings_out_max: 2,
+            cache_bytes: 256 * MIB,
+            http: HttpLimits::default(),
+        }
+    }
+}
+
+/// The limits an operator may set; `None` means the default.
+#[derive(Clone, Debug, Default)]
+pub struct LimitSettings {
+    /// Bytes of the largest message.
+    pub payload_bytes_max: Option<u64>,
+    /// Bytes that may wait for one client.
+    pub pending_bytes_max: Option<u64>,
+    /// Client connections.
+    pub connections_max: Option<usize>,
+    /// Milliseconds between PINGs.
+    pub ping_interval_ms: Option<u64>,
+    /// Mebibytes of message cache.
+    pub cache_mib: Option<u64>,
+}
+
+impl Limits {
+    /// Fills in defaults and asserts the relations between limits.
+    ///
+    /// # Errors
+    /// [`ConfigError::Limit`] naming the flag, what was found and what is wanted.
+    pub fn new(set: &LimitSettings) -> Result<Self, ConfigError> {
+        let base = Self::default();
+        let limits = Self {
+            payload_bytes_max: size(set.payload_bytes_max, base.payload_bytes_max),
+            pending_bytes_max: size(set.pending_bytes_max, base.pending_bytes_max),
+            connections_max: set.connections_max.unwrap_or(base.connections_max),
+            ping_interval: set.ping_interval_ms.map_or(base.ping_interval, Duration::from_millis),
+            cache_bytes: set.cache_mib.map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
+            ..base
+        };
+        limits.check()?;
+        Ok(limits)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let payload = self.payload_bytes_max as u64;
+        if payload == 0 || payload > PAYLOAD_BYTES_CEILING {
+            return Err(limit("--max-payload", payload, "from 1 to 67108864 bytes"));
+        }
+        if self.pending_bytes_max < self.payload_bytes_max {
+            let found = self.pending_bytes_max as u64;
+            return Err(limit("--max-pending", found, "at least --max-payload"));
+        }
+        if self.connections_max == 0 {
+            return Err(limit("--max-connections", 0, "at least 1"));
+        }
+        if self.ping_interval < Duration::from_millis(100) {
+            let found = self.ping_interval.as_millis() as u64;
+            return Err(limit("--ping-interval-ms", found, "at least 100"));
+        }
+        if self.cache_bytes < 8 * MIB {
+            return Err(limit("--cache-mb", self.cache_bytes / MIB, "at least 8"));
+        }
+        Ok(())
+    }
+}
+
+fn size(set: Option<u64>, default: usize) -> usize {
+    set.map_or(default, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+fn limit(flag: &'static str, found: u64, wanted: &'static str) -> ConfigError {
+    ConfigError::Limit { flag, found, wanted }
+}
+
+/// Reads a size with an optional unit: `1048576`, `512K`, `8MB`, `1GiB`. Units are powers of 1024.
+///
+/// # Errors
+/// Words for a person: what was found and which forms are understood.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let upper = text.trim().to_ascii_uppercase();
+    let digits_end = upper.find(|c: char| !c.is_ascii_digit()).unwrap_or(upper.len());
+    let (digits, unit) = upper.split_at(digits_end);
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => KIB,
+        "M" | "MB" | "MIB" => MIB,
+        "G" | "GB" | "GIB" => KIB * MIB,
+        _ => return Err(format!("{text:?} is no size; wanted bytes, or a number with K, M or G")),
+    };
+    let number = digits.parse::<u64>().ok();
+    number
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(|| format!("{text:?} is no size; wanted bytes, or a number with K, M or G"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LimitSettings, Limits, parse_size};
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        assert_eq!(parse_size("1048576"), Ok(1_048_576));
+        assert_eq!(parse_size("512k"), Ok(512 * 1024));
+        assert_eq!(parse_size("8MB"), Ok(8 * 1024 * 1024));
+        assert_eq!(parse_size("1 GiB"), Ok(1024 * 1024 * 1024));
+        for bad in ["", "M", "1T", "-1", "99999999999999999999", "18446744073709551615G"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_relations_between_limits_hold() {
+        let of = |set: LimitSettings| Limits::new(&set);
+        assert!(of(LimitSettings::default()).is_ok());
+        let payload = |bytes| LimitSettings { payload_bytes_max: Some(bytes), ..Default::default() };
+        assert!(of(payload(0)).is_err());
+        assert!(of(payload(64 * 1024 * 1024)).is_ok());
+        assert!(of(payload(64 * 1024 * 1024 + 1)).is_err());
+        let small = LimitSettings { pending_bytes_max: Some(1000), ..Default::default() };
+        let text = of(small).unwrap_err().to_string();
+        assert!(text.contains("--max-pending") && text.contains("1000"), "{text}");
+        assert!(of(LimitSettings { connections_max: Some(0), ..Default::default() }).is_err());
+    }
+}

@@ -1,0 +1,348 @@
+//! Bytes that JetStream puts on the wire outside its JSON answers: PubAcks, status messages, the
+//! headers of direct gets, acknowledgement subjects, times. Written by hand because they are on the
+//! hot path and clients compare them literally (nats-surface §2.4–2.8, Appendix A).
+//!
+//! Everything appends to a caller's buffer; nothing here knows a stream or a connection.
+
+use std::io::Write as _;
+
+/// The answer when nothing can be decided now: no leader, no quorum, queues full.
+pub(super) const UNAVAILABLE: Fault<'static> =
+    Fault { code: 503, err_code: 10008, description: "JetStream system temporarily unavailable" };
+
+/// The status that tells a publisher that nobody took its message.
+pub(super) const NO_RESPONDERS: &[u8] = b"NATS/1.0 503\r\n\r\n";
+
+/// The status of an idle push consumer's flow-control question.
+pub(super) const FLOW_CONTROL: &[u8] = b"NATS/1.0 100 FlowControl Request\r\n\r\n";
+
+/// One API error, borrowed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Fault<'a> {
+    pub(super) code: u16,
+    pub(super) err_code: u32,
+    pub(super) description: &'a str,
+}
+
+/// `{"stream":"S","seq":1}`, with `,"duplicate": true` (that space is nats-server's) for a repeat.
+pub(super) fn pub_ack(out: &mut Vec<u8>, stream: &str, seq: u64, duplicate: bool) {
+    out.extend_from_slice(b"{\"stream\":");
+    json_string(out, stream);
+    out.extend_from_slice(b",\"seq\":");
+    decimal(out, seq);
+    if duplicate {
+        out.extend_from_slice(b",\"duplicate\": true");
+    }
+    out.push(b'}');
+}
+
+/// The answer to a publish that a stream refused.
+pub(super) fn pub_refusal(out: &mut Vec<u8>, stream: &str, fault: &Fault<'_>) {
+    out.extend_from_slice(b"{\"error\":{\"code\":");
+    decimal(out, u64::from(fault.code));
+    out.extend_from_slice(b",\"err_code\":");
+    decimal(out, u64::from(fault.err_code));
+    out.extend_from_slice(b",\"description\":");
+    json_string(out, fault.description);
+    out.extend_from_slice(b"},\"stream\":");
+    json_string(out, stream);
+    out.extend_from_slice(b",\"seq\":0}");
+}
+
+/// Where a direct get's message stands; the tail fields belong to batches only.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DirectPlace<'a> {
+    pub(super) stream: &'a str,
+    pub(super) subject: &'a [u8],
+    pub(super) seq: u64,
+    pub(super) ts_ns: u64,
+    /// `(messages still to come, sequence sent before this one)`.
+    pub(super) batch: Option<(u64, u64)>,
+}
+
+/// The header block of a direct get: the stored headers and then the place. Returns its length.
+pub(super) fn direct_headers(out: &mut Vec<u8>, stored: &[u8], place: &DirectPlace<'_>) -> usize {
+    let start = out.len();
+    open_block(out, stored);
+    out.extend_from_slice(b"Nats-Stream: ");
+    out.extend_from_slice(place.stream.as_bytes());
+    out.extend_from_slice(b"\r\nNats-Subject: ");
+    out.extend_from_slice(place.subject);
+    out.extend_from_slice(b"\r\nNats-Sequence: ");
+    decimal(out, place.seq);
+    out.extend_from_slice(b"\r\nNats-Time-Stamp: ");
+    rfc3339(out, place.ts_ns);
+    if let Some((pending, last)) = place.batch {
+        out.extend_from_slice(b"\r\nNats-Num-Pending: ");
+        decimal(out, pending);
+        out.extend_from_slice(b"\r\nNats-Last-Sequence: ");
+        decimal(out, last);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+    out.len() - start
+}
+
+/// The header block of a headers-only delivery: the stored headers and the payload's size.
+pub(super) fn size_headers(out: &mut Vec<u8>, stored: &[u8], payload_len: usize) -> usize {
+    let start = out.len();
+    open_block(out, stored);
+    out.extend_from_slice(b"Nats-Msg-Size: ");
+    decimal(out, payload_len as u64);
+    out.extend_from_slice(b"\r\n\r\n");
+    out.len() - start
+}
+
+/// `NATS/1.0 <code> <description>` as a whole block.
+pub(super) fn status(out: &mut Vec<u8>, code: u16, description: &str) {
+    out.extend_from_slice(b"NATS/1.0 ");
+    decimal(out, u64::from(code));
+    out.push(b' ');
+    out.extend_from_slice(description.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// The end of a batch of direct gets. `up_to` is told for multi-subject requests only.
+pub(super) fn end_of_batch(out: &mut Vec<u8>, pending: u64, last: u64, up_to: Option<u64>) {
+    out.extend_from_slice(b"NATS/1.0 204 EOB\r\nNats-Num-Pending: ");
+    decimal(out, pending);
+    out.extend_from_slice(b"\r\nNats-Last-Sequence: ");
+    decimal(out, last);
+    if let Some(seq) = up_to {
+        out.extend_from_slice(b"\r\nNats-UpTo-Sequence: ");
+        decimal(out, seq);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// A push consumer's sign of life; `stalled` names the flow-control subject it waits for.
+pub(super) fn heartbeat(out: &mut Vec<u8>, consumer_seq: u64, stream_seq: u64, stalled: Option<&str>) {
+    out.extend_from_slice(b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: ");
+    decimal(out, consumer_seq);
+    out.extend_from_slice(b"\r\nNats-Last-Stream: ");
+    decimal(out, stream_seq);
+    if let Some(subject) = stalled {
+        out.extend_from_slice(b"\r\nNats-Consumer-Stalled: ");
+        out.extend_from_slice(subject.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// What a delivery's reply subject says (the nine-token form).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AckPlace<'a> {
+    pub(super) stream: &'a str,
+    pub(super) consumer: &'a str,
+    /// How often this message was delivered, this time included.
+    pub(super) delivered: u64,
+    pub(super) stream_seq: u64,
+    pub(super) consumer_seq: u64,
+    pub(super) ts_ns: u64,
+    /// Messages of the consumer after this one.
+    pub(super) pending: u64,
+}
+
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<ts>.<pending>`.
+pub(super) fn ack_subject(out: &mut Vec<u8>, place: &AckPlace<'_>) {
+    out.extend_from_slice(b"$JS.ACK.");
+    out.extend_from_slice(place.stream.as_bytes());
+    out.push(b'.');
+    out.extend_from_slice(place.consumer.as_bytes());
+    let numbers =
+        [place.delivered, place.stream_seq, place.consumer_seq, place.ts_ns, place.pending];
+    for number in numbers {
+        out.push(b'.');
+        decimal(out, number);
+    }
+}
+
+/// `2026-11-22T03:52:35.794488103Z`: UTC, as many digits of the second as are not trailing zeros.
+pub(super) fn rfc3339(out: &mut Vec<u8>, ts_ns: u64) {
+    const NS: u64 = 1_000_000_000;
+    const DAY_S: u64 = 86_400;
+    let (seconds, fraction) = (ts_ns / NS, ts_ns % NS);
+    let (year, month, day) = civil_date(seconds / DAY_S);
+    let second = seconds % DAY_S;
+    // Writing to a Vec does not fail.
+    let _ = write!(
+        out,
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    );
+    if fraction > 0 {
+        let start = out.len();
+        let _ = write!(out, ".{fraction:09}");
+        let kept = out[start..].iter().rposition(|&digit| digit != b'0').map_or(0, |at| at + 1);
+        out.truncate(start + kept);
+    }
+    out.push(b'Z');
+}
+
+/// Days since 1970-01-01 → proleptic Gregorian date, counting years from March so that the leap day
+/// is the last of its year.
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    const ERA_DAYS: u64 = 146_097;
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / ERA_DAYS, shifted % ERA_DAYS);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// Starts a header block that goes on after the stored one: its final empty line is left off.
+fn open_block(out: &mut Vec<u8>, stored: &[u8]) {
+    match stored.strip_suffix(b"\r\n") {
+        Some(open) if !open.is_empty() => out.extend_from_slice(open),
+        _ => out.extend_from_slice(b"NATS/1.0\r\n"),
+    }
+}
+
+fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    // u64::MAX has 20 digits.
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn json_string(out: &mut Vec<u8>, text: &str) {
+    let plain = text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
+    if plain {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // Strings always serialize, and a Vec takes all that is written.
+        let _ = serde_json::to_writer(out, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        AckPlace, DirectPlace, Fault, ack_subject, direct_headers, end_of_batch, heartbeat,
+        pub_ack, pub_refusal, rfc3339, size_headers, status,
+    };
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn publish_acknowledgements_are_byte_exact() {
+        assert_eq!(written(|out| pub_ack(out, "S", 1, false)), r#"{"stream":"S","seq":1}"#);
+        assert_eq!(
+            written(|out| pub_ack(out, "S", 2, true)),
+            r#"{"stream":"S","seq":2,"duplicate": true}"#
+        );
+        let fault =
+            Fault { code: 400, err_code: 10071, description: "wrong last sequence: 2" };
+        assert_eq!(
+            written(|out| pub_refusal(out, "S", &fault)),
+            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 2"},"stream":"S","seq":0}"#
+        );
+        assert_eq!(
+            written(|out| pub_ack(out, "a\"b", u64::MAX, false)),
+            r#"{"stream":"a\"b","seq":18446744073709551615}"#
+        );
+    }
+
+    #[test]
+    fn direct_get_headers_are_byte_exact() {
+        let place = DirectPlace {
+            stream: "KV_b",
+            subject: b"$KV.b.k",
+            seq: 5,
+            ts_ns: 1_795_319_555_794_488_103,
+            batch: None,
+        };
+        let mut out = Vec::new();
+        assert_eq!(direct_headers(&mut out, b"", &place), 121);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "NATS/1.0\r\nNats-Stream: KV_b\r\nNats-Subject: $KV.b.k\r\nNats-Sequence: 5\r\n\
+             Nats-Time-Stamp: 2026-11-22T03:52:35.794488103Z\r\n\r\n"
+        );
+        let mut out = Vec::new();
+        let batch = DirectPlace { batch: Some((3, 4)), ..place };
+        direct_headers(&mut out, b"NATS/1.0\r\nA: b\r\n\r\n", &batch);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("NATS/1.0\r\nA: b\r\nNats-Stream: KV_b\r\n"), "{text}");
+        assert!(
+            text.ends_with("Z\r\nNats-Num-Pending: 3\r\nNats-Last-Sequence: 4\r\n\r\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn statuses_are_byte_exact() {
+        let text = written(|out| status(out, 404, "Message Not Found"));
+        assert_eq!((text.as_str(), text.len()), ("NATS/1.0 404 Message Not Found\r\n\r\n", 34));
+        let text = written(|out| heartbeat(out, 5, 5, None));
+        assert_eq!(text.len(), 75);
+        assert_eq!(
+            text,
+            "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 5\r\nNats-Last-Stream: 5\r\n\r\n"
+        );
+        assert!(
+            written(|out| heartbeat(out, 1, 2, Some("$JS.FC.S.c.x")))
+                .ends_with("Nats-Last-Stream: 2\r\nNats-Consumer-Stalled: $JS.FC.S.c.x\r\n\r\n")
+        );
+        let text = written(|out| end_of_batch(out, 2, 4, None));
+        assert_eq!(text.len(), 64);
+        assert_eq!(
+            text,
+            "NATS/1.0 204 EOB\r\nNats-Num-Pending: 2\r\nNats-Last-Sequence: 4\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn headers_only_tells_the_size() {
+        assert_eq!(
+            written(|out| {
+                size_headers(out, b"", 12);
+            }),
+            "NATS/1.0\r\nNats-Msg-Size: 12\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn ack_subject_has_nine_tokens() {
+        let place = AckPlace {
+            stream: "S",
+            consumer: "C1",
+            delivered: 1,
+            stream_seq: 1,
+            consumer_seq: 1,
+            ts_ns: 1_795_319_421_866_465_442,
+            pending: 4,
+        };
+        let text = written(|out| ack_subject(out, &place));
+        assert_eq!(text, "$JS.ACK.S.C1.1.1.1.1795319421866465442.4");
+        assert_eq!(text.split('.').count(), 9);
+    }
+
+    #[test]
+    fn times_trim_trailing_zeros_and_know_leap_years() {
+        let time = |ts_ns| written(|out| rfc3339(out, ts_ns));
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(951_782_400_000_000_000), "2000-02-29T00:00:00Z");
+        assert_eq!(time(1_709_164_799_500_000_000), "2024-02-28T23:59:59.5Z");
+        assert_eq!(time(1_709_164_800_000_000_010), "2024-02-29T00:00:00.00000001Z");
+        assert_eq!(time(4_107_542_400_000_000_000), "2100-03-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,13 @@
+//! The node: configuration, mesh, JetStream and control-plane services, assembled.
+
+pub mod access;
+pub mod boot_guard;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod jetstream;
+pub mod mesh;
+pub mod node;
+pub mod pki;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,187 @@
+//! A secured cluster of node processes on loopback.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+use unibus_proto::nkey::UserSeed;
+
+use crate::node::{NodeProcess, free_tcp_port, free_udp_port};
+use crate::{PATIENCE, eventually};
+
+/// How a cluster is made.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Log bytes after which a node takes a checkpoint and purges its log; `None` keeps the default.
+    pub checkpoint_log_bytes: Option<u64>,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self { nodes: 3, checkpoint_log_bytes: None }
+    }
+}
+
+/// A running cluster, its certificates and one service user who may use everything.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: TempDir,
+    binary: PathBuf,
+    /// The nodes, in the order of their names n0, n1, …
+    pub nodes: Vec<NodeProcess>,
+    seed: String,
+}
+
+impl Cluster {
+    /// Mints certificates, starts every node, waits until all are healthy and adds the user.
+    ///
+    /// # Errors
+    /// When a node does not come up; the text holds its log.
+    pub async fn start(binary: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare(binary, options)?;
+        for node in &mut cluster.nodes {
+            node.start()?;
+        }
+        cluster.ready().await?;
+        cluster.add_user(&["--role", "service", "--pub", ">", "--sub", ">"]).await?;
+        Ok(cluster)
+    }
+
+    /// Mints certificates and describes the nodes without starting any.
+    ///
+    /// # Errors
+    /// When certificates can't be made.
+    pub fn prepare(binary: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let pki = dir.path().join("pki");
+        checked(Command::new(binary).args(["pki", "init", "--dir"]).arg(&pki))?;
+        let ports: Vec<u16> =
+            (0..options.nodes).map(|_| free_udp_port()).collect::<anyhow::Result<_>>()?;
+        let routes: Vec<String> =
+            ports.iter().enumerate().map(|(i, p)| format!("n{i}=127.0.0.1:{p}")).collect();
+        let mut nodes = Vec::new();
+        for (i, port) in ports.iter().enumerate() {
+            let name = format!("n{i}");
+            checked(
+                Command::new(binary)
+                    .args(["pki", "issue", "--name", &name, "--host", "127.0.0.1", "--dir"])
+                    .arg(&pki),
+            )?;
+            let mut args = node_args(dir.path(), &name, *port, &routes.join(","));
+            if let Some(bytes) = options.checkpoint_log_bytes {
+                args.extend(["--checkpoint-log-bytes".into(), bytes.to_string()]);
+            }
+            let log = dir.path().join(format!("{name}.log"));
+            nodes.push(NodeProcess::new(binary, args, log, free_tcp_port()?, free_tcp_port()?));
+        }
+        let seed = UserSeed::from_secret(rand::random()).to_seed();
+        Ok(Self { dir, binary: binary.to_path_buf(), nodes, seed })
+    }
+
+    /// Waits until every node answers 200 on `/healthz`.
+    ///
+    /// # Errors
+    /// After [`PATIENCE`], with the log of the node that is not ready.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            node.ready(PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// The folder that holds everything of this cluster.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The data folder of node `i`.
+    pub fn data_dir(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("n{i}"))
+    }
+
+    /// Runs `user add` for the cluster's own key against node 0, retrying while the node elects.
+    ///
+    /// # Errors
+    /// What the command printed.
+    pub async fn add_user(&self, flags: &[&str]) -> anyhow::Result<()> {
+        let public = UserSeed::parse(&self.seed)?.public().to_nkey();
+        eventually("user add", PATIENCE, || async {
+            let node = self.nodes.first().context("no node")?;
+            checked(
+                Command::new(&self.binary)
+                    .args(["user", "add", &public])
+                    .args(flags)
+                    .args(["--nats-url", &node.url(), "--internal-id-file"])
+                    .arg(self.data_dir(0).join("internal.json")),
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// A client of node `i`, authenticated as the cluster's user.
+    ///
+    /// # Errors
+    /// When the node refuses or does not answer.
+    pub async fn client(&self, i: usize) -> anyhow::Result<async_nats::Client> {
+        let node = self.nodes.get(i).context("no such node")?;
+        async_nats::ConnectOptions::with_nkey(self.seed.clone())
+            .connection_timeout(Duration::from_secs(10))
+            .request_timeout(Some(Duration::from_secs(15)))
+            .connect(node.url())
+            .await
+            .with_context(|| format!("node {i}; its log:\n{}", node.log_text()))
+    }
+
+    /// The index of the node that leads, as `/healthz` of node `asked` tells.
+    ///
+    /// # Errors
+    /// When no leader is known within [`PATIENCE`].
+    pub async fn leader(&self, asked: usize) -> anyhow::Result<usize> {
+        let node = self.nodes.get(asked).context("no such node")?;
+        eventually("a leader", PATIENCE, || async {
+            let (_, health) = node.health().await?;
+            let name = health["leader"].as_str().context("no leader")?;
+            let index = name.strip_prefix('n').and_then(|i| i.parse().ok());
+            index.with_context(|| format!("strange leader name {name:?}"))
+        })
+        .await
+    }
+}
+
+fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {
+    let at = |path: PathBuf| path.display().to_string();
+    let data = dir.join(name);
+    let pki = dir.join("pki");
+    let pairs = [
+        ("--bind", "127.0.0.1".to_string()),
+        ("--server-name", name.to_string()),
+        ("--cluster-name", "test".into()),
+        ("--bus-auth", "enforce".into()),
+        ("--monitor-port", "0".into()),
+        ("--data-dir", at(data.clone())),
+        ("--internal-id-file", at(data.join("internal.json"))),
+        ("--cluster-port", port.to_string()),
+        ("--routes", routes.to_string()),
+        ("--route-tls-cert", at(pki.join(format!("{name}.crt")))),
+        ("--route-tls-key", at(pki.join(format!("{name}.key")))),
+        ("--route-tls-ca", at(pki.join("ca.crt"))),
+        ("--cluster-user", "route".into()),
+        ("--cluster-pass", "secret".into()),
+    ];
+    pairs.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]).collect()
+}
+
+/// Runs a command to its end; anything but success is an error with what it printed.
+fn checked(command: &mut Command) -> anyhow::Result<Output> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        let printed = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} ended with {}: {printed}", output.status);
+    }
+    Ok(output)
+}

@@ -1,0 +1,38 @@
+//! Real node processes, clusters and throwaway certificates for tests.
+//!
+//! Every process listens on loopback ports that were free a moment before, keeps its data in a
+//! temporary folder, writes its log to a file there, and is killed by its own process id when its
+//! handle is dropped.
+
+mod cluster;
+mod node;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use node::{NodeProcess, free_tcp_port, free_udp_port, http_get};
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// How long a condition may take before a test gives up: generous, because CI has two shared cores.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Polls `condition` until it yields a value, or fails with `what` after `limit`.
+///
+/// # Errors
+/// The text names what was awaited and the last error the condition gave.
+pub async fn eventually<T, F, Fut>(what: &str, limit: Duration, mut condition: F) -> anyhow::Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = anyhow::Result<T>>,
+{
+    let end = Instant::now() + limit;
+    loop {
+        match condition().await {
+            Ok(value) => return Ok(value),
+            Err(e) if Instant::now() >= end => {
+                return Err(e.context(format!("gave up after {limit:?} waiting for: {what}")));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! One node process: start, stop, kill, and ask for its health.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A TCP port of loopback that was free a moment ago.
+///
+/// # Errors
+/// When no socket can be bound.
+pub fn free_tcp_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A UDP port of loopback that was free a moment ago.
+///
+/// # Errors
+/// When no socket can be bound.
+pub fn free_udp_port() -> anyhow::Result<u16> {
+    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A plain `GET` to loopback: status and body.
+///
+/// # Errors
+/// When the connection fails or the answer is not HTTP.
+pub async fn http_get(port: u16, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut socket = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(10), socket.read_to_string(&mut answer)).await??;
+    let status = answer
+        .split_whitespace()
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .with_context(|| format!("not an HTTP answer: {answer:?}"))?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, b)| b);
+    Ok((status, body.to_string()))
+}
+
+/// A running (or ended) node process and how to start it again.
+#[derive(Debug)]
+pub struct NodeProcess {
+    binary: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+    /// Client port (TCP, loopback).
+    pub client_port: u16,
+    /// Control-plane port (TCP, loopback).
+    pub http_port: u16,
+}
+
+impl NodeProcess {
+    /// Describes a process; [`NodeProcess::start`] starts it. `--port` and `--http-port` are added.
+    pub fn new(
+        binary: &Path,
+        args: Vec<String>,
+        log: PathBuf,
+        client_port: u16,
+        http_port: u16,
+    ) -> Self {
+        let mut all = args;
+        all.extend(["--port".into(), client_port.to_string()]);
+        all.extend(["--http-port".into(), http_port.to_string()]);
+        Self { binary: binary.to_path_buf(), args: all, log, child: None, client_port, http_port }
+    }
+
+    /// A single node with its data in `dir`, nothing secured.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn single(binary: &Path, dir: &Path) -> anyhow::Result<Self> {
+        let args = ["--bind", "127.0.0.1", "--monitor-port", "0", "--data-dir"];
+        let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        args.push(dir.join("data").display().to_string());
+        args.extend(["--config-dir".into(), dir.join("config").display().to_string()]);
+        Ok(Self::new(binary, args, dir.join("node.log"), free_tcp_port()?, free_tcp_port()?))
+    }
+
+    /// Starts the process; its output goes to the log file.
+    ///
+    /// # Errors
+    /// When it runs already or can't be started.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        if self.child.is_some() {
+            bail!("the node runs already");
+        }
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.binary)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.binary.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Ends the process the hard way, as a power cut to this process alone would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks the process to stop (SIGTERM) and waits for its exit code, at most `limit`.
+    ///
+    /// # Errors
+    /// When it does not run, or did not end in time (then it is killed).
+    pub async fn stop(&mut self, limit: Duration) -> anyhow::Result<Option<i32>> {
+        let mut child = self.child.take().context("the node does not run")?;
+        let pid = child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status()?;
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.code());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        bail!("the node did not stop within {limit:?}; log:\n{}", self.log_text());
+    }
+
+    /// Whether the process is alive.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
+    }
+
+    /// Everything the process has printed.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `GET /healthz` as status and JSON.
+    ///
+    /// # Errors
+    /// When nothing answers or the body is not JSON.
+    pub async fn health(&self) -> anyhow::Result<(u16, serde_json::Value)> {
+        let (status, body) = http_get(self.http_port, "/healthz").await?;
+        Ok((status, serde_json::from_str(&body).with_context(|| body.clone())?))
+    }
+
+    /// Waits until `/healthz` answers 200.
+    ///
+    /// # Errors
+    /// After `limit`, with the end of the process's log.
+    pub async fn ready(&self, limit: Duration) -> anyhow::Result<()> {
+        crate::eventually("a healthy node", limit, || async {
+            match self.health().await? {
+                (200, _) => Ok(()),
+                (status, body) => bail!("/healthz answers {status}: {body}"),
+            }
+        })
+        .await
+        .with_context(|| format!("log of the node:\n{}", self.log_text()))
+    }
+
+    /// `nats://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.client_port)
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
