@@ -1,1 +1,293 @@
-//! (being written)
+//! The node's configuration: typed, complete and valid by construction. [`args`] is what may be
+//! written, [`settings`] is what was asked for, the boot guard judges it, and [`NodeConfig`] is
+//! what is true. Nothing here listens, connects or writes.
+
+pub mod args;
+pub mod files;
+pub mod limits;
+pub mod routes;
+pub mod settings;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use self::args::{BusAuth, RunArgs};
+use self::limits::Limits;
+use self::routes::RouteAddress;
+use self::settings::Settings;
+use crate::boot_guard::{self, Violation};
+
+/// Longest node or cluster name, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// A value that means nothing, whatever the mode. Each says which flag, what was found and what is
+/// wanted.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A bound outside its range.
+    #[error("{flag} is {found}; wanted {wanted}")]
+    Limit {
+        /// The flag.
+        flag: &'static str,
+        /// What it says.
+        found: u64,
+        /// What it may say.
+        wanted: &'static str,
+    },
+    /// A name with characters that would break the protocol's text or a log line.
+    #[error("{flag} is {found:?}; wanted 1 to 128 letters, digits, '.', '-' and '_'")]
+    Name {
+        /// The flag.
+        flag: &'static str,
+        /// What it says.
+        found: String,
+    },
+    /// Two listeners on one port.
+    #[error("{first} and {second} are both {port}; give one of them another port")]
+    PortTwice {
+        /// One flag.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// The port.
+        port: u16,
+    },
+    /// `--config-dir` names no folder.
+    #[error("--config-dir {0:?} is no folder; make it and copy ca.crt, node.crt, node.key and route.secret into it")]
+    ConfigDir(PathBuf),
+    /// `--client-advertise` is no address.
+    #[error("--client-advertise is {found:?}; wanted host or host:port")]
+    Advertise {
+        /// What it says.
+        found: String,
+    },
+    /// The route certificate can't be used.
+    #[error("the route certificate {path:?} can't be used: {reason}; mint one with: unibus-node pki issue --dir DIR --name NAME --host HOST")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The shape is one that this binary does not boot in.
+    #[error("{}", boot_guard::report(.0))]
+    Refused(Vec<Violation>),
+}
+
+/// Everything a node needs to know to start. A value of this type has passed the boot guard.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node's name.
+    pub server_name: String,
+    /// Where clients connect (TCP); port 0 takes a free one.
+    pub client_listen: SocketAddr,
+    /// Where the control plane listens (TCP).
+    pub http_listen: SocketAddr,
+    /// Where monitoring listens (TCP, loopback); `None` is off.
+    pub monitor_listen: Option<SocketAddr>,
+    /// Folder of everything stored.
+    pub data_dir: PathBuf,
+    /// Who gets in.
+    pub bus_auth: BusAuth,
+    /// File of the node's own service identity (mode 0600).
+    pub internal_id_file: PathBuf,
+    /// Name told to clients as the cluster's, `None` for a single node.
+    pub cluster: Option<ClusterConfig>,
+    /// What clients are told about where to connect.
+    pub advertise: Advertise,
+    /// Consensus timing.
+    pub timing: Timing,
+    /// Every bound.
+    pub limits: Limits,
+}
+
+/// The other nodes, and how this one proves itself to them.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Name that every node must share.
+    pub name: String,
+    /// Where other nodes connect (UDP, QUIC).
+    pub listen: SocketAddr,
+    /// The nodes, possibly including this one.
+    pub routes: Vec<RouteAddress>,
+    /// Certificate, key and CA.
+    pub tls: RouteTls,
+    /// What all nodes share, proven and never sent.
+    pub secret: RouteSecret,
+}
+
+/// Paths of the route TLS triple (PEM).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteTls {
+    /// This node's certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The bus CA.
+    pub ca: PathBuf,
+}
+
+/// Where the route secret comes from.
+#[derive(Clone, Eq, PartialEq)]
+pub enum RouteSecret {
+    /// `--cluster-user` and `--cluster-pass`.
+    UserPass {
+        /// User half.
+        user: String,
+        /// Password half.
+        pass: String,
+    },
+    /// The file `route.secret`.
+    File(PathBuf),
+    /// None: only a cluster on loopback gets by with its certificates alone.
+    None,
+}
+
+impl fmt::Debug for RouteSecret {
+    /// Leaves the secret out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UserPass { user, .. } => write!(f, "UserPass({user:?}, …)"),
+            Self::File(path) => write!(f, "File({path:?})"),
+            Self::None => f.write_str("None"),
+        }
+    }
+}
+
+/// What clients are told about where to connect.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Advertise {
+    /// Nothing was said: the listener's own address if it is a definite one, else nothing.
+    Listener,
+    /// This `host:port`.
+    Address(String),
+    /// Nothing.
+    Nothing,
+}
+
+/// Consensus timing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timing {
+    /// Time between heartbeats (`--heartbeat-ms`).
+    pub heartbeat: Duration,
+    /// Shortest election timeout (`--election-timeout-ms`).
+    pub election_min: Duration,
+    /// Longest election timeout: twice the shortest.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
+        }
+    }
+}
+
+impl Timing {
+    /// Checks that one lost heartbeat can't cause an election, and that nothing is absurd.
+    ///
+    /// # Errors
+    /// [`ConfigError::Limit`] naming the flag.
+    pub fn new(heartbeat: Duration, election_min: Duration) -> Result<Self, ConfigError> {
+        let out_of = |flag, found: Duration, wanted| {
+            let found = found.as_millis() as u64;
+            Err(ConfigError::Limit { flag, found, wanted })
+        };
+        if !(Duration::from_millis(10)..=Duration::from_secs(10)).contains(&heartbeat) {
+            return out_of("--heartbeat-ms", heartbeat, "from 10 to 10000");
+        }
+        if election_min > Duration::from_secs(60) || election_min < heartbeat * 2 {
+            let wanted = "at least twice --heartbeat-ms, and at most 60000";
+            return out_of("--election-timeout-ms", election_min, wanted);
+        }
+        Ok(Self { heartbeat, election_min, election_max: election_min * 2 })
+    }
+}
+
+impl NodeConfig {
+    /// Reads arguments, looks at the files they name, asks the boot guard.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; [`ConfigError::Refused`] holds every reason at once.
+    pub fn from_args(args: &RunArgs) -> Result<Self, ConfigError> {
+        Self::from_settings(&Settings::gather(args)?)
+    }
+
+    /// Makes the configuration true, or says everything that is wrong with it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`].
+    pub fn from_settings(set: &Settings) -> Result<Self, ConfigError> {
+        let violations = boot_guard::violations(set);
+        if !violations.is_empty() {
+            return Err(ConfigError::Refused(violations));
+        }
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Ok(Self {
+            server_name: set.server_name.clone(),
+            client_listen: SocketAddr::new(set.bind, set.port),
+            http_listen: SocketAddr::new(set.bind, set.http_port),
+            monitor_listen: (set.monitor_port != 0)
+                .then(|| SocketAddr::new(loopback, set.monitor_port)),
+            data_dir: set.data_dir.clone(),
+            bus_auth: set.effective_bus_auth(),
+            internal_id_file: set.internal_id_file.clone(),
+            cluster: ClusterConfig::from_settings(set),
+            advertise: Advertise::from_settings(set),
+            timing: set.timing,
+            limits: set.limits.clone(),
+        })
+    }
+}
+
+impl ClusterConfig {
+    fn from_settings(set: &Settings) -> Option<Self> {
+        if set.routes.is_empty() {
+            return None;
+        }
+        let path = |fact: &Option<files::FileFact>| fact.as_ref().map(|f| f.path.clone());
+        let tls = RouteTls { cert: path(&set.cert)?, key: path(&set.key)?, ca: path(&set.ca)? };
+        let secret = match (&set.cluster_user, &set.cluster_pass, &set.secret_file) {
+            (Some(user), Some(pass), _) => {
+                RouteSecret::UserPass { user: user.clone(), pass: pass.clone() }
+            }
+            (_, _, Some(file)) => RouteSecret::File(file.path.clone()),
+            _ => RouteSecret::None,
+        };
+        Some(Self {
+            name: set.cluster_name.clone().unwrap_or_else(|| "unibus".to_owned()),
+            listen: SocketAddr::new(set.cluster_bind, set.cluster_port),
+            routes: set.routes.clone(),
+            tls,
+            secret,
+        })
+    }
+}
+
+impl Advertise {
+    fn from_settings(set: &Settings) -> Self {
+        match &set.client_advertise {
+            _ if set.no_advertise => Self::Nothing,
+            Some(address) if address.contains(':') => Self::Address(address.clone()),
+            Some(host) => Self::Address(format!("{host}:{}", set.port)),
+            None => Self::Listener,
+        }
+    }
+}
+
+/// A name that is safe in the protocol's text, in a subject token's neighbourhood and in a log.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(legal)
+}
+
+#[cfg(test)]
+mod tests;

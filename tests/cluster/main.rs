@@ -1,1 +1,13 @@
-//! See the module docs.
+//! Clusters of real processes: messages, keys, failures and refusals, judged by standard clients.
+
+mod boot;
+mod failover;
+mod messages;
+mod stores;
+
+use std::path::Path;
+
+/// The binary under test.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_unibus-node"))
+}

@@ -162,9 +162,9 @@ pub enum AdmitError {
     Stopped,
 }
 
-/// Why a snapshot could not be taken on request.
+/// Why a checkpoint could not be taken on request.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum TransferError {
+pub enum CheckpointError {
     /// It was not finished in time.
     #[error("timed out")]
     TimedOut,

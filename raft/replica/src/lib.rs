@@ -4,34 +4,15 @@
 //! majority, applies them to [`unibus_state::State`] and tells an [`Observer`] what changed.
 //! openraft and sled types never leave this crate.
 
-mod blocks;
-mod checkpoint;
-mod codec;
 mod errors;
-mod forward;
-mod handler;
-mod log;
-mod machine;
-mod manifest;
-mod membership;
-mod network;
-mod node_id;
 mod options;
 mod propose;
-mod read;
 mod replica;
-mod rows;
-mod snapshot;
 mod status;
-mod transfer;
 mod transport;
-mod types;
-
-#[cfg(test)]
-mod tests;
 
 pub use errors::{
-    AdmitError, InitializeError, ProposeError, ReadError, StartError, StorageError, TransferError,
+    AdmitError, CheckpointError, InitializeError, ProposeError, ReadError, StartError, StorageError,
 };
 pub use options::ReplicaOptions;
 pub use propose::{Proposal, Proposed};

@@ -34,6 +34,7 @@ pub struct Cluster {
     /// The nodes, in the order of their names n0, n1, …
     pub nodes: Vec<NodeProcess>,
     seed: String,
+    routes: String,
 }
 
 impl Cluster {
@@ -79,7 +80,7 @@ impl Cluster {
             nodes.push(NodeProcess::new(binary, args, log, free_tcp_port()?, free_tcp_port()?));
         }
         let seed = UserSeed::from_secret(rand::random()).to_seed();
-        Ok(Self { dir, binary: binary.to_path_buf(), nodes, seed })
+        Ok(Self { dir, binary: binary.to_path_buf(), nodes, seed, routes: routes.join(",") })
     }
 
     /// Waits until every node answers 200 on `/healthz`.
@@ -96,6 +97,11 @@ impl Cluster {
     /// The folder that holds everything of this cluster.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The `--routes` value that every node was given.
+    pub fn routes(&self) -> &str {
+        &self.routes
     }
 
     /// The data folder of node `i`.

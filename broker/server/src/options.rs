@@ -1,0 +1,111 @@
+//! What a broker is told at start: identity, addresses to advertise, and limits.
+//!
+//! Owns the numbers. Every queue and buffer of this crate is bounded by one of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a broker presents itself and what it allows.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// `server_name` of INFO.
+    pub server_name: String,
+    /// `server_id` of INFO: any text unique to this process.
+    pub server_id: String,
+    /// `version` of INFO: three numbers; clients gate features on it.
+    pub version: String,
+    /// `cluster` of INFO; `None` = stand-alone.
+    pub cluster: Option<String>,
+    /// `host` of INFO.
+    pub host: String,
+    /// `port` of INFO.
+    pub port: u16,
+    /// `host:port` of this node and its peers as clients can reach them.
+    pub connect_urls: Vec<String>,
+    /// Whether a client must present credentials before anything else.
+    pub auth_required: bool,
+    /// Whether INFO has a nonce even when authentication is not required.
+    pub always_nonce: bool,
+    /// TLS for clients: INFO in plain text, then the handshake (nats-surface §1.13).
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// `jetstream` of INFO.
+    pub jetstream: bool,
+    /// `api_lvl` of INFO.
+    pub api_level: u8,
+    /// What is refused by size, count or time.
+    pub limits: Limits,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        Self {
+            server_name: "unibus".into(),
+            server_id: "unibus".into(),
+            version: "2.14.0".into(),
+            cluster: None,
+            host: "127.0.0.1".into(),
+            port: 4222,
+            connect_urls: Vec::new(),
+            auth_required: false,
+            always_nonce: false,
+            tls: None,
+            jetstream: false,
+            api_level: 0,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What is refused by size, count or time (nats-surface §1.7). Units are in the names.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Headers and payload of one message.
+    pub payload_bytes_max: usize,
+    /// Arguments of one control line.
+    pub control_line_bytes_max: usize,
+    /// Bytes waiting to be written to one client; over it the client is a slow consumer.
+    pub pending_bytes_max: usize,
+    /// Bytes waiting to be written to one peer; over it the route is dropped.
+    pub route_pending_bytes_max: usize,
+    /// How long a client may take no bytes while some wait for it.
+    pub write_deadline: Duration,
+    /// Between two PINGs to a silent client.
+    pub ping_interval: Duration,
+    /// Until the first PING after a connect.
+    pub first_ping: Duration,
+    /// Unanswered PINGs before the connection counts as stale.
+    pub pings_out_max: u32,
+    /// From accept to CONNECT.
+    pub auth_timeout: Duration,
+    /// From accept to the end of the TLS handshake.
+    pub tls_timeout: Duration,
+    /// Client connections at once.
+    pub connections_max: usize,
+    /// Subscriptions of one connection; 0 = no limit.
+    pub subscriptions_max: usize,
+    /// Longest wait of a publisher, per read, for a receiver whose queue is nearly full.
+    pub stall: Duration,
+    /// Longest time given to queued bytes when a connection is closed in an orderly way.
+    pub flush_on_close: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 1024 * 1024,
+            control_line_bytes_max: 4096,
+            pending_bytes_max: 64 * 1024 * 1024,
+            route_pending_bytes_max: 64 * 1024 * 1024,
+            write_deadline: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(120),
+            first_ping: Duration::from_secs(2),
+            pings_out_max: 2,
+            auth_timeout: Duration::from_secs(2),
+            tls_timeout: Duration::from_secs(2),
+            connections_max: 65_536,
+            subscriptions_max: 0,
+            stall: Duration::from_millis(10),
+            flush_on_close: Duration::from_secs(1),
+        }
+    }
+}

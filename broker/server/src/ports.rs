@@ -1,0 +1,133 @@
+//! The ports of the broker: what the node above it implements.
+//!
+//! Owns the traits for authentication and for in-process services, and the types they speak in. Must
+//! never name raft, storage or a concrete service.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use thiserror::Error;
+use tokio::sync::watch;
+use unibus_proto::handshake::ConnectOptions;
+use unibus_proto::permissions::Permissions;
+
+/// Decides who a connecting client is and what it may do.
+pub trait Authenticator: Send + Sync + 'static {
+    /// Called on the connection's task for every CONNECT (and once without one when authentication is
+    /// not required and the client's first operation is something else). Must not block.
+    ///
+    /// # Errors
+    /// [`AuthError`]; the client reads its text and is closed.
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError>;
+}
+
+/// What a client presents.
+#[derive(Debug)]
+pub struct AuthRequest<'a> {
+    /// The CONNECT options, with credentials.
+    pub connect: &'a ConnectOptions,
+    /// The nonce this connection's INFO carried; empty when it carried none.
+    pub nonce: &'a str,
+    /// The address the client connected from.
+    pub peer: SocketAddr,
+    /// Whether the connection is inside TLS.
+    pub tls: bool,
+}
+
+/// Who an admitted client is.
+#[derive(Debug)]
+pub struct Admission {
+    /// The public nkey (`U…`), when the client has one.
+    pub identity: Option<Arc<str>>,
+    /// Whether this is the node itself: services see it in [`Origin`].
+    pub internal: bool,
+    /// What the client may do. The connection follows it live: see [`Grant`].
+    pub grant: watch::Receiver<Grant>,
+}
+
+/// What a client may do at the moment.
+#[derive(Clone, Debug)]
+pub enum Grant {
+    /// These permissions hold. When they change, subscriptions that they no longer allow are removed.
+    Active(Arc<Permissions>),
+    /// The identity was revoked: the connection is closed with `User Authentication Revoked`.
+    Revoked,
+}
+
+/// Why a client is not admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
+pub enum AuthError {
+    /// Missing or wrong credentials: `-ERR 'Authorization Violation'`.
+    #[error("Authorization Violation")]
+    Refused,
+    /// The credentials were right once: `-ERR 'User Authentication Expired'`.
+    #[error("User Authentication Expired")]
+    Expired,
+    /// The identity was revoked: `-ERR 'User Authentication Revoked'`.
+    #[error("User Authentication Revoked")]
+    Revoked,
+}
+
+/// An in-process consumer of what this node's own clients publish, such as stream capture.
+///
+/// It never sees messages that came over a route: the node they were published at captured them.
+pub trait Service: Send + Sync + 'static {
+    /// Takes one message. Runs on the publishing connection's task, in publish order, with the
+    /// subscription table locked for reading: it must not block, await, or call a [`crate::Broker`]
+    /// method that subscribes. `Broker::publish`, `add_service` and `remove_service` are fine.
+    ///
+    /// Returns false when the message is not taken: then it does not count as a receiver, and a
+    /// request nobody else took is answered with *no responders*.
+    fn deliver(&self, message: &Inbound<'_>) -> bool;
+
+    /// Back-pressure: `None` = ready; otherwise the connection awaits the future before its next read.
+    fn ready(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+}
+
+/// A message as a service sees it. Borrowed from the publisher's read buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound<'a> {
+    /// The subject it was published to.
+    pub subject: &'a [u8],
+    /// Where an answer goes.
+    pub reply: Option<&'a [u8]>,
+    /// Bytes of `data` that are the header block; 0 = no headers.
+    pub header_len: usize,
+    /// Header block and payload.
+    pub data: &'a [u8],
+    /// Who published it.
+    pub origin: &'a Origin,
+}
+
+/// Who published a message.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The connection's number in this process; 0 = the node itself.
+    pub connection: u64,
+    /// Whether the node itself published it (an internal publish or an internal identity).
+    pub internal: bool,
+    /// The public nkey (`U…`) of the publisher, when it has one.
+    pub identity: Option<Arc<str>>,
+    /// The account's name, when accounts are told apart.
+    pub account: Option<Arc<str>>,
+}
+
+/// A message published from inside the node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Publication<'a> {
+    /// Decides who receives it.
+    pub subject: &'a [u8],
+    /// The subject that receivers see, when it differs (JetStream delivers with the stream's subject).
+    pub shown: Option<&'a [u8]>,
+    /// The reply subject that receivers see. Reserved prefixes are allowed here.
+    pub reply: Option<&'a [u8]>,
+    /// Bytes of `data` that are the header block; 0 = no headers.
+    pub header_len: usize,
+    /// Header block and payload.
+    pub data: &'a [u8],
+    /// Whether services (streams) may take it too.
+    pub capture: bool,
+}

@@ -1,0 +1,407 @@
+//! From messages and API mutations to proposals, and from outcomes to answers.
+//!
+//! Owns the node's one queue of commands: everything that changes the state passes through it, so
+//! that a connection's purge comes after its own publishes. Messages are copied once, straight into
+//! the batch that is proposed. It never reads the state and never decides an outcome.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use unibus_broker::{Broker, Inbound, Publication, Service};
+use unibus_raft::{Proposal, ProposeError, Proposed, Replica};
+use unibus_state::{Command, CommandBatch, EncodedBatch, Outcome};
+
+use super::internal;
+use super::text::{self, Fault};
+
+/// While this many proposals are on their way, what waits is collected instead of proposed: one
+/// being synced and one behind it keep the log busy.
+const SMALL_IN_FLIGHT_MAX: usize = 2;
+/// Full batches are proposed up to this number in flight.
+const IN_FLIGHT_MAX: usize = 8;
+/// A batch with this many commands is full.
+const BATCH_COMMANDS_MAX: usize = 2048;
+/// A batch with this many bytes is full.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Connections wait before their next read while more than this is queued.
+const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Connections wait before their next read while more than this many commands are queued.
+const QUEUE_COMMANDS_MAX: usize = 64 * 1024;
+/// Answers sent before the answering task lets others run.
+const ANSWERS_PER_TURN: usize = 256;
+/// How long a control-plane acknowledgement waits for nodes to apply the change.
+pub(super) const EVERYWHERE_MAX: Duration = Duration::from_secs(1);
+
+/// The outcome of one API mutation and the entry that carried it.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) index: u64,
+    pub(super) outcome: Outcome,
+}
+
+/// What an API mutation waits for.
+pub(super) type Call = oneshot::Receiver<Result<Answered, ProposeError>>;
+
+/// Who waits for the outcome of one command.
+#[derive(Debug)]
+enum Slot {
+    /// Nobody.
+    Silent,
+    /// A publisher; its reply subject is in the arena.
+    Reply { at: usize, len: usize },
+    /// An API request.
+    Call(oneshot::Sender<Result<Answered, ProposeError>>),
+}
+
+/// Commands that wait to be proposed, with those who wait for their outcomes.
+struct Queue {
+    batch: CommandBatch,
+    slots: Vec<Slot>,
+    /// Reply subjects, back to back.
+    replies: Vec<u8>,
+}
+
+/// One proposal on its way.
+struct Flight {
+    proposal: Proposal,
+    slots: Vec<Slot>,
+    replies: Vec<u8>,
+}
+
+/// The queue of this node's commands. Shared by the capture service and the API.
+pub(super) struct Ingest {
+    queue: Mutex<Queue>,
+    /// Wakes the flusher: something was queued into an empty queue, a batch became full, or a
+    /// proposal came back.
+    wake: Notify,
+    /// Wakes connections that wait for room.
+    drained: Notify,
+    in_flight: AtomicUsize,
+    /// Messages that wait for room: mirrors the queue's size so that `ready` takes no lock.
+    queued_bytes: AtomicUsize,
+    queued_commands: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest").field("in_flight", &self.in_flight).finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::new(Queue::new()),
+            wake: Notify::new(),
+            drained: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+            queued_commands: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Starts proposing and answering. The tasks end after [`Ingest::stop`].
+    pub(super) fn start(
+        self: &Arc<Self>,
+        broker: Broker,
+        replica: Replica,
+    ) -> [JoinHandle<()>; 2] {
+        let (flights, landed) = mpsc::channel(IN_FLIGHT_MAX);
+        let flusher = Arc::clone(self).flush_all(replica.clone(), flights);
+        let answerer = Answerer { ingest: Arc::clone(self), broker, replica, scratch: Vec::new() };
+        [tokio::spawn(flusher), tokio::spawn(answerer.run(landed))]
+    }
+
+    /// Queues one message for the stream that captures its subject.
+    pub(super) fn publish(&self, m: &Inbound<'_>) {
+        let mut queue = self.queue.lock();
+        queue.batch.push_append(m.subject, m.header_len, m.data, m.origin.internal);
+        let slot = match m.reply {
+            Some(reply) if !reply.is_empty() => {
+                let at = queue.replies.len();
+                queue.replies.extend_from_slice(reply);
+                Slot::Reply { at, len: reply.len() }
+            }
+            _ => Slot::Silent,
+        };
+        self.queued(queue, slot);
+    }
+
+    /// Queues one API mutation.
+    pub(super) fn call(&self, command: &Command) -> Call {
+        let (sender, receiver) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        queue.batch.push(command);
+        self.queued(queue, Slot::Call(sender));
+        receiver
+    }
+
+    /// `Some`: too much is queued; resolves when there is room again.
+    pub(super) fn room(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
+        if !self.is_full() {
+            return None;
+        }
+        let ingest = Arc::clone(self);
+        Some(Box::pin(async move {
+            loop {
+                let drained = ingest.drained.notified();
+                tokio::pin!(drained);
+                // Registered before the check: a drain in between is not missed.
+                drained.as_mut().enable();
+                if !ingest.is_full() {
+                    return;
+                }
+                drained.await;
+            }
+        }))
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    fn is_full(&self) -> bool {
+        !self.stopped.load(Ordering::Acquire)
+            && (self.queued_bytes.load(Ordering::Relaxed) > QUEUE_BYTES_MAX
+                || self.queued_commands.load(Ordering::Relaxed) > QUEUE_COMMANDS_MAX)
+    }
+
+    fn queued(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, slot: Slot) {
+        let was_full = queue.slots.len() + 1 >= BATCH_COMMANDS_MAX;
+        queue.slots.push(slot);
+        let (commands, bytes) = (queue.slots.len(), queue.batch.bytes());
+        self.queued_bytes.store(bytes, Ordering::Relaxed);
+        self.queued_commands.store(commands, Ordering::Relaxed);
+        drop(queue);
+        if commands == 1 || was_full || bytes >= BATCH_BYTES_MAX {
+            self.wake.notify_one();
+        }
+    }
+
+    async fn flush_all(self: Arc<Self>, replica: Replica, flights: mpsc::Sender<Flight>) {
+        loop {
+            self.wake.notified().await;
+            if self.stopped.load(Ordering::Acquire) {
+                return self.fail_queued();
+            }
+            // The connection that woke us has more messages in its read buffer: let it add them.
+            tokio::task::yield_now().await;
+            while let Some((batch, slots, replies)) = self.take() {
+                if let Some(ready) = replica.propose_ready() {
+                    ready.await;
+                }
+                let proposal = replica.propose(batch);
+                if flights.send(Flight { proposal, slots, replies }).await.is_err() {
+                    return self.fail_queued();
+                }
+            }
+        }
+    }
+
+    /// Takes what is queued if a proposal may leave now.
+    fn take(&self) -> Option<(EncodedBatch, Vec<Slot>, Vec<u8>)> {
+        let in_flight = self.in_flight.load(Ordering::Acquire);
+        if in_flight >= IN_FLIGHT_MAX {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        if queue.slots.is_empty() || (in_flight >= SMALL_IN_FLIGHT_MAX && !queue.is_full()) {
+            return None;
+        }
+        let taken = std::mem::replace(&mut *queue, Queue::new());
+        self.queued_bytes.store(0, Ordering::Relaxed);
+        self.queued_commands.store(0, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        drop(queue);
+        self.drained.notify_waiters();
+        Some((taken.batch.freeze(), taken.slots, taken.replies))
+    }
+
+    fn landed(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// Dropped slots tell their callers that the node stops.
+    fn fail_queued(&self) {
+        *self.queue.lock() = Queue::new();
+        self.drained.notify_waiters();
+    }
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self { batch: CommandBatch::new(), slots: Vec::new(), replies: Vec::new() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.slots.len() >= BATCH_COMMANDS_MAX || self.batch.bytes() >= BATCH_BYTES_MAX
+    }
+}
+
+/// Takes the messages of stream subjects.
+#[derive(Debug)]
+pub(super) struct Capture {
+    pub(super) ingest: Arc<Ingest>,
+}
+
+impl Service for Capture {
+    fn deliver(&self, m: &Inbound<'_>) -> bool {
+        if !m.origin.internal && internal::is_subject(m.subject) {
+            return false;
+        }
+        self.ingest.publish(m);
+        true
+    }
+
+    fn ready(&self) -> Option<BoxFuture<'static, ()>> {
+        self.ingest.room()
+    }
+}
+
+/// Sends the answers of one proposal after the other.
+struct Answerer {
+    ingest: Arc<Ingest>,
+    broker: Broker,
+    replica: Replica,
+    scratch: Vec<u8>,
+}
+
+impl Answerer {
+    async fn run(mut self, mut flights: mpsc::Receiver<Flight>) {
+        while let Some(flight) = flights.recv().await {
+            let result = flight.proposal.await;
+            self.ingest.landed();
+            match result {
+                Ok(proposed) => self.answer(proposed, flight.slots, &flight.replies).await,
+                Err(error) => self.refuse(&error, flight.slots, &flight.replies),
+            }
+        }
+    }
+
+    async fn answer(&mut self, proposed: Proposed, slots: Vec<Slot>, replies: &[u8]) {
+        let index = proposed.index;
+        if slots.len() != proposed.outcomes.len() {
+            tracing::error!(index, waiting = slots.len(), "outcomes do not fit their commands");
+        }
+        let mut deferred = Vec::new();
+        for (turn, (slot, outcome)) in slots.into_iter().zip(proposed.outcomes).enumerate() {
+            if turn % ANSWERS_PER_TURN == ANSWERS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            match slot {
+                Slot::Silent => {}
+                Slot::Call(sender) => {
+                    // The caller may have gone.
+                    let _ = sender.send(Ok(Answered { index, outcome }));
+                }
+                Slot::Reply { at, len } => {
+                    let reply = &replies[at..at + len];
+                    if is_control(&outcome) {
+                        deferred.push((reply.to_vec(), outcome));
+                    } else {
+                        acknowledge(&self.broker, &mut self.scratch, reply, &outcome);
+                    }
+                }
+            }
+        }
+        if !deferred.is_empty() {
+            let (broker, replica) = (self.broker.clone(), self.replica.clone());
+            tokio::spawn(answer_everywhere(broker, replica, index, deferred));
+        }
+    }
+
+    fn refuse(&mut self, error: &ProposeError, slots: Vec<Slot>, replies: &[u8]) {
+        tracing::debug!(%error, commands = slots.len(), "proposal failed");
+        for slot in slots {
+            match slot {
+                Slot::Silent => {}
+                Slot::Call(sender) => {
+                    let _ = sender.send(Err(error.clone()));
+                }
+                // Silence is the only true answer when nobody knows what became of the message.
+                Slot::Reply { .. } if may_be_applied(error) => {}
+                Slot::Reply { at, len } => {
+                    self.scratch.clear();
+                    text::pub_refusal(&mut self.scratch, "", &text::UNAVAILABLE);
+                    send(&self.broker, &replies[at..at + len], 0, &self.scratch);
+                }
+            }
+        }
+    }
+}
+
+/// Control-plane changes are acknowledged when every reachable node acts by them.
+async fn answer_everywhere(
+    broker: Broker,
+    replica: Replica,
+    index: u64,
+    answers: Vec<(Vec<u8>, Outcome)>,
+) {
+    let late = replica.applied_everywhere(index, EVERYWHERE_MAX).await;
+    if !late.is_empty() {
+        tracing::warn!(index, nodes = late.len(), "a control change is not in force everywhere");
+    }
+    let mut scratch = Vec::new();
+    for (reply, outcome) in answers {
+        acknowledge(&broker, &mut scratch, &reply, &outcome);
+    }
+}
+
+fn is_control(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Published { stream, .. } if internal::is_stream(stream))
+}
+
+fn may_be_applied(error: &ProposeError) -> bool {
+    match error {
+        ProposeError::TimedOut { maybe_applied } => *maybe_applied,
+        ProposeError::Stopped => true,
+        ProposeError::NoLeader | ProposeError::Overloaded => false,
+    }
+}
+
+/// Tells a publisher what became of its message.
+fn acknowledge(broker: &Broker, scratch: &mut Vec<u8>, reply: &[u8], outcome: &Outcome) {
+    scratch.clear();
+    let mut header_len = 0;
+    match outcome {
+        Outcome::Published { stream, seq, duplicate } => {
+            text::pub_ack(scratch, stream, *seq, *duplicate);
+        }
+        Outcome::Refused(refusal) => {
+            let fault = Fault {
+                code: refusal.code,
+                err_code: refusal.err_code,
+                description: &refusal.description,
+            };
+            text::pub_refusal(scratch, refusal.stream.as_deref().unwrap_or_default(), &fault);
+        }
+        Outcome::NoStream => {
+            scratch.extend_from_slice(text::NO_RESPONDERS);
+            header_len = scratch.len();
+        }
+        _ => return,
+    }
+    send(broker, reply, header_len, scratch);
+}
+
+/// Sends an answer to a reply subject; streams do not see answers.
+pub(super) fn send(broker: &Broker, reply: &[u8], header_len: usize, data: &[u8]) {
+    broker.publish(Publication {
+        subject: reply,
+        shown: None,
+        reply: None,
+        header_len,
+        data,
+        capture: false,
+    });
+}

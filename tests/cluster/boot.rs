@@ -1,0 +1,139 @@
+//! Weak boot shapes are refused with exit code 2; peers that don't belong get no route.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::bail;
+use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE, eventually};
+
+use crate::binary;
+
+/// Runs the node with `flags` in an empty folder; its exit code and what it printed on stderr.
+fn boot(flags: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let dir = tempfile::tempdir()?;
+    let output = Command::new(binary())
+        .current_dir(dir.path())
+        .args(["--config-dir", "."])
+        .args(flags)
+        .output()?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+#[test]
+fn weak_shapes_exit_2_with_every_reason() -> anyhow::Result<()> {
+    let shapes: [&[&str]; 5] = [
+        &["--bind", "0.0.0.0"],
+        &["--bind", "0.0.0.0", "--bus-auth", "soft"],
+        &["--routes", "a,b,c"],
+        &["--routes", "a,b,c", "--bus-auth", "off"],
+        &["--cluster-name", "c", "--bus-auth", "soft"],
+    ];
+    for shape in shapes {
+        let (code, text) = boot(shape)?;
+        assert_eq!(code, Some(2), "{shape:?}: {text}");
+        assert!(!text.trim().is_empty(), "{shape:?} gives no reason");
+    }
+    // Two rules broken at once are both named.
+    let (_, text) = boot(&["--routes", "a,b,c", "--bus-auth", "off"])?;
+    assert!(text.contains("--bus-auth") && text.contains("--route-tls"), "{text}");
+    Ok(())
+}
+
+/// Node 3 of a cluster whose certificates come from elsewhere, or whose secret is another.
+async fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Result<NodeProcess> {
+    let mut args = Vec::new();
+    let port = unibus_testkit::free_udp_port()?.to_string();
+    let routes = cluster.routes().to_string();
+    let pki = cluster.dir().join("pki");
+    checked(Command::new(binary()).args(["pki", "issue", "--name", "n9", "--host", "127.0.0.1", "--dir"]).arg(&pki))?;
+    let at = |name: &str| pki.join(name).display().to_string();
+    let mut flags = vec![
+        ("--bind", "127.0.0.1".to_string()),
+        ("--server-name", "n9".into()),
+        ("--cluster-name", "test".into()),
+        ("--monitor-port", "0".into()),
+        ("--data-dir", cluster.dir().join("n9").display().to_string()),
+        ("--cluster-port", port),
+        ("--routes", routes),
+        ("--route-tls-cert", at("n9.crt")),
+        ("--route-tls-key", at("n9.key")),
+        ("--route-tls-ca", at("ca.crt")),
+        ("--cluster-user", "route".into()),
+        ("--cluster-pass", "secret".into()),
+    ];
+    for (flag, value) in change {
+        for entry in flags.iter_mut().filter(|(f, _)| f == flag) {
+            entry.1.clone_from(value);
+        }
+    }
+    for (flag, value) in flags {
+        args.extend([flag.to_string(), value]);
+    }
+    let log = cluster.dir().join("n9.log");
+    let mut node = NodeProcess::new(
+        binary(),
+        args,
+        log,
+        unibus_testkit::free_tcp_port()?,
+        unibus_testkit::free_tcp_port()?,
+    );
+    node.start()?;
+    Ok(node)
+}
+
+fn checked(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
+    let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    let foreign = cluster.dir().join("foreign");
+    checked(Command::new(binary()).args(["pki", "init", "--dir"]).arg(&foreign))?;
+    checked(
+        Command::new(binary())
+            .args(["pki", "issue", "--name", "n9", "--host", "127.0.0.1", "--dir"])
+            .arg(&foreign),
+    )?;
+    let at = |name: &str| foreign.join(name).display().to_string();
+    let unsigned = [("--route-tls-cert", at("n9.crt")), ("--route-tls-key", at("n9.key"))];
+    let secret = [("--cluster-pass", "other".to_string())];
+    let name = [("--cluster-name", "elsewhere".to_string())];
+    for (change, word) in
+        [(&unsigned[..], "certificate"), (&secret[..], "secret"), (&name[..], "cluster name")]
+    {
+        let mut node = stranger(&cluster, change).await?;
+        eventually("the refusal in the stranger's log", PATIENCE, || async {
+            if node.log_text().to_lowercase().contains(word) {
+                return Ok(());
+            }
+            bail!("no {word:?} in:\n{}", node.log_text())
+        })
+        .await?;
+        assert_ne!(node.health().await?.0, 200, "a stranger can't be part of the cluster");
+        let (_, health) = cluster.nodes[0].health().await?;
+        let peers = health["peers"].to_string();
+        assert!(!peers.contains("n9"), "{peers}");
+        node.kill();
+        std::fs::remove_dir_all(cluster.dir().join("n9"))?;
+        for file in ["n9.crt", "n9.key"] {
+            std::fs::remove_file(cluster.dir().join("pki").join(file))?;
+        }
+        std::fs::remove_file(cluster.dir().join("n9.log"))?;
+    }
+    // The legitimate twin: the same process with nothing changed is admitted.
+    let twin = stranger(&cluster, &[]).await?;
+    twin.ready(PATIENCE).await?;
+    eventually("a fourth voter", Duration::from_secs(60), || async {
+        let (_, health) = cluster.nodes[0].health().await?;
+        if health["voters"].as_array().map_or(0, Vec::len) == 4 {
+            return Ok(());
+        }
+        bail!("{health}")
+    })
+    .await
+}
