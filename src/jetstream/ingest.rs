@@ -13,11 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use unibus_broker::{Broker, Inbound, Publication, Service};
+use unibus_proto::jetstream::error::CLUSTER_NOT_AVAILABLE;
+use unibus_proto::jetstream::info::{write_pub_ack, write_pub_refusal};
 use unibus_raft::{Proposal, ProposeError, Proposed, Replica};
 use unibus_state::{Command, CommandBatch, EncodedBatch, Outcome};
 
 use super::internal;
-use super::text::{self, Fault};
+use super::text;
 
 /// While this many proposals are on their way, what waits is collected instead of proposed: one
 /// being synced and one behind it keep the log busy.
@@ -119,10 +121,13 @@ impl Ingest {
         [tokio::spawn(flusher), tokio::spawn(answerer.run(landed))]
     }
 
-    /// Queues one message for the stream that captures its subject.
-    pub(super) fn publish(&self, m: &Inbound<'_>) {
+    /// Queues one message for the stream that captures its subject. False: it can't be framed.
+    pub(super) fn publish(&self, m: &Inbound<'_>) -> bool {
         let mut queue = self.queue.lock();
-        queue.batch.push_append(m.subject, m.header_len, m.data, m.origin.internal);
+        let privileged = m.origin.internal;
+        if queue.batch.push_append(m.subject, m.header_len, m.data, privileged).is_err() {
+            return false;
+        }
         let slot = match m.reply {
             Some(reply) if !reply.is_empty() => {
                 let at = queue.replies.len();
@@ -132,14 +137,17 @@ impl Ingest {
             _ => Slot::Silent,
         };
         self.queued(queue, slot);
+        true
     }
 
-    /// Queues one API mutation.
+    /// Queues one API mutation. One that can't be framed is answered at once: the sender is gone.
     pub(super) fn call(&self, command: &Command) -> Call {
         let (sender, receiver) = oneshot::channel();
         let mut queue = self.queue.lock();
-        queue.batch.push(command);
-        self.queued(queue, Slot::Call(sender));
+        match queue.batch.push(command) {
+            Ok(()) => self.queued(queue, Slot::Call(sender)),
+            Err(error) => tracing::error!(%error, "a command does not encode"),
+        }
         receiver
     }
 
@@ -259,8 +267,7 @@ impl Service for Capture {
         if !m.origin.internal && internal::is_subject(m.subject) {
             return false;
         }
-        self.ingest.publish(m);
-        true
+        self.ingest.publish(m)
     }
 
     fn ready(&self) -> Option<BoxFuture<'static, ()>> {
@@ -332,7 +339,7 @@ impl Answerer {
                 Slot::Reply { .. } if may_be_applied(error) => {}
                 Slot::Reply { at, len } => {
                     self.scratch.clear();
-                    text::pub_refusal(&mut self.scratch, "", &text::UNAVAILABLE);
+                    write_pub_refusal(&mut self.scratch, "", &CLUSTER_NOT_AVAILABLE);
                     send(&self.broker, &replies[at..at + len], 0, &self.scratch);
                 }
             }
@@ -375,15 +382,14 @@ fn acknowledge(broker: &Broker, scratch: &mut Vec<u8>, reply: &[u8], outcome: &O
     let mut header_len = 0;
     match outcome {
         Outcome::Published { stream, seq, duplicate } => {
-            text::pub_ack(scratch, stream, *seq, *duplicate);
+            write_pub_ack(scratch, stream, *seq, *duplicate);
         }
         Outcome::Refused(refusal) => {
-            let fault = Fault {
-                code: refusal.code,
-                err_code: refusal.err_code,
-                description: &refusal.description,
-            };
-            text::pub_refusal(scratch, refusal.stream.as_deref().unwrap_or_default(), &fault);
+            if refusal.silent {
+                return;
+            }
+            let stream = refusal.stream.as_deref().unwrap_or_default();
+            write_pub_refusal(scratch, stream, &refusal.error);
         }
         Outcome::NoStream => {
             scratch.extend_from_slice(text::NO_RESPONDERS);

@@ -1,1 +1,192 @@
-//! (being written)
+//! JetStream: joins the broker, the replica and the pure state into streams, key-value buckets and
+//! consumers as NATS clients know them.
+//!
+//! - [`ingest`]: messages of stream subjects → batches of commands → acknowledgements.
+//! - [`api`]: `$JS.API.>` → commands and reads → answers.
+//! - [`delivery`]: on the leader, push consumers.
+//! - [`clock`]: on the leader, the passing of time.
+//! - [`hooks`]: on every node, which subjects are captured.
+//!
+//! Every node serves the whole API to its own clients (messages that came over a route were captured
+//! at their origin); writes reach the leader inside the replica. Nothing here is durable: what must
+//! survive is in the state.
+
+mod api;
+mod clock;
+mod core;
+mod delivery;
+mod flow;
+mod hooks;
+mod ingest;
+mod internal;
+mod leader;
+mod subject;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use unibus_broker::{Broker, ServiceId};
+use unibus_proto::NodeId;
+use unibus_raft::{Replica, Transport};
+use unibus_state::{Effect, State};
+
+use self::api::{Api, Reader};
+use self::core::Core;
+use self::delivery::Engine;
+use self::flow::FlowReplies;
+use self::hooks::Hooks;
+use self::ingest::{Capture, Ingest};
+use self::leader::ToLeader;
+
+/// How JetStream presents itself.
+#[derive(Clone, Debug)]
+pub struct JetStreamOptions {
+    /// This server's name, as in INFO.
+    pub server_name: String,
+    /// The cluster's name; `None` = stand-alone.
+    pub cluster_name: Option<String>,
+    /// The JetStream domain, shown in `$JS.API.INFO`.
+    pub domain: Option<String>,
+    /// The version clients are told, as in INFO.
+    pub version: String,
+    /// The JetStream API level clients are told, as in INFO.
+    pub api_level: u8,
+}
+
+impl JetStreamOptions {
+    /// Stand-alone defaults.
+    pub fn new(server_name: impl Into<String>) -> Self {
+        Self {
+            server_name: server_name.into(),
+            cluster_name: None,
+            domain: None,
+            version: "2.14.0".to_owned(),
+            api_level: 1,
+        }
+    }
+}
+
+/// The part of JetStream that the replica's observer talks to. Made before the replica; what it
+/// hears before [`JetStream::start`] is made good by a look at the whole state then.
+#[derive(Clone, Debug, Default)]
+pub struct JetStreamHooks(Arc<Hooks>);
+
+impl JetStreamHooks {
+    /// Unbound hooks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Follows what entries changed; to be called from `Observer::applied` on every node. Quick, and
+    /// never reads the state through the replica.
+    pub fn applied(&self, state: &State, effects: &[Effect]) {
+        self.0.applied(state, effects);
+    }
+
+    /// Follows a state that was replaced as a whole (a snapshot was installed).
+    pub fn resync(&self, state: &State) {
+        self.0.resync(state);
+    }
+}
+
+/// JetStream of this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JetStream {
+    core: Arc<Core>,
+    running: Arc<Mutex<Running>>,
+}
+
+/// What has to be ended.
+#[derive(Debug, Default)]
+struct Running {
+    services: Vec<ServiceId>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl JetStream {
+    /// Starts serving. Must be called inside a tokio runtime, after the replica has started with an
+    /// observer that calls `hooks`. `leader_link` carries `RpcClass::Leader`.
+    pub fn start(
+        broker: Broker,
+        replica: Replica,
+        options: JetStreamOptions,
+        leader_link: Arc<dyn Transport>,
+        hooks: &JetStreamHooks,
+    ) -> Self {
+        let ingest = Ingest::new();
+        let reader = Reader::new();
+        let core = Arc::new(Core {
+            broker: broker.clone(),
+            replica: replica.clone(),
+            options,
+            hooks: Arc::clone(&hooks.0),
+            ingest: Arc::clone(&ingest),
+            leader_link,
+            engine: Engine::new(),
+            counters: api::Counters::default(),
+        });
+        let mut tasks = Vec::from(ingest.start(broker.clone(), replica.clone()));
+        tasks.push(tokio::spawn(Arc::clone(&reader).run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(delivery::run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
+        core.hooks.attach(broker.clone(), Arc::new(Capture { ingest }));
+        replica.with_state(|state| core.hooks.resync(state));
+        let services = vec![
+            broker.add_service("$JS.API.>", Arc::new(Api::new(Arc::clone(&core), reader))),
+            broker.add_service("$JS.FC.>", Arc::new(FlowReplies::new(Arc::clone(&core)))),
+        ];
+        let running = Running { services, tasks };
+        Self { core, running: Arc::new(Mutex::new(running)) }
+    }
+
+    /// Serves `RpcClass::Leader`. Everything whose order matters happens before the future is
+    /// polled. `Err` is a text for the peer's log.
+    pub fn handle_leader_rpc(
+        &self,
+        from: NodeId,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        let answer = self.serve_peer(from, &request);
+        Box::pin(std::future::ready(answer))
+    }
+
+    /// Stops serving: captures nothing more, answers nothing more. Proposals on their way may still
+    /// be applied.
+    pub fn shutdown(&self) {
+        self.core.hooks.detach();
+        let running = std::mem::take(&mut *self.running.lock());
+        for service in running.services {
+            self.core.broker.remove_service(service);
+        }
+        self.core.ingest.stop();
+        for task in running.tasks {
+            task.abort();
+        }
+    }
+
+    fn serve_peer(&self, from: NodeId, request: &Bytes) -> Result<Bytes, String> {
+        if !self.core.is_leader() {
+            return Err("not the leader".to_owned());
+        }
+        match ToLeader::decode(request).map_err(|error| error.to_string())? {
+            ToLeader::FlowReply { subject } => {
+                tracing::trace!(%from, "flow control reply");
+                self.core.engine.flow_reply(&subject);
+                Ok(Bytes::new())
+            }
+            ToLeader::ConsumerInfo { stream, consumer } => {
+                let Some(mut info) = self.core.consumer_info(&stream, &consumer) else {
+                    return Ok(Bytes::new());
+                };
+                self.core.engine.add_live(&mut info);
+                serde_json::to_vec(&info).map(Bytes::from).map_err(|error| error.to_string())
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
-//! Bytes that JetStream puts on the wire outside its JSON answers: PubAcks, status messages, the
-//! headers of direct gets, acknowledgement subjects, times. Written by hand because they are on the
-//! hot path and clients compare them literally (nats-surface §2.4–2.8, Appendix A).
+//! Bytes that JetStream puts on the wire outside its JSON answers: status messages, the headers of
+//! direct gets, acknowledgement subjects. Written by hand because they are on the hot path and
+//! clients compare them literally (nats-surface §2.4-2.8, Appendix A).
 //!
 //! Everything appends to a caller's buffer; nothing here knows a stream or a connection.
 
@@ -8,48 +8,11 @@ use std::io::Write as _;
 
 use unibus_proto::jetstream::timestamp::Timestamp;
 
-/// The answer when nothing can be decided now: no leader, no quorum, queues full.
-pub(super) const UNAVAILABLE: Fault<'static> =
-    Fault { code: 503, err_code: 10008, description: "JetStream system temporarily unavailable" };
-
 /// The status that tells a publisher that nobody took its message.
 pub(super) const NO_RESPONDERS: &[u8] = b"NATS/1.0 503\r\n\r\n";
 
 /// The status of an idle push consumer's flow-control question.
 pub(super) const FLOW_CONTROL: &[u8] = b"NATS/1.0 100 FlowControl Request\r\n\r\n";
-
-/// One API error, borrowed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Fault<'a> {
-    pub(super) code: u16,
-    pub(super) err_code: u32,
-    pub(super) description: &'a str,
-}
-
-/// `{"stream":"S","seq":1}`, with `,"duplicate": true` (that space is nats-server's) for a repeat.
-pub(super) fn pub_ack(out: &mut Vec<u8>, stream: &str, seq: u64, duplicate: bool) {
-    out.extend_from_slice(b"{\"stream\":");
-    json_string(out, stream);
-    out.extend_from_slice(b",\"seq\":");
-    decimal(out, seq);
-    if duplicate {
-        out.extend_from_slice(b",\"duplicate\": true");
-    }
-    out.push(b'}');
-}
-
-/// The answer to a publish that a stream refused.
-pub(super) fn pub_refusal(out: &mut Vec<u8>, stream: &str, fault: &Fault<'_>) {
-    out.extend_from_slice(b"{\"error\":{\"code\":");
-    decimal(out, u64::from(fault.code));
-    out.extend_from_slice(b",\"err_code\":");
-    decimal(out, u64::from(fault.err_code));
-    out.extend_from_slice(b",\"description\":");
-    json_string(out, fault.description);
-    out.extend_from_slice(b"},\"stream\":");
-    json_string(out, stream);
-    out.extend_from_slice(b",\"seq\":0}");
-}
 
 /// Where a direct get's message stands; the tail fields belong to batches only.
 #[derive(Clone, Copy, Debug)]
@@ -181,48 +144,17 @@ fn decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn json_string(out: &mut Vec<u8>, text: &str) {
-    let plain = text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
-    if plain {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-    } else {
-        // Strings always serialize, and a Vec takes all that is written.
-        let _ = serde_json::to_writer(out, text);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
-        AckPlace, DirectPlace, Fault, ack_subject, direct_headers, end_of_batch, heartbeat,
-        pub_ack, pub_refusal, size_headers, status,
+        AckPlace, DirectPlace, ack_subject, direct_headers, end_of_batch, heartbeat, size_headers,
+        status,
     };
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
         write(&mut out);
         String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn publish_acknowledgements_are_byte_exact() {
-        assert_eq!(written(|out| pub_ack(out, "S", 1, false)), r#"{"stream":"S","seq":1}"#);
-        assert_eq!(
-            written(|out| pub_ack(out, "S", 2, true)),
-            r#"{"stream":"S","seq":2,"duplicate": true}"#
-        );
-        let fault =
-            Fault { code: 400, err_code: 10071, description: "wrong last sequence: 2" };
-        assert_eq!(
-            written(|out| pub_refusal(out, "S", &fault)),
-            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 2"},"stream":"S","seq":0}"#
-        );
-        assert_eq!(
-            written(|out| pub_ack(out, "a\"b", u64::MAX, false)),
-            r#"{"stream":"a\"b","seq":18446744073709551615}"#
-        );
     }
 
     #[test]

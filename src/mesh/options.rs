@@ -119,7 +119,11 @@ impl FromStr for RouteAddr {
         if host.is_empty() {
             return Err(RouteAddrError::NoHost(text.to_owned()));
         }
-        Ok(Self { name, host: host.to_owned(), port })
+        Ok(Self {
+            name,
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -165,7 +169,11 @@ mod tests {
     use super::{Posture, RouteAddr, RouteAddrError};
 
     fn route(name: Option<&str>, host: &str, port: u16) -> RouteAddr {
-        RouteAddr { name: name.map(str::to_owned), host: host.to_owned(), port }
+        RouteAddr {
+            name: name.map(str::to_owned),
+            host: host.to_owned(),
+            port,
+        }
     }
 
     #[test]
@@ -181,7 +189,11 @@ mod tests {
         ] {
             let parsed: RouteAddr = text.parse().unwrap();
             assert_eq!(parsed, wanted, "{text}");
-            assert_eq!(parsed.to_string().parse::<RouteAddr>().unwrap(), wanted, "{text}");
+            assert_eq!(
+                parsed.to_string().parse::<RouteAddr>().unwrap(),
+                wanted,
+                "{text}"
+            );
         }
     }
 
@@ -191,15 +203,33 @@ mod tests {
         assert_eq!(error(""), RouteAddrError::NoHost(String::new()));
         assert_eq!(error("=a:1"), RouteAddrError::NoName("=a:1".to_owned()));
         assert_eq!(error("a:0"), RouteAddrError::BadPort("a:0".to_owned()));
-        assert_eq!(error("a:70000"), RouteAddrError::BadPort("a:70000".to_owned()));
-        assert_eq!(error("[::1]7"), RouteAddrError::BadPort("[::1]7".to_owned()));
-        assert_eq!(error("n1=:6222"), RouteAddrError::NoHost("n1=:6222".to_owned()));
+        assert_eq!(
+            error("a:70000"),
+            RouteAddrError::BadPort("a:70000".to_owned())
+        );
+        assert_eq!(
+            error("[::1]7"),
+            RouteAddrError::BadPort("[::1]7".to_owned())
+        );
+        assert_eq!(
+            error("n1=:6222"),
+            RouteAddrError::NoHost("n1=:6222".to_owned())
+        );
     }
 
     #[test]
     fn a_posture_lacks_only_what_is_required() {
-        let strict = Posture { enforce: true, acl: true, tls: true, cluster: true, store: true };
-        let weak = Posture { acl: false, ..strict };
+        let strict = Posture {
+            enforce: true,
+            acl: true,
+            tls: true,
+            cluster: true,
+            store: true,
+        };
+        let weak = Posture {
+            acl: false,
+            ..strict
+        };
         assert_eq!(weak.lacks(&strict), ["acl"]);
         assert!(strict.lacks(&weak).is_empty());
         assert!(strict.lacks(&strict).is_empty());

@@ -54,7 +54,10 @@ impl RouteSecret {
 
     /// The content of a `route.secret` file without surrounding whitespace.
     pub fn from_file(path: &Path) -> Result<Self, SecretError> {
-        let read = |source| SecretError::Read { path: path.to_owned(), source };
+        let read = |source| SecretError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let length = std::fs::metadata(path).map_err(read)?.len();
         if length > SECRET_BYTES_MAX {
             return Err(SecretError::TooLarge(path.to_owned()));
@@ -78,7 +81,9 @@ impl RouteSecret {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        Self { key: Zeroizing::new(*hasher.finalize().as_bytes()) }
+        Self {
+            key: Zeroizing::new(*hasher.finalize().as_bytes()),
+        }
     }
 
     /// What `role` shows to prove that it knows the secret in this session.
@@ -130,8 +135,11 @@ pub(crate) struct Session<'a> {
 mod tests {
     use super::{Role, RouteSecret, SecretError, Session};
 
-    const SESSION: Session<'static> =
-        Session { exporter: b"exporter", dialer_hello: b"a", acceptor_hello: b"b" };
+    const SESSION: Session<'static> = Session {
+        exporter: b"exporter",
+        dialer_hello: b"a",
+        acceptor_hello: b"b",
+    };
 
     #[test]
     fn a_proof_holds_for_its_secret_role_and_session_only() {
@@ -140,9 +148,15 @@ mod tests {
         assert!(secret.verify(Role::Dialer, &SESSION, proof.as_bytes()));
         assert!(!secret.verify(Role::Acceptor, &SESSION, proof.as_bytes()));
         assert!(!RouteSecret::new(b"two").verify(Role::Dialer, &SESSION, proof.as_bytes()));
-        let other = Session { exporter: b"another", ..SESSION };
+        let other = Session {
+            exporter: b"another",
+            ..SESSION
+        };
         assert!(!secret.verify(Role::Dialer, &other, proof.as_bytes()));
-        let other = Session { acceptor_hello: b"c", ..SESSION };
+        let other = Session {
+            acceptor_hello: b"c",
+            ..SESSION
+        };
         assert!(!secret.verify(Role::Dialer, &other, proof.as_bytes()));
         assert!(!secret.verify(Role::Dialer, &SESSION, &proof.as_bytes()[1..]));
     }
@@ -161,13 +175,24 @@ mod tests {
     fn a_secret_file_is_trimmed_and_must_hold_something() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("route.secret");
-        assert!(matches!(RouteSecret::from_file(&path), Err(SecretError::Read { .. })));
+        assert!(matches!(
+            RouteSecret::from_file(&path),
+            Err(SecretError::Read { .. })
+        ));
         std::fs::write(&path, " \n").unwrap();
-        assert!(matches!(RouteSecret::from_file(&path), Err(SecretError::Empty(_))));
+        assert!(matches!(
+            RouteSecret::from_file(&path),
+            Err(SecretError::Empty(_))
+        ));
         std::fs::write(&path, "abc\n").unwrap();
-        let proof = RouteSecret::from_file(&path).unwrap().proof(Role::Dialer, &SESSION);
+        let proof = RouteSecret::from_file(&path)
+            .unwrap()
+            .proof(Role::Dialer, &SESSION);
         assert!(RouteSecret::new(b"abc").verify(Role::Dialer, &SESSION, proof.as_bytes()));
         std::fs::write(&path, vec![b'a'; 5000]).unwrap();
-        assert!(matches!(RouteSecret::from_file(&path), Err(SecretError::TooLarge(_))));
+        assert!(matches!(
+            RouteSecret::from_file(&path),
+            Err(SecretError::TooLarge(_))
+        ));
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::bail;
-use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE, eventually};
+use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE, eventually, voters};
 
 use crate::binary;
 
@@ -118,6 +118,7 @@ async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
         let (_, health) = cluster.nodes[0].health().await?;
         let peers = health["peers"].to_string();
         assert!(!peers.contains("n9"), "{peers}");
+        assert!(health["refused_routes"].as_array().is_some_and(|r| !r.is_empty()), "{health}");
         node.kill();
         std::fs::remove_dir_all(cluster.dir().join("n9"))?;
         for file in ["n9.crt", "n9.key"] {
@@ -130,7 +131,7 @@ async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
     twin.ready(PATIENCE).await?;
     eventually("a fourth voter", Duration::from_secs(60), || async {
         let (_, health) = cluster.nodes[0].health().await?;
-        if health["voters"].as_array().map_or(0, Vec::len) == 4 {
+        if voters(&health) == 4 {
             return Ok(());
         }
         bail!("{health}")

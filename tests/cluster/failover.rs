@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_nats::jetstream::{self, kv, stream};
 use futures::TryStreamExt;
-use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually};
+use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually, voters};
 
 use crate::binary;
 
@@ -113,7 +113,7 @@ async fn an_empty_node_is_fed_a_snapshot_and_takes_part() -> anyhow::Result<()> 
     // It counts as a voter under its new identity: with another node gone it makes the majority.
     eventually("three voters again", PATIENCE, || async {
         let (_, health) = cluster.nodes[2].health().await?;
-        let voters = health["voters"].as_array().map_or(0, Vec::len);
+        let voters = voters(&health);
         if voters == 3 { Ok(()) } else { bail!("{voters} voters: {health}") }
     })
     .await?;

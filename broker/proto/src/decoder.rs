@@ -26,7 +26,10 @@ pub struct DecoderLimits {
 
 impl Default for DecoderLimits {
     fn default() -> Self {
-        Self { control_line_bytes_max: 4096, payload_bytes_max: 1024 * 1024 }
+        Self {
+            control_line_bytes_max: 4096,
+            payload_bytes_max: 1024 * 1024,
+        }
     }
 }
 
@@ -59,6 +62,9 @@ impl DecodeError {
     }
 }
 
+/// An operation and the bytes it took; `None` = more bytes needed.
+pub type Decoded<'a> = Result<Option<(ClientOp<'a>, usize)>, DecodeError>;
+
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Verb {
     Connect,
@@ -87,21 +93,27 @@ const VERBS: [(&[u8], Verb, bool); 10] = [
     (b"-ERR", Verb::Err, true),
 ];
 
-/// One connection's decoder. Holds positions only; the bytes stay with the caller.
+/// One connection's decoder. Holds lengths only; the bytes stay with the caller.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     limits: DecoderLimits,
-    /// Shortest buffer with which another attempt can end differently.
+    /// Shortest buffer with which another attempt can end differently; 0 between operations.
     resume_len: usize,
-    /// Bytes of an unfinished control line already known to hold no line end.
-    scanned: usize,
+    /// Length of the unfinished operation as far as known.
+    full_len: usize,
+    /// Bytes missing from `full_len` in the buffer last seen.
     wanted: usize,
 }
 
 impl Decoder {
     /// A decoder at the start of a stream.
     pub fn new(limits: DecoderLimits) -> Self {
-        Self { limits, resume_len: 0, scanned: 0, wanted: 1 }
+        Self {
+            limits,
+            resume_len: 0,
+            full_len: 0,
+            wanted: 0,
+        }
     }
 
     /// The limits in force.
@@ -112,54 +124,55 @@ impl Decoder {
     /// How many bytes beyond the buffer last given to `decode` the unfinished operation needs at least.
     /// Exact once its control line is complete, so a reader can make room for the whole payload.
     pub fn wanted(&self) -> usize {
-        self.wanted
+        if self.resume_len == 0 { 1 } else { self.wanted }
     }
 
     /// Reads the operation at the start of `buf`.
     ///
     /// `Ok(Some((op, consumed)))`: drop `consumed` bytes, then call again. `Ok(None)`: call again with the
     /// same bytes followed by more. After an error the connection ends and the decoder must not be used.
-    pub fn decode<'a>(
-        &mut self,
-        buf: &'a [u8],
-    ) -> Result<Option<(ClientOp<'a>, usize)>, DecodeError> {
+    ///
+    /// An unfinished control line is scanned again from its start when more of it arrives, which its
+    /// limit bounds; an unfinished payload is not looked at.
+    #[inline]
+    pub fn decode<'a>(&mut self, buf: &'a [u8]) -> Decoded<'a> {
         if buf.len() < self.resume_len {
+            self.wanted = self.full_len - buf.len();
             return Ok(None);
         }
-        let Some((verb, verb_len)) = read_verb(buf)? else {
-            self.starve(buf.len(), buf.len() + 1, buf.len() + 1);
-            return Ok(None);
-        };
-        let decoded = match verb {
-            Verb::Pub => self.publish(buf, verb_len, false)?,
-            Verb::HeaderPub => self.publish(buf, verb_len, true)?,
-            Verb::Sub | Verb::Unsub => self.interest(buf, verb, verb_len)?,
-            Verb::Ping
-            | Verb::Pong
-            | Verb::Ok
-            | Verb::Connect
-            | Verb::Info
-            | Verb::Err => self.line(buf, verb, verb_len)?,
-        };
-        if decoded.is_some() {
-            self.resume_len = 0;
-            self.scanned = 0;
-            self.wanted = 1;
+        // Every arm is a tail call that writes the result where the caller wants it: moving an operation
+        // from frame to frame costs more than decoding it.
+        match buf {
+            [b'P', b'U', b'B', b' ', ..] => self.publish(buf, 3),
+            [b'H', b'P', b'U', b'B', b' ', ..] => self.publish_headers(buf, 4),
+            [b'S', b'U', b'B', b' ', ..] => self.subscribe(buf, 3),
+            [b'P', b'I', b'N', b'G', b'\r', b'\n', ..] => self.finished(ClientOp::Ping, 6),
+            [b'P', b'O', b'N', b'G', b'\r', b'\n', ..] => self.finished(ClientOp::Pong, 6),
+            _ => self.decode_unusual(buf),
         }
-        Ok(decoded)
+    }
+
+    /// Everything that is rare, or not spelt the way clients mostly spell it.
+    #[cold]
+    fn decode_unusual<'a>(&mut self, buf: &'a [u8]) -> Decoded<'a> {
+        match search_verb(buf) {
+            Ok(Some((Verb::Pub, verb_len))) => self.publish(buf, verb_len),
+            Ok(Some((Verb::HeaderPub, verb_len))) => self.publish_headers(buf, verb_len),
+            Ok(Some((Verb::Sub, verb_len))) => self.subscribe(buf, verb_len),
+            Ok(Some((Verb::Unsub, verb_len))) => self.unsubscribe(buf, verb_len),
+            Ok(Some((verb, verb_len))) => self.line(buf, verb, verb_len),
+            Ok(None) => self.starved(buf.len(), buf.len() + 1, buf.len() + 1),
+            Err(error) => Err(error),
+        }
     }
 
     /// Verbs whose whole operation is one line of free text, or nothing.
-    fn line<'a>(
-        &mut self,
-        buf: &'a [u8],
-        verb: Verb,
-        verb_len: usize,
-    ) -> Result<Option<(ClientOp<'a>, usize)>, DecodeError> {
-        let Some(end) = self.line_end(buf, verb_len)? else {
-            return Ok(None);
+    fn line<'a>(&mut self, buf: &'a [u8], verb: Verb, verb_len: usize) -> Decoded<'a> {
+        let Some(at) = memchr(b'\n', buf) else {
+            return self.unfinished_line(buf, verb_len);
         };
-        let text = buf[verb_len..end].trim_ascii();
+        self.check_line(&buf[verb_len..at])?;
+        let text = buf[verb_len..at].trim_ascii();
         let op = match verb {
             Verb::Connect => ClientOp::Connect(text),
             Verb::Ping => ClientOp::Ping,
@@ -170,58 +183,93 @@ impl Decoder {
                 ClientOp::Err(text)
             }
         };
-        Ok(Some((op, end)))
+        self.finished(op, at + 1)
     }
 
-    fn interest<'a>(
-        &mut self,
-        buf: &'a [u8],
-        verb: Verb,
-        verb_len: usize,
-    ) -> Result<Option<(ClientOp<'a>, usize)>, DecodeError> {
-        let Some(args) = self.args(buf, verb_len)? else {
-            return Ok(None);
+    fn subscribe<'a>(&mut self, buf: &'a [u8], verb_len: usize) -> Decoded<'a> {
+        let Some(args) = Args::scan(buf, verb_len) else {
+            return self.unfinished_line(buf, verb_len);
         };
-        let op = match (verb, args.count()) {
-            (Verb::Sub, 2) => {
-                ClientOp::Sub { subject: args.token(buf, 0), queue: None, sid: args.token(buf, 1) }
-            }
-            (Verb::Sub, 3) => ClientOp::Sub {
-                subject: args.token(buf, 0),
-                queue: Some(args.token(buf, 1)),
-                sid: args.token(buf, 2),
-            },
-            (Verb::Unsub, 1) => ClientOp::Unsub { sid: args.token(buf, 0), max: None },
-            // A max that is no number ends the subscription at once, as the stock server does.
-            (Verb::Unsub, 2) => ClientOp::Unsub {
-                sid: args.token(buf, 0),
-                max: scan::size(args.token(buf, 1)).map(|max| max as u64),
-            },
+        self.check_line(&buf[verb_len..args.line_end() - 1])?;
+        let queue = match args.count() {
+            2 => None,
+            3 => Some(args.token(buf, 1)),
             _ => return Err(DecodeError::Malformed),
         };
-        Ok(Some((op, args.line_end())))
+        let sid = args.token(buf, args.count() - 1);
+        let op = ClientOp::Sub {
+            subject: args.token(buf, 0),
+            queue,
+            sid,
+        };
+        self.finished(op, args.line_end())
     }
 
-    fn publish<'a>(
-        &mut self,
-        buf: &'a [u8],
-        verb_len: usize,
-        has_headers: bool,
-    ) -> Result<Option<(ClientOp<'a>, usize)>, DecodeError> {
-        let Some(args) = self.args(buf, verb_len)? else {
-            return Ok(None);
+    fn unsubscribe<'a>(&mut self, buf: &'a [u8], verb_len: usize) -> Decoded<'a> {
+        let Some(args) = Args::scan(buf, verb_len) else {
+            return self.unfinished_line(buf, verb_len);
         };
-        // The sizes stand last: one for PUB, two for HPUB; a reply subject may stand before them.
-        let named = args.count().wrapping_sub(1 + usize::from(has_headers));
-        if named != 1 && named != 2 {
-            return Err(DecodeError::Malformed);
+        self.check_line(&buf[verb_len..args.line_end() - 1])?;
+        let max = match args.count() {
+            1 => None,
+            // A max that is no number ends the subscription at once, as the stock server does.
+            2 => scan::size(args.token(buf, 1)).map(|max| max as u64),
+            _ => return Err(DecodeError::Malformed),
+        };
+        let op = ClientOp::Unsub {
+            sid: args.token(buf, 0),
+            max,
+        };
+        self.finished(op, args.line_end())
+    }
+
+    fn publish<'a>(&mut self, buf: &'a [u8], verb_len: usize) -> Decoded<'a> {
+        let Some(args) = Args::scan(buf, verb_len) else {
+            return self.unfinished_line(buf, verb_len);
+        };
+        self.check_line(&buf[verb_len..args.line_end() - 1])?;
+        let (reply, size) = match args.count() {
+            2 => (None, args.token(buf, 1)),
+            3 => (Some(args.token(buf, 1)), args.token(buf, 2)),
+            _ => return Err(DecodeError::Malformed),
+        };
+        let total = scan::size(size).ok_or(DecodeError::Malformed)?;
+        if total > self.limits.payload_bytes_max {
+            return Err(DecodeError::MaximumPayload);
         }
-        let total = scan::size(args.token(buf, args.count() - 1)).ok_or(DecodeError::Malformed)?;
-        let header_len = if has_headers {
-            scan::size(args.token(buf, args.count() - 2)).ok_or(DecodeError::Malformed)?
-        } else {
-            0
+        let start = args.line_end();
+        let end = start + total;
+        let Some(b"\r\n") = buf.get(end..end + 2) else {
+            return self.unfinished_payload(buf, end);
         };
+        let subject = args.token(buf, 0);
+        let data = &buf[start..end];
+        let op = PubOp {
+            subject,
+            reply,
+            header_len: 0,
+            data,
+            has_headers: false,
+        };
+        self.finished(ClientOp::Pub(op), end + 2)
+    }
+
+    fn publish_headers<'a>(&mut self, buf: &'a [u8], verb_len: usize) -> Decoded<'a> {
+        let Some(args) = Args::scan(buf, verb_len) else {
+            return self.unfinished_line(buf, verb_len);
+        };
+        self.check_line(&buf[verb_len..args.line_end() - 1])?;
+        let (reply, header_size, size) = match args.count() {
+            3 => (None, args.token(buf, 1), args.token(buf, 2)),
+            4 => (
+                Some(args.token(buf, 1)),
+                args.token(buf, 2),
+                args.token(buf, 3),
+            ),
+            _ => return Err(DecodeError::Malformed),
+        };
+        let header_len = scan::size(header_size).ok_or(DecodeError::Malformed)?;
+        let total = scan::size(size).ok_or(DecodeError::Malformed)?;
         if header_len > total {
             return Err(DecodeError::Malformed);
         }
@@ -230,97 +278,74 @@ impl Decoder {
         }
         let start = args.line_end();
         let end = start + total;
-        match buf.get(end..end + 2) {
-            Some(b"\r\n") => {}
-            Some(_) => return Err(DecodeError::UnknownOperation),
-            None => return self.await_payload(buf, end),
-        }
-        let op = PubOp {
-            subject: args.token(buf, 0),
-            reply: (named == 2).then(|| args.token(buf, 1)),
-            header_len,
-            data: &buf[start..end],
-            has_headers,
+        let Some(b"\r\n") = buf.get(end..end + 2) else {
+            return self.unfinished_payload(buf, end);
         };
-        Ok(Some((ClientOp::Pub(op), end + 2)))
+        let subject = args.token(buf, 0);
+        let data = &buf[start..end];
+        let op = PubOp {
+            subject,
+            reply,
+            header_len,
+            data,
+            has_headers: true,
+        };
+        self.finished(ClientOp::Pub(op), end + 2)
     }
 
-    /// The payload ends at `end`, and the buffer before its CRLF does. A wrong first byte after the
-    /// payload is refused without waiting for the second, since a client might never send one.
+    /// No line end yet, or too many arguments before it.
     #[cold]
-    fn await_payload<'a>(
-        &mut self,
-        buf: &[u8],
-        end: usize,
-    ) -> Result<Option<(ClientOp<'a>, usize)>, DecodeError> {
-        match buf.get(end) {
-            None => self.starve(buf.len(), end + 1, end + 2),
-            Some(b'\r') => self.starve(buf.len(), end + 2, end + 2),
-            Some(_) => return Err(DecodeError::UnknownOperation),
+    fn unfinished_line<'a>(&mut self, buf: &[u8], verb_len: usize) -> Decoded<'a> {
+        let line_end = memchr(b'\n', buf);
+        self.check_line(&buf[verb_len..line_end.unwrap_or(buf.len())])?;
+        if line_end.is_some() {
+            return Err(DecodeError::Malformed);
         }
-        Ok(None)
+        self.starved(buf.len(), buf.len() + 1, buf.len() + 1)
     }
 
-    fn args(&mut self, buf: &[u8], verb_len: usize) -> Result<Option<Args>, DecodeError> {
-        // One pass finds the tokens and the line end together; only an unfinished or overfull line
-        // falls through to the search for the line end alone, which remembers how far it came.
-        if self.scanned == 0
-            && let Some(args) = Args::scan(buf, verb_len)
-        {
-            self.check_line(&buf[verb_len..args.line_end() - 1])?;
-            return Ok(Some(args));
+    /// The payload up to `end` and CRLF are not all there, or it is not CRLF. A wrong first byte is
+    /// refused without waiting for the second, since a client might never send one.
+    #[cold]
+    fn unfinished_payload<'a>(&mut self, buf: &[u8], end: usize) -> Decoded<'a> {
+        match buf.get(end..) {
+            None | Some([]) => self.starved(buf.len(), end + 1, end + 2),
+            Some([b'\r']) => self.starved(buf.len(), end + 2, end + 2),
+            Some(_) => Err(DecodeError::UnknownOperation),
         }
-        if self.line_end(buf, verb_len)?.is_none() {
-            return Ok(None);
-        }
-        Args::scan(buf, verb_len).map(Some).ok_or(DecodeError::Malformed)
-    }
-
-    /// The position after the line's LF, once it is there.
-    fn line_end(&mut self, buf: &[u8], verb_len: usize) -> Result<Option<usize>, DecodeError> {
-        if let Some(at) = memchr(b'\n', &buf[self.scanned..]) {
-            let end = self.scanned + at + 1;
-            self.check_line(&buf[verb_len..end - 1])?;
-            return Ok(Some(end));
-        }
-        self.check_line(&buf[verb_len..])?;
-        self.scanned = buf.len();
-        self.starve(buf.len(), buf.len() + 1, buf.len() + 1);
-        Ok(None)
     }
 
     /// `rest` is what follows the verb, up to the LF or the end of an unfinished line.
+    #[inline]
     fn check_line(&self, rest: &[u8]) -> Result<(), DecodeError> {
         let separator_and_limit = self.limits.control_line_bytes_max + 1;
         if rest.len() <= separator_and_limit
-            || rest.strip_suffix(b"\r").is_some_and(|r| r.len() <= separator_and_limit)
+            || rest
+                .strip_suffix(b"\r")
+                .is_some_and(|r| r.len() <= separator_and_limit)
         {
             return Ok(());
         }
         Err(DecodeError::MaximumControlLine)
     }
 
-    fn starve(&mut self, have: usize, resume_len: usize, full_len: usize) {
+    #[inline]
+    fn finished<'a>(&mut self, op: ClientOp<'a>, consumed: usize) -> Decoded<'a> {
+        self.resume_len = 0;
+        Ok(Some((op, consumed)))
+    }
+
+    fn starved<'a>(&mut self, have: usize, resume_len: usize, full_len: usize) -> Decoded<'a> {
         self.resume_len = resume_len;
+        self.full_len = full_len;
         self.wanted = full_len - have;
+        Ok(None)
     }
 }
 
-/// The verb at the start of `buf` and its length; `None` while more bytes could still make one.
-fn read_verb(buf: &[u8]) -> Result<Option<(Verb, usize)>, DecodeError> {
-    match buf {
-        [b'P', b'U', b'B', b' ', ..] => Ok(Some((Verb::Pub, 3))),
-        [b'H', b'P', b'U', b'B', b' ', ..] => Ok(Some((Verb::HeaderPub, 4))),
-        [b'S', b'U', b'B', b' ', ..] => Ok(Some((Verb::Sub, 3))),
-        [b'P', b'I', b'N', b'G', ..] => Ok(Some((Verb::Ping, 4))),
-        [b'P', b'O', b'N', b'G', ..] => Ok(Some((Verb::Pong, 4))),
-        _ => search_verb(buf),
-    }
-}
-
-/// Any case, any separator. Refuses at the first byte that cannot belong to a verb, so that a peer of
+/// The verb at the start of `buf` and its length; `None` while more bytes could still make one. Any
+/// case, any separator. Refuses at the first byte that cannot belong to a verb, so that a peer of
 /// another protocol is told at once, even if it never ends a line.
-#[cold]
 fn search_verb(buf: &[u8]) -> Result<Option<(Verb, usize)>, DecodeError> {
     for (name, verb, takes_args) in VERBS {
         let Some(head) = buf.get(..name.len()) else {

@@ -181,7 +181,10 @@ mod tests {
 
     #[test]
     fn single_lines() {
-        assert_eq!(written(|out| err(out, "Invalid Subject")), "-ERR 'Invalid Subject'\r\n");
+        assert_eq!(
+            written(|out| err(out, "Invalid Subject")),
+            "-ERR 'Invalid Subject'\r\n"
+        );
         assert_eq!(written(ok), "+OK\r\n");
         assert_eq!(written(ping), "PING\r\n");
         assert_eq!(written(pong), "PONG\r\n");

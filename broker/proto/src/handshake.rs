@@ -166,6 +166,10 @@ pub struct MalformedConnect;
 impl ConnectOptions {
     /// Reads CONNECT's argument.
     pub fn parse(json: &[u8]) -> Result<Self, MalformedConnect> {
+        // serde would also take an array, as fields in order.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(MalformedConnect);
+        }
         serde_json::from_slice(json).map_err(|_| MalformedConnect)
     }
 
@@ -230,17 +234,26 @@ impl fmt::Debug for ConnectOptions {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
 fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
 fn is_zero_level(level: &u8) -> bool {
     *level == 0
 }
@@ -271,8 +284,12 @@ mod tests {
         assert_eq!(empty, ConnectOptions::default());
         assert!(empty.verbose && empty.pedantic && empty.echo);
         assert!(!empty.headers && !empty.no_responders && !empty.tls_required);
-        let nulls = br#"{"verbose":null,"echo":null,"user":null,"sig":"","protocol":null,"headers":null}"#;
-        assert_eq!(ConnectOptions::parse(nulls).unwrap(), ConnectOptions::default());
+        let nulls =
+            br#"{"verbose":null,"echo":null,"user":null,"sig":"","protocol":null,"headers":null}"#;
+        assert_eq!(
+            ConnectOptions::parse(nulls).unwrap(),
+            ConnectOptions::default()
+        );
     }
 
     #[test]
@@ -292,23 +309,47 @@ mod tests {
 
     #[test]
     fn malformed_json_is_refused() {
-        for json in [&b""[..], b"{", b"{]", b"[]", b"1", br#"{"verbose":"yes"}"#, br#"{"user":1}"#] {
-            assert_eq!(ConnectOptions::parse(json), Err(MalformedConnect), "{json:?}");
+        for json in [
+            &b""[..],
+            b"{",
+            b"{]",
+            b"[]",
+            b"1",
+            br#"{"verbose":"yes"}"#,
+            br#"{"user":1}"#,
+        ] {
+            assert_eq!(
+                ConnectOptions::parse(json),
+                Err(MalformedConnect),
+                "{json:?}"
+            );
         }
     }
 
     #[test]
     fn refusals_have_the_exact_texts() {
         let violation = |json: &str| ConnectOptions::parse(json.as_bytes()).unwrap().violation();
-        assert_eq!(violation(r#"{"protocol":2}"#), Some("invalid client protocol"));
-        assert_eq!(violation(r#"{"protocol":-1}"#), Some("invalid client protocol"));
+        assert_eq!(
+            violation(r#"{"protocol":2}"#),
+            Some("invalid client protocol")
+        );
+        assert_eq!(
+            violation(r#"{"protocol":-1}"#),
+            Some("invalid client protocol")
+        );
         assert_eq!(
             violation(r#"{"no_responders":true}"#),
             Some("no responders requires headers support")
         );
         assert_eq!(violation(r#"{"no_responders":true,"headers":true}"#), None);
-        assert_eq!(violation(r#"{"account":"A"}"#), Some("Authorization Violation"));
-        assert_eq!(violation(r#"{"new_account":true}"#), Some("Authorization Violation"));
+        assert_eq!(
+            violation(r#"{"account":"A"}"#),
+            Some("Authorization Violation")
+        );
+        assert_eq!(
+            violation(r#"{"new_account":true}"#),
+            Some("Authorization Violation")
+        );
     }
 
     #[test]

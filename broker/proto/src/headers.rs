@@ -30,14 +30,19 @@ impl<'a> HeaderMap<'a> {
     /// Reads a whole block, blank line included, as counted by `#hdr`.
     pub fn parse(block: &'a [u8]) -> Result<Self, MalformedHeaders> {
         let after_version = block.strip_prefix(VERSION).ok_or(MalformedHeaders)?;
-        let lines = after_version.strip_suffix(LINE_END).ok_or(MalformedHeaders)?;
+        let lines = after_version
+            .strip_suffix(LINE_END)
+            .ok_or(MalformedHeaders)?;
         let (status_line, fields) = split_line(lines).ok_or(MalformedHeaders)?;
         let ends_in_line = fields.is_empty() || fields.ends_with(LINE_END);
         let separated = status_line.first().is_none_or(|&byte| byte == b' ');
         if !ends_in_line || !separated {
             return Err(MalformedHeaders);
         }
-        Ok(Self { status_line, fields })
+        Ok(Self {
+            status_line,
+            fields,
+        })
     }
 
     /// The inline status, such as 503, and its description, which may be empty.
@@ -57,7 +62,9 @@ impl<'a> HeaderMap<'a> {
 
     /// The first value of `name`, exact case.
     pub fn get_bytes(&self, name: &str) -> Option<&'a [u8]> {
-        self.iter().find(|(field, _)| *field == name.as_bytes()).map(|(_, value)| value)
+        self.iter()
+            .find(|(field, _)| *field == name.as_bytes())
+            .map(|(_, value)| value)
     }
 
     /// Names and values in order, repeated names included. Values are trimmed of surrounding blanks.
@@ -220,8 +227,14 @@ mod tests {
     #[test]
     fn a_status_is_three_digits_and_a_description() {
         assert_eq!(parse("NATS/1.0 503\r\n\r\n").status(), Some((503, "")));
-        assert_eq!(parse("NATS/1.0 404 No Messages\r\n\r\n").status(), Some((404, "No Messages")));
-        assert_eq!(parse("NATS/1.0  100  Idle Heartbeat \r\n\r\n").status(), Some((100, "Idle Heartbeat")));
+        assert_eq!(
+            parse("NATS/1.0 404 No Messages\r\n\r\n").status(),
+            Some((404, "No Messages"))
+        );
+        assert_eq!(
+            parse("NATS/1.0  100  Idle Heartbeat \r\n\r\n").status(),
+            Some((100, "Idle Heartbeat"))
+        );
         assert_eq!(parse("NATS/1.0\r\n\r\n").status(), None);
         assert_eq!(parse("NATS/1.0 x\r\n\r\n").status(), None);
         assert_eq!(parse("NATS/1.0 5030\r\n\r\n").status(), None);
@@ -258,7 +271,11 @@ mod tests {
             "NATS/1.0\nA: 1\n\n",
             "NATS/1.0\r\nA: 1\n\r\n",
         ] {
-            assert_eq!(HeaderMap::parse(block.as_bytes()), Err(MalformedHeaders), "{block:?}");
+            assert_eq!(
+                HeaderMap::parse(block.as_bytes()),
+                Err(MalformedHeaders),
+                "{block:?}"
+            );
         }
     }
 
@@ -270,7 +287,9 @@ mod tests {
             b"NATS/1.0 404 No Messages\r\n\r\n"
         );
         let mut builder = HeaderBuilder::with_status(503, "");
-        builder.push("Nats-Subject", "a.b").push_number("Nats-Sequence", 42);
+        builder
+            .push("Nats-Subject", "a.b")
+            .push_number("Nats-Sequence", 42);
         assert_eq!(
             &builder.finish()[..],
             b"NATS/1.0 503\r\nNats-Subject: a.b\r\nNats-Sequence: 42\r\n\r\n"

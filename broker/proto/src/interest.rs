@@ -1,1 +1,264 @@
-//! (being written)
+//! Interest: what a node tells its peers about its subscribers, and what they told it.
+//!
+//! Owns the counting: a peer hears of a filter when its first plain subscriber comes and when the last
+//! goes, and of a queue group whenever its weight (number of members) changes. The counts are those of
+//! the [`Sublist`] itself, so local interest costs no memory of its own. Must never know a connection.
+
+use crate::sublist::{Handle, Match, Sublist, Walk};
+
+/// What a peer has to hear: the filter and queue now have this weight; 0 = nobody is left.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct InterestChange<'a> {
+    /// The subscribed filter.
+    pub filter: &'a [u8],
+    /// The queue group; `None` = plain subscribers.
+    pub queue: Option<&'a [u8]>,
+    /// Members of the queue group; for plain subscribers 1 or 0.
+    pub weight: u32,
+}
+
+/// This node's own subscriptions, with what peers have to hear about them.
+#[derive(Debug, Default)]
+pub struct InterestTable<T> {
+    sublist: Sublist<T>,
+}
+
+impl<T> InterestTable<T> {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { sublist: Sublist::new() }
+    }
+
+    /// Adds a subscription. Returns its place and, when peers have to hear of it, the new weight.
+    pub fn insert(&mut self, filter: &[u8], queue: Option<&[u8]>, value: T) -> (Handle, Option<u32>) {
+        let inserted = self.sublist.insert(filter, queue, value);
+        (inserted.handle, advertised(queue, inserted.members, inserted.members == 1))
+    }
+
+    /// Removes a subscription. Returns the new weight when peers have to hear of it.
+    pub fn remove(
+        &mut self,
+        handle: Handle,
+        queue: Option<&[u8]>,
+        is_it: impl FnMut(&T) -> bool,
+    ) -> Option<u32> {
+        let left = self.sublist.remove(handle, queue, is_it)?;
+        advertised(queue, left, left == 0)
+    }
+
+    /// Visits the whole table as a new peer has to hear it.
+    pub fn for_each(&self, mut visit: impl FnMut(InterestChange<'_>)) {
+        let mut filter = Vec::new();
+        self.sublist.for_each(|handle, queue, members| {
+            filter.clear();
+            self.sublist.filter_of(handle, &mut filter);
+            let weight = if queue.is_some() { weight_of(members.len()) } else { 1 };
+            visit(InterestChange { filter: &filter, queue, weight });
+        });
+    }
+
+    /// The subscriptions themselves.
+    #[must_use]
+    pub const fn sublist(&self) -> &Sublist<T> {
+        &self.sublist
+    }
+
+    /// Makes cached match results stale: what a member may receive has changed.
+    pub fn touch(&mut self) {
+        self.sublist.touch();
+    }
+}
+
+fn advertised(queue: Option<&[u8]>, members: usize, edge: bool) -> Option<u32> {
+    match queue {
+        Some(_) => Some(weight_of(members)),
+        None => edge.then(|| members.min(1) as u32),
+    }
+}
+
+fn weight_of(members: usize) -> u32 {
+    u32::try_from(members).unwrap_or(u32::MAX)
+}
+
+/// One peer's interest in a filter or queue.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Remote<P> {
+    /// The peer.
+    pub peer: P,
+    /// Its members in the queue group; 1 for plain interest.
+    pub weight: u32,
+}
+
+/// What all peers said they want.
+#[derive(Debug, Default)]
+pub struct RemoteInterest<P> {
+    sublist: Sublist<Remote<P>>,
+}
+
+impl<P: Copy + Eq> RemoteInterest<P> {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { sublist: Sublist::new() }
+    }
+
+    /// Takes over what `peer` said. Saying the same twice changes nothing.
+    pub fn set(&mut self, peer: P, change: InterestChange<'_>) {
+        let InterestChange { filter, queue, weight } = change;
+        let known = self.sublist.find(filter);
+        if weight == 0 {
+            if let Some(handle) = known {
+                self.sublist.remove(handle, queue, |remote| remote.peer == peer);
+            }
+            return;
+        }
+        if let Some(handle) = known {
+            let members = self.sublist.members_mut(handle, queue);
+            if let Some(remote) = members.iter_mut().find(|remote| remote.peer == peer) {
+                remote.weight = weight;
+                return;
+            }
+        }
+        self.sublist.insert(filter, queue, Remote { peer, weight });
+    }
+
+    /// Forgets everything `peer` said.
+    pub fn forget(&mut self, peer: P) {
+        self.sublist.retain(|remote| remote.peer != peer);
+    }
+
+    /// Visits the peers that want a literal subject.
+    pub fn for_each_match<'a>(
+        &'a self,
+        subject: &[u8],
+        walk: &mut Walk,
+        visit: impl FnMut(Match<'a, Remote<P>>),
+    ) {
+        self.sublist.for_each_match(subject, walk, visit);
+    }
+
+    /// Whether any peer wants a literal subject.
+    #[must_use]
+    pub fn has_match(&self, subject: &[u8]) -> bool {
+        self.sublist.has_match(subject)
+    }
+
+    /// Changes whenever match results may.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.sublist.generation()
+    }
+
+    /// How many filters and queues all peers asked for, summed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sublist.len()
+    }
+
+    /// Whether no peer wants anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sublist.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn plain_interest_is_said_at_the_edges_only() {
+        let mut table = InterestTable::new();
+        let (handle, first) = table.insert(b"a.*", None, 1);
+        let (_, second) = table.insert(b"a.*", None, 2);
+        assert_eq!((first, second), (Some(1), None));
+        assert_eq!(table.remove(handle, None, |v| *v == 1), None);
+        assert_eq!(table.remove(handle, None, |v| *v == 2), Some(0));
+    }
+
+    #[test]
+    fn queue_weight_is_said_at_each_change() {
+        let mut table = InterestTable::new();
+        let (handle, first) = table.insert(b"a", Some(b"q"), 1);
+        let (_, second) = table.insert(b"a", Some(b"q"), 2);
+        assert_eq!((first, second), (Some(1), Some(2)));
+        assert_eq!(table.remove(handle, Some(b"q"), |_| true), Some(1));
+        assert_eq!(table.remove(handle, Some(b"q"), |_| true), Some(0));
+    }
+
+    fn remote_hits(table: &RemoteInterest<u8>, subject: &[u8]) -> Vec<(Option<Vec<u8>>, u8, u32)> {
+        let mut hits = vec![];
+        table.for_each_match(subject, &mut Walk::default(), |found| {
+            for remote in found.members {
+                hits.push((found.queue.map(|q| q.to_vec()), remote.peer, remote.weight));
+            }
+        });
+        hits.sort();
+        hits
+    }
+
+    #[test]
+    fn a_peer_that_left_wants_nothing() {
+        let mut table = RemoteInterest::new();
+        for peer in [1, 2] {
+            table.set(peer, InterestChange { filter: b"a.>", queue: None, weight: 1 });
+            table.set(peer, InterestChange { filter: b"a.>", queue: Some(b"q"), weight: 3 });
+        }
+        table.forget(1);
+        assert_eq!(remote_hits(&table, b"a.b"), [(None, 2, 1), (Some(b"q".to_vec()), 2, 3)]);
+        table.forget(2);
+        assert!(table.is_empty());
+    }
+
+    type Op = (bool, usize, usize);
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        prop::collection::vec((any::<bool>(), 0_usize..3, 0_usize..3), 0..50)
+    }
+
+    const FILTERS: [&[u8]; 3] = [b"a", b"a.*", b">"];
+    const QUEUES: [Option<&[u8]>; 3] = [None, Some(b"q"), Some(b"r")];
+
+    proptest! {
+        #[test]
+        fn a_follower_of_the_changes_knows_the_table(ops in ops()) {
+            let mut table = InterestTable::new();
+            let mut follower = BTreeMap::new();
+            let mut counts = BTreeMap::<(usize, usize), usize>::new();
+            for (add, filter, queue) in ops {
+                let key = (filter, queue);
+                let change = if add {
+                    *counts.entry(key).or_default() += 1;
+                    table.insert(FILTERS[filter], QUEUES[queue], key).1
+                } else {
+                    let Some(handle) = table.sublist().find(FILTERS[filter]) else { continue };
+                    let count = counts.entry(key).or_default();
+                    *count = count.saturating_sub(1);
+                    table.remove(handle, QUEUES[queue], |v| *v == key)
+                };
+                match change {
+                    Some(0) => { follower.remove(&key); }
+                    Some(weight) => { follower.insert(key, weight); }
+                    None => {}
+                }
+            }
+            let mut expected = BTreeMap::new();
+            for (key, count) in counts {
+                if count > 0 {
+                    expected.insert(key, if QUEUES[key.1].is_some() { count as u32 } else { 1 });
+                }
+            }
+            prop_assert_eq!(&follower, &expected);
+            let mut told = BTreeMap::new();
+            table.for_each(|change| {
+                let filter = FILTERS.iter().position(|f| *f == change.filter).unwrap();
+                let queue = QUEUES.iter().position(|q| *q == change.queue).unwrap();
+                told.insert((filter, queue), change.weight);
+            });
+            prop_assert_eq!(told, expected);
+        }
+    }
+}

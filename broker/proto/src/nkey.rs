@@ -23,7 +23,10 @@ const PREFIX_USER: u8 = 20 << 3;
 /// `S` as the first base32 letter.
 const PREFIX_SEED: u8 = 18 << 3;
 /// A seed's own prefix and its kind, folded so that the text starts with `SU`.
-const SEED_HEAD: [u8; 2] = [PREFIX_SEED | (PREFIX_USER >> 5), (PREFIX_USER & 0b11111) << 3];
+const SEED_HEAD: [u8; 2] = [
+    PREFIX_SEED | (PREFIX_USER >> 5),
+    (PREFIX_USER & 0b11111) << 3,
+];
 
 /// Why a text is no user key.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Error)]
@@ -60,7 +63,9 @@ impl NkeyPublic {
     /// Reads `U…` or 64 hex digits of either case.
     pub fn parse(text: &str) -> Result<Self, NkeyError> {
         if text.len() == HEX_LEN {
-            let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| NkeyError::Form)?;
+            let bytes = HEXLOWER_PERMISSIVE
+                .decode(text.as_bytes())
+                .map_err(|_| NkeyError::Form)?;
             return Self::from_bytes(bytes.try_into().map_err(|_| NkeyError::Form)?);
         }
         let body = unseal(text)?;
@@ -150,11 +155,15 @@ impl UserSeed {
     /// Reads `SU…`.
     pub fn parse(text: &str) -> Result<Self, NkeyError> {
         let body = unseal(text)?;
-        let (head, key) = body.split_at_checked(SEED_HEAD.len()).ok_or(NkeyError::Form)?;
+        let (head, key) = body
+            .split_at_checked(SEED_HEAD.len())
+            .ok_or(NkeyError::Form)?;
         if head != SEED_HEAD {
             return Err(NkeyError::Kind);
         }
-        Ok(Self::from_bytes(key.try_into().map_err(|_| NkeyError::Form)?))
+        Ok(Self::from_bytes(
+            key.try_into().map_err(|_| NkeyError::Form)?,
+        ))
     }
 
     /// `SU…`, 58 letters. Secret.
@@ -189,7 +198,10 @@ impl FromStr for UserSeed {
 
 fn decode_signature(text: &str) -> Option<Signature> {
     let text = text.trim_end_matches('=').as_bytes();
-    let bytes = BASE64URL_NOPAD.decode(text).or_else(|_| BASE64_NOPAD.decode(text)).ok()?;
+    let bytes = BASE64URL_NOPAD
+        .decode(text)
+        .or_else(|_| BASE64_NOPAD.decode(text))
+        .ok()?;
     Some(Signature::from_bytes(&bytes.try_into().ok()?))
 }
 
@@ -204,7 +216,9 @@ fn seal(head: &[u8], key: &[u8; KEY_LEN]) -> String {
 
 /// Prefixes and key of a text whose checksum is right.
 fn unseal(text: &str) -> Result<Vec<u8>, NkeyError> {
-    let mut bytes = BASE32_NOPAD.decode(text.as_bytes()).map_err(|_| NkeyError::Form)?;
+    let mut bytes = BASE32_NOPAD
+        .decode(text.as_bytes())
+        .map_err(|_| NkeyError::Form)?;
     let body_len = bytes.len().checked_sub(CRC_LEN).ok_or(NkeyError::Form)?;
     let crc = crc16(&bytes[..body_len]).to_le_bytes();
     if bytes[body_len..] != crc {
@@ -218,7 +232,11 @@ fn unseal(text: &str) -> Result<Vec<u8>, NkeyError> {
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0_u16, |crc, &byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
         })
     })
 }
@@ -262,7 +280,10 @@ mod tests {
         assert_eq!(NkeyPublic::parse(SEED), Err(NkeyError::Kind));
         assert_eq!(NkeyPublic::parse(""), Err(NkeyError::Form));
         assert_eq!(NkeyPublic::parse("user"), Err(NkeyError::Form));
-        assert_eq!(NkeyPublic::parse(&PUBLIC.to_lowercase()), Err(NkeyError::Form));
+        assert_eq!(
+            NkeyPublic::parse(&PUBLIC.to_lowercase()),
+            Err(NkeyError::Form)
+        );
         assert_eq!(NkeyPublic::parse(&"g".repeat(64)), Err(NkeyError::Form));
         let account = seal(&[0], NkeyPublic::parse(PUBLIC).unwrap().as_bytes());
         assert!(account.starts_with('A'));
@@ -299,7 +320,14 @@ mod tests {
         let stranger = UserSeed::from_bytes([7; 32]);
         let signature = seed.sign(b"n");
         assert!(!stranger.public().verify(b"n", &signature));
-        for text in ["", "=", "AAAA", "****", &signature[..85], &format!("{signature}A")] {
+        for text in [
+            "",
+            "=",
+            "AAAA",
+            "****",
+            &signature[..85],
+            &format!("{signature}A"),
+        ] {
             assert!(!seed.public().verify(b"n", text), "{text}");
         }
     }
@@ -307,8 +335,9 @@ mod tests {
     #[test]
     fn a_signature_with_s_beyond_the_group_order_does_not_verify() {
         // The order of the base point (RFC 8032 §5.1), little-endian: S + L signs the same for a lax verifier.
-        let order =
-            HEXLOWER.decode(b"edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010").unwrap();
+        let order = HEXLOWER
+            .decode(b"edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010")
+            .unwrap();
         let seed = UserSeed::parse(SEED).unwrap();
         let mut raw = BASE64URL_NOPAD.decode(seed.sign(b"n").as_bytes()).unwrap();
         let mut carry = 0_u16;
@@ -323,7 +352,10 @@ mod tests {
     #[test]
     fn a_seed_is_not_shown() {
         let shown = format!("{:?}", UserSeed::parse(SEED).unwrap());
-        assert!(!shown.contains("SUACS") && shown.contains(PUBLIC), "{shown}");
+        assert!(
+            !shown.contains("SUACS") && shown.contains(PUBLIC),
+            "{shown}"
+        );
     }
 
     #[test]

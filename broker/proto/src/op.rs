@@ -91,15 +91,21 @@ impl fmt::Debug for ClientOp<'_> {
             Self::Info => f.write_str("Info"),
             Self::Ok => f.write_str("Ok"),
             Self::Pub(op) => fmt::Debug::fmt(op, f),
-            Self::Sub { subject, queue, sid } => f
+            Self::Sub {
+                subject,
+                queue,
+                sid,
+            } => f
                 .debug_struct("Sub")
                 .field("subject", &text(subject))
                 .field("queue", &queue.map(text))
                 .field("sid", &text(sid))
                 .finish(),
-            Self::Unsub { sid, max } => {
-                f.debug_struct("Unsub").field("sid", &text(sid)).field("max", max).finish()
-            }
+            Self::Unsub { sid, max } => f
+                .debug_struct("Unsub")
+                .field("sid", &text(sid))
+                .field("max", max)
+                .finish(),
             Self::Err(reason) => write!(f, "Err({} bytes)", reason.len()),
         }
     }

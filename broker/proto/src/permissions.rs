@@ -1,1 +1,181 @@
-//! (being written)
+//! What a client may publish to and subscribe to.
+//!
+//! Owns the decision (nats-surface §1.12) as a pure function of filters. Must never know who the client
+//! is or where the filters came from.
+
+use crate::subject::{SubjectFilter, collide, has_wildcard, is_subset, matches};
+
+/// Both directions. `Default` allows everything.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Permissions {
+    /// For PUB and HPUB.
+    pub publish: SubjectSet,
+    /// For SUB.
+    pub subscribe: SubjectSet,
+}
+
+/// A set of subjects: what `allow` selects, less what `deny` selects.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SubjectSet {
+    /// `None` = every subject; an empty list = none.
+    pub allow: Option<Vec<SubjectFilter>>,
+    /// Wins over `allow`.
+    pub deny: Vec<SubjectFilter>,
+    /// Subscriptions allowed only in these queue groups, besides `allow`.
+    pub allow_queues: Vec<QueueRule>,
+    /// Queue subscriptions refused. Wins over both allow lists.
+    pub deny_queues: Vec<QueueRule>,
+}
+
+/// `"subject queue"` in NATS configuration; both parts may have wildcards.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct QueueRule {
+    /// The subscribed filter has to be within this one.
+    pub subject: SubjectFilter,
+    /// The queue name has to match this one.
+    pub queue: SubjectFilter,
+}
+
+impl Permissions {
+    /// Everything is allowed.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Nothing is allowed.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { publish: SubjectSet::none(), subscribe: SubjectSet::none() }
+    }
+
+    /// Whether the literal `subject` may be published to.
+    #[must_use]
+    pub fn can_publish(&self, subject: &[u8]) -> bool {
+        self.publish.contains(subject)
+    }
+
+    /// Whether `filter` may be subscribed to. A wildcard filter that only overlaps a deny is allowed;
+    /// [`Self::delivery_denied`] then decides for each message.
+    #[must_use]
+    pub fn can_subscribe(&self, filter: &[u8], queue: Option<&[u8]>) -> bool {
+        let set = &self.subscribe;
+        let within = |rule: &SubjectFilter| is_subset(filter, rule.as_bytes());
+        let in_queue = |rule: &QueueRule| {
+            queue.is_some_and(|queue| matches(rule.queue.as_bytes(), queue)) && within(&rule.subject)
+        };
+        let allowed = set.allow.as_ref().is_none_or(|allow| allow.iter().any(within))
+            || set.allow_queues.iter().any(in_queue);
+        allowed && !set.deny.iter().any(within) && !set.deny_queues.iter().any(in_queue)
+    }
+
+    /// Whether deliveries to a subscription with `filter` have to be checked one by one.
+    #[must_use]
+    pub fn needs_delivery_check(&self, filter: &[u8]) -> bool {
+        has_wildcard(filter) && self.subscribe.deny.iter().any(|deny| collide(filter, deny.as_bytes()))
+    }
+
+    /// Whether a message with the literal `subject` must not reach this client's wildcard subscription.
+    #[must_use]
+    pub fn delivery_denied(&self, subject: &[u8]) -> bool {
+        self.subscribe.deny.iter().any(|deny| deny.matches(subject))
+    }
+}
+
+impl SubjectSet {
+    /// Every subject.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// No subject.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::allowing(Vec::new())
+    }
+
+    /// Only what these filters select.
+    #[must_use]
+    pub fn allowing(allow: Vec<SubjectFilter>) -> Self {
+        Self { allow: Some(allow), ..Self::default() }
+    }
+
+    /// Everything but what these filters select.
+    #[must_use]
+    pub fn denying(deny: Vec<SubjectFilter>) -> Self {
+        Self { deny, ..Self::default() }
+    }
+
+    /// Whether the set has the literal `subject`.
+    #[must_use]
+    pub fn contains(&self, subject: &[u8]) -> bool {
+        let selects = |rule: &SubjectFilter| rule.matches(subject);
+        self.allow.as_ref().is_none_or(|allow| allow.iter().any(selects))
+            && !self.deny.iter().any(selects)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(list: &[&str]) -> Vec<SubjectFilter> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn subscriber(allow: &[&str], deny: &[&str]) -> Permissions {
+        let subscribe = SubjectSet { deny: filters(deny), ..SubjectSet::allowing(filters(allow)) };
+        Permissions { publish: SubjectSet::all(), subscribe }
+    }
+
+    #[test]
+    fn deny_wins_over_allow() {
+        let mut set = SubjectSet::allowing(filters(&["a.>"]));
+        set.deny = filters(&["a.secret.*"]);
+        let permissions = Permissions { publish: set, subscribe: SubjectSet::all() };
+        assert!(permissions.can_publish(b"a.b"));
+        assert!(!permissions.can_publish(b"a.secret.x"));
+        assert!(!permissions.can_publish(b"b"));
+        assert!(Permissions::all().can_publish(b"anything"));
+        assert!(!Permissions::none().can_publish(b"anything"));
+    }
+
+    #[test]
+    fn a_subscription_has_to_be_within_what_is_allowed() {
+        let permissions = subscriber(&["a.*", "b.>"], &[]);
+        for good in ["a.b", "a.*", "b.x.y", "b.>", "b.*.c"] {
+            assert!(permissions.can_subscribe(good.as_bytes(), None), "{good}");
+        }
+        for bad in ["a.>", ">", "*.b", "a", "b", "c"] {
+            assert!(!permissions.can_subscribe(bad.as_bytes(), None), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_overlap_with_a_deny_is_filtered_at_delivery() {
+        let permissions = subscriber(&[">"], &["a.secret"]);
+        assert!(permissions.can_subscribe(b"a.*", None));
+        assert!(permissions.needs_delivery_check(b"a.*"));
+        assert!(!permissions.needs_delivery_check(b"b.*"));
+        assert!(!permissions.can_subscribe(b"a.secret", None));
+        assert!(permissions.delivery_denied(b"a.secret"));
+        assert!(!permissions.delivery_denied(b"a.open"));
+    }
+
+    #[test]
+    fn queue_rules_hold_for_their_queues_only() {
+        let mut permissions = subscriber(&["a"], &[]);
+        let rule = |subject: &str, queue: &str| QueueRule {
+            subject: subject.parse().unwrap(),
+            queue: queue.parse().unwrap(),
+        };
+        permissions.subscribe.allow_queues = vec![rule("b.>", "dev.*")];
+        permissions.subscribe.deny_queues = vec![rule("a", "prod")];
+        assert!(permissions.can_subscribe(b"b.x", Some(b"dev.1")));
+        assert!(!permissions.can_subscribe(b"b.x", Some(b"ops")));
+        assert!(!permissions.can_subscribe(b"b.x", None));
+        assert!(permissions.can_subscribe(b"a", Some(b"dev.1")));
+        assert!(!permissions.can_subscribe(b"a", Some(b"prod")));
+    }
+}

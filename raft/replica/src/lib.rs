@@ -4,12 +4,16 @@
 //! majority, applies them to [`unibus_state::State`] and tells an [`Observer`] what changed.
 //! openraft and sled types never leave this crate.
 
+#[allow(dead_code, reason = "the replica calls it as it is being written")]
+mod codec;
 mod errors;
+mod log;
 mod options;
 mod propose;
 mod replica;
 mod status;
 mod transport;
+mod types;
 
 pub use errors::{
     AdmitError, CheckpointError, InitializeError, ProposeError, ReadError, StartError, StorageError,

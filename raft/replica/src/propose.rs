@@ -1,13 +1,41 @@
-//! Proposals.
+//! Proposals: one task that joins what waits into entries, keeps a bounded number of them on their
+//! way, and hands each proposer its outcomes. On the leader an entry goes into the log, elsewhere to
+//! the leader. It never guesses: what is not known to be unapplied is reported as "may have been".
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
-use unibus_state::Outcome;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::FuturesUnordered;
+use openraft::errors::ClientWriteError;
+use openraft::impls::OneshotResponder;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use unibus_proto::NodeId;
+use unibus_state::{EncodedBatch, Outcome, decode_entry, encode_entry};
 
 use crate::errors::ProposeError;
+use crate::machine::Shared;
+use crate::options::ReplicaOptions;
+use crate::queue::{Answer, Item, Queue, send};
+use crate::replica::{GROUP, RaftCore};
+use crate::rpc::{ProposeAnswer, decode_propose_answer, encode_propose};
+use crate::status::Leadership;
+use crate::transport::{RpcClass, Transport, TransportError};
+use crate::types::Batch;
+
+/// Pause before entries that were refused (no leader, or one that is not ready) are sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How often waiting proposals are checked for their deadlines.
+const TICK: Duration = Duration::from_millis(25);
+/// An entry gets at least this long, however long its proposals waited before.
+const FLIGHT_MIN: Duration = Duration::from_secs(1);
 
 /// What became of a batch: one outcome per command, in order.
 #[derive(Debug)]
@@ -22,7 +50,13 @@ pub struct Proposed {
 /// A batch that is on its way. Dropping it does not take the batch back.
 #[derive(Debug)]
 pub struct Proposal {
-    answer: oneshot::Receiver<Result<Proposed, ProposeError>>,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Proposal {
+    pub(crate) fn new(answer: oneshot::Receiver<Answer>) -> Self {
+        Self { answer }
+    }
 }
 
 impl Future for Proposal {
@@ -33,4 +67,260 @@ impl Future for Proposal {
             .poll(cx)
             .map(|answer| answer.unwrap_or(Err(ProposeError::Stopped)))
     }
+}
+
+/// What the proposer task works with.
+pub(crate) struct Proposer {
+    pub(crate) id: NodeId,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) raft: RaftCore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) options: ReplicaOptions,
+}
+
+/// Entries on their way, and what to do with those that came back.
+struct Flight {
+    entries: FuturesUnordered<BoxFuture<'static, Landed>>,
+    next: u64,
+    /// Entries that were surely not applied, by order of sending. They are sent again when nothing
+    /// is on its way any more, so that no later batch overtakes them.
+    refused: BTreeMap<u64, Vec<Item>>,
+    not_before: Instant,
+    no_leader_since: Option<Instant>,
+    last_stamp_ns: u64,
+}
+
+struct Landed {
+    number: u64,
+    items: Vec<Item>,
+    answer: ProposeAnswer,
+}
+
+enum Route {
+    Local,
+    Peer(NodeId),
+    None,
+}
+
+impl Proposer {
+    /// Runs until the replica stops; then everything that waits is answered with `Stopped`.
+    pub(crate) async fn run(mut self) {
+        let mut flight = Flight {
+            entries: FuturesUnordered::new(),
+            next: 0,
+            refused: BTreeMap::new(),
+            not_before: Instant::now(),
+            no_leader_since: Some(Instant::now()),
+            last_stamp_ns: 0,
+        };
+        while !*self.stop.borrow() {
+            while self.may_send(&flight) && self.send_next(&mut flight).await {}
+            let may_send = self.may_send(&flight);
+            let waiting = !self.queue.is_empty();
+            tokio::select! {
+                biased;
+                _ = self.stop.changed() => {}
+                Some(landed) = flight.entries.next(), if !flight.entries.is_empty() => {
+                    land(&mut flight, landed, &self.queue);
+                }
+                () = self.queue.wake.notified(), if may_send => {}
+                changed = self.leadership.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep(TICK), if waiting => {}
+            }
+            self.expire(&mut flight);
+        }
+        self.queue.close();
+    }
+
+    fn may_send(&self, flight: &Flight) -> bool {
+        flight.refused.is_empty()
+            && flight.entries.len() < self.options.entries_in_flight_max
+            && Instant::now() >= flight.not_before
+    }
+
+    fn route(&self) -> Route {
+        let leadership = *self.leadership.borrow();
+        match leadership.leader {
+            Some(leader) if leader != self.id => Route::Peer(leader),
+            Some(_) if leadership.is_leader => Route::Local,
+            _ => Route::None,
+        }
+    }
+
+    /// Deadlines of what waits. Without a leader for long, waiting is pointless for new ones too.
+    fn expire(&self, flight: &mut Flight) {
+        let timeout = self.options.propose_timeout;
+        let late = ProposeError::TimedOut { maybe_applied: false };
+        self.queue.expire(timeout, false, &late);
+        if !matches!(self.route(), Route::None) {
+            flight.no_leader_since = None;
+            return;
+        }
+        let since = *flight.no_leader_since.get_or_insert_with(Instant::now);
+        let hopeless = since.elapsed() >= self.options.no_leader_timeout;
+        let age = if hopeless { Duration::ZERO } else { timeout };
+        let peers_wait = self.leadership.borrow().leader != Some(self.id);
+        self.queue.expire(age, peers_wait, &ProposeError::NoLeader);
+    }
+
+    /// Sends the next entry. `false` if there is nothing to send or nowhere to send it.
+    async fn send_next(&self, flight: &mut Flight) -> bool {
+        let route = self.route();
+        let mixed = matches!(route, Route::Local);
+        if matches!(route, Route::None) {
+            return false;
+        }
+        let (commands, bytes) = (self.options.entry_commands_max, self.options.entry_bytes_max);
+        let items = self.queue.take(commands, bytes, mixed);
+        let Some(first) = items.first() else {
+            return false;
+        };
+        let deadline =
+            (first.since + self.options.propose_timeout).max(Instant::now() + FLIGHT_MIN);
+        let answer = match route {
+            Route::Local => self.write(flight, &items).await,
+            Route::Peer(_) if first.forwarded => {
+                futures::future::ready(ProposeAnswer::NotLeader).boxed()
+            }
+            Route::Peer(leader) => self.forward(leader, &items),
+            Route::None => return false,
+        };
+        let number = flight.next;
+        flight.next += 1;
+        flight.entries.push(
+            async move {
+                let answer = tokio::time::timeout_at(deadline, answer)
+                    .await
+                    .unwrap_or(ProposeAnswer::Unknown);
+                Landed {
+                    number,
+                    items,
+                    answer,
+                }
+            }
+            .boxed(),
+        );
+        true
+    }
+
+    /// Hands an entry to the local log. The order of these calls is the order in the log.
+    async fn write(
+        &self,
+        flight: &mut Flight,
+        items: &[Item],
+    ) -> BoxFuture<'static, ProposeAnswer> {
+        let parts: Vec<EncodedBatch> = items.iter().flat_map(|item| item.parts.clone()).collect();
+        let stamp = now_ns()
+            .max(flight.last_stamp_ns)
+            .max(self.shared.state.read().last_stamp_ns());
+        flight.last_stamp_ns = stamp;
+        let entry = encode_entry(stamp, &parts);
+        // An entry that does not decode would stop every node that applies it.
+        if let Err(error) = decode_entry(&entry) {
+            tracing::error!(%error, "a malformed batch was dropped");
+            return futures::future::ready(ProposeAnswer::Overloaded).boxed();
+        }
+        let (responder, receiver) = OneshotResponder::new_pair();
+        if let Err(error) = self
+            .raft
+            .client_write_ff(Batch(entry), Some(responder))
+            .await
+        {
+            tracing::error!(%error, "consensus has stopped");
+            return futures::future::ready(ProposeAnswer::Unknown).boxed();
+        }
+        async move {
+            match receiver.await {
+                Ok(Ok(written)) => ProposeAnswer::Applied {
+                    index: written.data.index,
+                    outcomes: written.data.outcomes,
+                },
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => ProposeAnswer::NotLeader,
+                Ok(Err(_)) | Err(_) => ProposeAnswer::Unknown,
+            }
+        }
+        .boxed()
+    }
+
+    /// Sends an entry's batches to the leader. The transport keeps the order of these calls.
+    fn forward(&self, leader: NodeId, items: &[Item]) -> BoxFuture<'static, ProposeAnswer> {
+        let parts: Vec<EncodedBatch> = items.iter().flat_map(|item| item.parts.clone()).collect();
+        let call = self
+            .transport
+            .call(leader, RpcClass::Propose, GROUP, encode_propose(&parts));
+        async move { answer_of(call.await) }.boxed()
+    }
+}
+
+fn answer_of(answer: Result<Bytes, TransportError>) -> ProposeAnswer {
+    match answer {
+        Ok(bytes) => decode_propose_answer(bytes).unwrap_or(ProposeAnswer::Unknown),
+        Err(TransportError::Unreachable(_)) => ProposeAnswer::NotLeader,
+        Err(TransportError::Lost(..) | TransportError::Refused(..)) => ProposeAnswer::Unknown,
+    }
+}
+
+/// Answers the proposers of an entry, or keeps it for another attempt.
+fn land(flight: &mut Flight, landed: Landed, queue: &Queue) {
+    match landed.answer {
+        ProposeAnswer::Applied { index, outcomes } => hand_out(landed.items, index, outcomes),
+        ProposeAnswer::NotLeader => {
+            flight.refused.insert(landed.number, landed.items);
+        }
+        ProposeAnswer::Overloaded => fail(landed.items, &ProposeError::Overloaded),
+        ProposeAnswer::Unknown => fail(
+            landed.items,
+            &ProposeError::TimedOut {
+                maybe_applied: true,
+            },
+        ),
+    }
+    if flight.entries.is_empty() && !flight.refused.is_empty() {
+        let again = std::mem::take(&mut flight.refused).into_values().flatten();
+        // Forwarded ones go back to the node they came from: it looks for the leader itself.
+        let (forwarded, own): (Vec<Item>, Vec<Item>) = again.partition(|item| item.forwarded);
+        fail(forwarded, &ProposeError::NoLeader);
+        queue.put_back(own);
+        flight.not_before = Instant::now() + RETRY_PAUSE;
+    }
+}
+
+fn hand_out(items: Vec<Item>, index: u64, outcomes: Vec<Outcome>) {
+    let expected: usize = items.iter().map(|item| item.count).sum();
+    if expected != outcomes.len() {
+        tracing::error!(expected, got = outcomes.len(), index, "outcomes do not match");
+        let unknown = ProposeError::TimedOut {
+            maybe_applied: true,
+        };
+        return fail(items, &unknown);
+    }
+    let mut outcomes = outcomes.into_iter();
+    for item in items {
+        let own = outcomes.by_ref().take(item.count).collect();
+        let proposed = Proposed {
+            index,
+            outcomes: own,
+        };
+        send(item.answer, Ok(proposed));
+    }
+}
+
+fn fail(items: Vec<Item>, error: &ProposeError) {
+    for item in items {
+        send(item.answer, Err(error.clone()));
+    }
+}
+
+/// Unix time in nanoseconds. Only the leader's clock matters, and only as a stamp in the entry.
+fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

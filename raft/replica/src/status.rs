@@ -1,7 +1,15 @@
 //! Who leads and how this replica stands: what `/healthz`, the directory and JetStream look at.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use unibus_proto::NodeId;
+
+use crate::replica::{Metrics, RaftCore};
 
 /// Who leads, as this node knows it.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -46,4 +54,94 @@ pub struct ReplicaStatus {
     pub bytes_since_checkpoint: u64,
     /// Why consensus stopped on this node, if it did (disk failure, damaged log).
     pub fatal: Option<String>,
+}
+
+/// When this node last heard of a leader it follows.
+#[derive(Debug)]
+pub(crate) struct Contact {
+    start: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Contact {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A leader's request was accepted now.
+    pub(crate) fn heard(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(last)
+    }
+}
+
+/// Whether the cluster can commit as far as this node can tell; see [`ReplicaStatus::has_quorum`].
+pub(crate) fn has_quorum(metrics: &Metrics, contact: &Contact, stale: Duration) -> bool {
+    if metrics.running_state.is_err() {
+        return false;
+    }
+    match metrics.current_leader {
+        Some(leader) if leader == metrics.id => {
+            let mut voters = metrics.membership_config.voter_ids();
+            let alone = voters.next() == Some(leader) && voters.next().is_none();
+            let acked = metrics.last_quorum_acked.as_deref();
+            alone || acked.is_some_and(|acked| acked.elapsed() < stale)
+        }
+        Some(_) => contact.age() < stale,
+        None => false,
+    }
+}
+
+/// Who leads, by the metrics and by what was heard lately.
+pub(crate) fn leadership(metrics: &Metrics, contact: &Contact, stale: Duration) -> Leadership {
+    let quorum = has_quorum(metrics, contact, stale);
+    let leads = quorum && metrics.current_leader == Some(metrics.id) && metrics.state.is_leader();
+    let applied_term = metrics
+        .last_applied
+        .map(|applied| applied.committed_leader_id().term);
+    Leadership {
+        leader: metrics.current_leader.filter(|_| quorum).map(NodeId),
+        term: metrics.current_term,
+        is_leader: leads && applied_term == Some(metrics.current_term),
+    }
+}
+
+/// Publishes [`Leadership`] whenever it changes, until the replica stops.
+pub(crate) async fn watch_leadership(
+    raft: RaftCore,
+    contact: std::sync::Arc<Contact>,
+    publish: watch::Sender<Leadership>,
+    heartbeat: Duration,
+    stale: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let metrics = raft.metrics();
+    let mut server = raft.server_metrics();
+    let mut data = raft.data_metrics();
+    while !*stop.borrow() {
+        let now = leadership(&metrics.borrow_watched(), &contact, stale);
+        publish.send_if_modified(|published| {
+            let changed = *published != now;
+            *published = now;
+            changed
+        });
+        // Data metrics change with every entry: they are followed only while a new leader is
+        // about to become ready.
+        let settling = now.leader == Some(NodeId(*raft.node_id())) && !now.is_leader;
+        tokio::select! {
+            changed = server.changed() => if changed.is_err() { break },
+            _ = data.changed(), if settling => {}
+            () = tokio::time::sleep(heartbeat) => {}
+            _ = stop.changed() => break,
+        }
+    }
+    publish.send_replace(Leadership::default());
 }

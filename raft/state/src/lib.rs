@@ -1,1 +1,39 @@
 //! The replicated state machine: streams, key-value buckets and consumers as deterministic code.
+//!
+//! Replicas that apply the same entries hold the same state, byte for byte ([`State::digest`]). This
+//! crate never reads a clock, a file or a random number; time is the stamp the leader wrote into an
+//! entry, and message bytes go to a [`BlockSink`] at a [`Location`] that the state itself chose.
+
+mod blocks;
+mod codec;
+mod consumer;
+mod dedupe;
+mod header_scan;
+mod publish;
+mod routes;
+mod rows;
+mod sequences;
+mod subject_table;
+mod validate;
+
+pub mod batch;
+pub mod command;
+pub mod delivery;
+pub mod fuzzing;
+pub mod location;
+pub mod outcome;
+pub mod record;
+pub mod state;
+pub mod stream;
+
+pub use batch::{CommandBatch, EncodedBatch, Entry, decode_entry, encode_entry};
+pub use codec::CodecError;
+pub use command::{Append, AppendRef, Command, CommandRef};
+pub use consumer::Consumer;
+pub use delivery::{Delivery, Poll, PushCursor};
+pub use location::{BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
+pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
+pub use record::{RecordError, StoredMessage};
+pub use rows::{LoadError, RowOp};
+pub use state::State;
+pub use stream::{MessageView, Stream};

@@ -8,7 +8,7 @@ mod cluster;
 mod node;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use node::{NodeProcess, free_tcp_port, free_udp_port, http_get};
+pub use node::{NodeProcess, free_tcp_port, free_udp_port, http_get, voters};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

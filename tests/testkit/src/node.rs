@@ -172,6 +172,13 @@ impl NodeProcess {
     }
 }
 
+/// How many members vote, as a `/healthz` answer tells.
+pub fn voters(health: &serde_json::Value) -> usize {
+    let me = matches!(health["role"].as_str(), Some("leader" | "follower"));
+    let peers = health["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    usize::from(me) + peers.iter().filter(|peer| peer["voter"] == true).count()
+}
+
 impl Drop for NodeProcess {
     fn drop(&mut self) {
         self.kill();

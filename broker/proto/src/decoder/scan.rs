@@ -19,24 +19,35 @@ pub(super) struct Args {
 
 impl Args {
     /// Reads arguments from `from` to the LF. `None` if there is no LF, or there are too many of them.
-    #[inline]
+    #[inline(always)]
     pub(super) fn scan(buf: &[u8], from: usize) -> Option<Self> {
-        let mut args = Self { spans: [(0, 0); ARGS_MAX], count: 0, line_end: 0 };
-        let mut at = from;
+        let mut args = Self {
+            spans: [(0, 0); ARGS_MAX],
+            count: 0,
+            line_end: 0,
+        };
+        let mut start = from;
+        let mut base = from;
         loop {
-            match *buf.get(at)? {
-                b' ' | b'\t' | b'\r' => at += 1,
-                b'\n' => {
-                    args.line_end = at + 1;
+            let mut found = blanks(word_at(buf, base)?);
+            while found != 0 {
+                let at = base + (found.trailing_zeros() / 8) as usize;
+                found &= found - 1;
+                let byte = *buf.get(at)?;
+                if !is_separator(byte) {
+                    continue;
+                }
+                if at > start {
+                    *args.spans.get_mut(args.count)? = (start, at);
+                    args.count += 1;
+                }
+                start = at + 1;
+                if byte == b'\n' {
+                    args.line_end = start;
                     return Some(args);
                 }
-                _ => {
-                    let end = token_end(buf, at + 1)?;
-                    *args.spans.get_mut(args.count)? = (at, end);
-                    args.count += 1;
-                    at = end;
-                }
             }
+            base += 8;
         }
     }
 
@@ -76,23 +87,25 @@ pub(super) fn size(token: &[u8]) -> Option<usize> {
     Some(value)
 }
 
-/// The first SP, TAB, CR or LF at or after `at`.
+/// Eight bytes from `at`, the first one lowest. Beyond the end of `buf` stand NULs, which count as blank:
+/// the caller meets the end of the buffer when it looks at them. `None` once there is nothing left.
 #[inline]
-fn token_end(buf: &[u8], mut at: usize) -> Option<usize> {
-    while let Some(word) = buf.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let found = blanks(u64::from_le_bytes(*word));
-        if found == 0 {
-            at += 8;
-            continue;
-        }
-        at += (found.trailing_zeros() / 8) as usize;
-        if is_separator(buf[at]) {
-            return Some(at);
-        }
-        at += 1;
+fn word_at(buf: &[u8], at: usize) -> Option<u64> {
+    let rest = buf.get(at..)?;
+    if let Some(word) = rest.first_chunk::<8>() {
+        return Some(u64::from_le_bytes(*word));
     }
-    let tail = buf.get(at..)?;
-    tail.iter().position(|&byte| is_separator(byte)).map(|offset| at + offset)
+    last_word(rest)
+}
+
+#[cold]
+fn last_word(rest: &[u8]) -> Option<u64> {
+    if rest.is_empty() {
+        return None;
+    }
+    let mut word = [0; 8];
+    word[..rest.len()].copy_from_slice(rest);
+    Some(u64::from_le_bytes(word))
 }
 
 #[inline]
@@ -100,31 +113,62 @@ fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Sets the high bit of bytes up to 0x20. Bits above the lowest one set may be false (borrows run
-/// upwards), so only the lowest may be used.
+/// The high bit of each byte that is at most 0x20, and no other bit.
 #[inline]
 fn blanks(word: u64) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
-    word.wrapping_sub(ONES * 0x21) & !word & HIGH
+    // The sum carries into the high bit from 0x21 on, and never into the next byte.
+    let above = (word & !HIGH) + ONES * (0x7f - 0x20);
+    !(above | word) & HIGH
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{size, token_end};
+    use super::{Args, size};
+
+    fn tokens(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let args = Args::scan(line, 0)?;
+        assert_eq!(
+            Some(args.line_end() - 1),
+            line.iter().position(|&byte| byte == b'\n')
+        );
+        Some(
+            (0..args.count())
+                .map(|i| args.token(line, i).to_vec())
+                .collect(),
+        )
+    }
 
     #[test]
-    fn the_word_scan_agrees_with_a_byte_scan_at_every_place_and_for_every_byte() {
+    fn any_byte_at_any_place_is_told_apart() {
         for byte in 0..=u8::MAX {
             for place in 0..20 {
-                let mut buf = [b'x'; 20];
-                buf[place] = byte;
-                for from in 0..=20 {
-                    let naive = (from..20).find(|&i| [b' ', b'\t', b'\r', b'\n'].contains(&buf[i]));
-                    assert_eq!(token_end(&buf, from), naive, "{byte:#x} at {place} from {from}");
-                }
+                let mut line = [b'x'; 21];
+                line[place] = byte;
+                line[20] = b'\n';
+                let end = line.iter().position(|&byte| byte == b'\n').unwrap();
+                let naive: Vec<Vec<u8>> = line[..end]
+                    .split(|byte| b" \t\r".contains(byte))
+                    .filter(|token| !token.is_empty())
+                    .map(<[u8]>::to_vec)
+                    .collect();
+                assert_eq!(tokens(&line), Some(naive), "{byte:#x} at {place}");
             }
         }
+    }
+
+    #[test]
+    fn a_line_of_any_length_needs_its_end_and_at_most_four_arguments() {
+        for len in 0..40 {
+            let mut line = vec![b'x'; len];
+            assert_eq!(tokens(&line), None);
+            line.push(b'\n');
+            assert_eq!(tokens(&line).unwrap().concat().len(), len);
+        }
+        assert_eq!(tokens(b"a b c d\n").unwrap().len(), 4);
+        assert_eq!(tokens(b"a b c d e\n"), None);
+        assert_eq!(tokens(b" \t\r\n"), Some(Vec::new()));
     }
 
     #[test]
@@ -133,7 +177,17 @@ mod tests {
         assert_eq!(size(b"1048576"), Some(1_048_576));
         assert_eq!(size(b"007"), Some(7));
         assert_eq!(size(b"999999999"), Some(999_999_999));
-        for bad in [&b""[..], b"-1", b"+1", b"1x", b"x", b"1234567890", b"1 ", b"/", b":"] {
+        for bad in [
+            &b""[..],
+            b"-1",
+            b"+1",
+            b"1x",
+            b"x",
+            b"1234567890",
+            b"1 ",
+            b"/",
+            b":",
+        ] {
             assert_eq!(size(bad), None, "{bad:?}");
         }
     }

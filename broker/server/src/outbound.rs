@@ -1,0 +1,371 @@
+//! What waits to be written to one client or peer.
+//!
+//! Owns the pending bytes with their limit, and who writes: for plain TCP any task that has just
+//! appended (it takes the socket out, so there is one writer at a time and no lock is held in a system
+//! call), else the connection's own task. Must never know what the bytes mean.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::{Buf, BytesMut};
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use unibus_proto::permissions::Permissions;
+
+use crate::subscription::Subscription;
+
+/// Writes of fresh bytes by one flush; what comes later is left to the connection's task.
+const FLUSH_ROUNDS_MAX: usize = 4;
+
+/// A written buffer above this capacity, in bytes, is freed rather than kept.
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Pending bytes at which publishers may go on after a stall.
+const DRAINED_BYTES: usize = 512 * 1024;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Close {
+    /// The other side closed, or the socket failed.
+    Gone,
+    /// Over `pending_bytes_max`.
+    SlowPending,
+    /// No progress within `write_deadline`.
+    SlowDeadline,
+    /// The node stops.
+    Shutdown,
+    /// Protocol violation, or an error that has been written already: flush, then close.
+    AfterFlush,
+}
+
+/// The writing side of one connection, shared with everyone who delivers to it.
+pub(crate) struct Outbound {
+    /// Unique in the process.
+    pub(crate) id: u64,
+    /// Bytes that may wait.
+    pending_max: usize,
+    state: Mutex<State>,
+    /// Wakes the connection's task.
+    waker: AtomicWaker,
+    drained: Notify,
+    closed: AtomicBool,
+    headers: AtomicBool,
+    /// For subscriptions that overlap a deny.
+    permissions: ArcSwapOption<Permissions>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Absent while somebody writes, after a close, and when only the connection's task can write.
+    socket: Option<OwnedWriteHalf>,
+    /// What a full socket refused; goes first.
+    front: BytesMut,
+    buffer: BytesMut,
+    /// Bytes in `front`, `buffer` and in a writer's hands.
+    pending: usize,
+    /// Since when the socket takes nothing.
+    blocked: Option<Instant>,
+    /// Somebody holds the socket or bytes.
+    writing: bool,
+    /// Publishers wait for `drained`.
+    stalled: bool,
+    close: Option<Close>,
+    /// Subscriptions that reached their maximum, for the connection to forget.
+    expired: Vec<Arc<Subscription>>,
+}
+
+impl Outbound {
+    pub(crate) fn new(id: u64, pending_max: usize, socket: Option<OwnedWriteHalf>) -> Self {
+        Self {
+            id,
+            pending_max,
+            state: Mutex::new(State { socket, ..State::default() }),
+            waker: AtomicWaker::new(),
+            drained: Notify::new(),
+            closed: AtomicBool::new(false),
+            headers: AtomicBool::new(false),
+            permissions: ArcSwapOption::empty(),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn takes_headers(&self) -> bool {
+        self.headers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_headers(&self, headers: bool) {
+        self.headers.store(headers, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_permissions(&self, permissions: Option<Arc<Permissions>>) {
+        self.permissions.store(permissions);
+    }
+
+    /// Whether a wildcard subscription here must not get this subject.
+    pub(crate) fn denies(&self, subject: &[u8]) -> bool {
+        self.permissions.load().as_ref().is_some_and(|p| p.delivery_denied(subject))
+    }
+
+    /// Takes over everything in `staged` and leaves it empty. Returns the pending bytes then. Over the
+    /// limit the connection is closed as a slow consumer.
+    pub(crate) fn append(&self, staged: &mut BytesMut) -> usize {
+        let mut state = self.state.lock();
+        if state.close.is_some() {
+            staged.clear();
+            return 0;
+        }
+        state.pending += staged.len();
+        if state.buffer.is_empty() {
+            std::mem::swap(&mut state.buffer, staged);
+        } else {
+            state.buffer.extend_from_slice(staged);
+        }
+        staged.clear();
+        if state.pending > self.pending_max {
+            self.close_locked(&mut state, Close::SlowPending);
+        }
+        state.pending
+    }
+
+    /// Appends what `write` writes.
+    pub(crate) fn append_with(&self, write: impl FnOnce(&mut BytesMut)) {
+        let mut state = self.state.lock();
+        if state.close.is_some() {
+            return;
+        }
+        let before = state.buffer.len();
+        write(&mut state.buffer);
+        state.pending += state.buffer.len() - before;
+        if state.pending > self.pending_max {
+            self.close_locked(&mut state, Close::SlowPending);
+        }
+    }
+
+    /// Writes to the socket from the caller's task, or wakes the connection's task to do it.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state.lock();
+        for _ in 0..FLUSH_ROUNDS_MAX {
+            if state.pending == 0 || state.writing || state.blocked.is_some() {
+                if state.close.is_some() {
+                    break;
+                }
+                return;
+            }
+            let Some(socket) = state.socket.take() else { break };
+            let mut chunk = state.take_chunk();
+            drop(state);
+            let before = chunk.len();
+            let result = write_now(&socket, &mut chunk);
+            state = self.state.lock();
+            if state.close != Some(Close::Gone) {
+                state.socket = Some(socket);
+            }
+            if !self.after_write(&mut state, chunk, before, result) {
+                break;
+            }
+        }
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// Takes bytes to write for a task that writes itself; [`Self::wrote`] has to follow.
+    pub(crate) fn take_chunk(&self) -> Option<BytesMut> {
+        let mut state = self.state.lock();
+        if state.pending == 0 || state.writing {
+            return None;
+        }
+        Some(state.take_chunk())
+    }
+
+    /// Gives back what is left of a chunk of `before` bytes.
+    pub(crate) fn wrote(&self, chunk: BytesMut, before: usize, result: io::Result<()>) -> bool {
+        let mut state = self.state.lock();
+        self.after_write(&mut state, chunk, before, result)
+    }
+
+    /// Books a write. Returns whether the socket takes more.
+    fn after_write(
+        &self,
+        state: &mut State,
+        mut chunk: BytesMut,
+        before: usize,
+        result: io::Result<()>,
+    ) -> bool {
+        state.writing = false;
+        if state.close == Some(Close::Gone) {
+            return false;
+        }
+        state.pending = state.pending.saturating_sub(before - chunk.len());
+        if state.stalled && state.pending < DRAINED_BYTES {
+            state.stalled = false;
+            self.drained.notify_waiters();
+        }
+        match result {
+            Ok(()) => {
+                if state.buffer.capacity() == 0 && chunk.capacity() <= SPARE_BYTES_MAX {
+                    chunk.clear();
+                    state.buffer = chunk;
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                state.front = chunk;
+                state.blocked = Some(Instant::now());
+                false
+            }
+            Err(_) => {
+                self.close_locked(state, Close::Gone);
+                false
+            }
+        }
+    }
+
+    /// Ends the connection. The first reason stays.
+    pub(crate) fn close(&self, reason: Close) {
+        self.close_locked(&mut self.state.lock(), reason);
+    }
+
+    fn close_locked(&self, state: &mut State, reason: Close) {
+        if state.close.is_none() {
+            state.close = Some(reason);
+            self.closed.store(true, Ordering::Relaxed);
+            state.stalled = false;
+            self.drained.notify_waiters();
+            self.waker.wake();
+        }
+    }
+
+    pub(crate) fn close_reason(&self) -> Option<Close> {
+        self.state.lock().close
+    }
+
+    /// Drops the socket's writing side and all bytes: nobody writes to it any more.
+    pub(crate) fn detach(&self) {
+        let mut state = self.state.lock();
+        self.close_locked(&mut state, Close::Gone);
+        state.close = Some(Close::Gone);
+        state.socket = None;
+        state.front = BytesMut::new();
+        state.buffer = BytesMut::new();
+        state.expired = Vec::new();
+        state.pending = 0;
+    }
+
+    /// Registers the connection's task to be woken by [`Self::flush`], [`Self::wake`] and closing.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// For the connection's task: since when the socket is full, if it is.
+    pub(crate) fn blocked_since(&self) -> Option<Instant> {
+        self.state.lock().blocked
+    }
+
+    /// The socket has room again.
+    pub(crate) fn unblock(&self) {
+        self.state.lock().blocked = None;
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.state.lock().pending
+    }
+
+    /// Whether the pending bytes are over this share of the limit, in percent.
+    pub(crate) fn is_over(&self, pending: usize, percent: usize) -> bool {
+        pending > self.pending_max / 100 * percent
+    }
+
+    /// Resolves when the receiver has caught up, at the latest after `longest`.
+    pub(crate) async fn caught_up(&self, longest: Duration) {
+        let mut drained = std::pin::pin!(self.drained.notified());
+        drained.as_mut().enable();
+        {
+            let mut state = self.state.lock();
+            if state.close.is_some() || state.pending < DRAINED_BYTES {
+                return;
+            }
+            state.stalled = true;
+        }
+        let _ = tokio::time::timeout(longest, drained).await;
+    }
+
+    /// A subscription reached its maximum; the connection forgets its sid.
+    pub(crate) fn expire(&self, subscription: Arc<Subscription>) {
+        let mut state = self.state.lock();
+        if state.close.is_none() {
+            state.expired.push(subscription);
+            self.waker.wake();
+        }
+    }
+
+    pub(crate) fn take_expired(&self) -> Vec<Arc<Subscription>> {
+        std::mem::take(&mut self.state.lock().expired)
+    }
+
+    /// Frees empty buffers. Returns whether nothing is pending.
+    pub(crate) fn shrink(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.pending == 0 && !state.writing {
+            state.buffer = BytesMut::new();
+            state.front = BytesMut::new();
+        }
+        state.pending == 0
+    }
+}
+
+impl State {
+    fn take_chunk(&mut self) -> BytesMut {
+        self.writing = true;
+        if self.front.is_empty() {
+            std::mem::take(&mut self.buffer)
+        } else {
+            std::mem::take(&mut self.front)
+        }
+    }
+}
+
+/// Writes until everything is written or the socket is full; keeps the rest in `chunk`.
+fn write_now(socket: &OwnedWriteHalf, chunk: &mut BytesMut) -> io::Result<()> {
+    let mut written = 0;
+    while written < chunk.len() {
+        match socket.try_write(&chunk[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(more) => written += more,
+            Err(error) => {
+                chunk.advance(written);
+                return Err(error);
+            }
+        }
+    }
+    // Not `advance`: the whole capacity stays usable.
+    chunk.clear();
+    Ok(())
+}
+
+/// Waits until an outbound without a socket of its own has bytes or is closed.
+pub(crate) fn poll_work(outbound: &Outbound, cx: &Context<'_>) -> bool {
+    outbound.register(cx.waker());
+    let state = outbound.state.lock();
+    state.close.is_some() || state.pending > 0
+}
+
+impl fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbound").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+//! What all connections and routes of one broker share.
+//!
+//! Owns the tables, the counters, the registry of connections and the pool of engines for publishes
+//! from inside the node.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use unibus_proto::NodeId;
+use unibus_proto::encoder;
+use unibus_proto::handshake::ServerInfo;
+
+use crate::fanout::{Fanout, Message, Reach};
+use crate::options::{BrokerOptions, Limits};
+use crate::outbound::{Close, Outbound};
+use crate::ports::{Authenticator, Origin, Publication};
+use crate::service::ServiceTable;
+use crate::stats::Counters;
+use crate::table::Table;
+
+/// Engines kept for later internal publishes.
+const ENGINES_KEPT_MAX: usize = 8;
+
+pub(crate) struct Shared {
+    pub(crate) options: BrokerOptions,
+    pub(crate) auth: Arc<dyn Authenticator>,
+    pub(crate) info: ArcSwap<ServerInfo>,
+    pub(crate) table: RwLock<Table>,
+    pub(crate) services: ArcSwap<ServiceTable>,
+    pub(crate) counters: Counters,
+    pub(crate) node: ArcSwap<NodeId>,
+    pub(crate) clients: Mutex<HashMap<u64, Client, std::hash::RandomState>>,
+    engines: Mutex<Vec<Fanout>>,
+    interest: watch::Sender<u64>,
+    next_id: AtomicU64,
+    internal: Origin,
+}
+
+/// A registered client connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) outbound: Arc<Outbound>,
+    /// It takes INFO at any time.
+    pub(crate) follows_info: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(options: BrokerOptions, auth: Arc<dyn Authenticator>) -> Self {
+        Self {
+            info: ArcSwap::from_pointee(server_info(&options)),
+            options,
+            auth,
+            table: RwLock::new(Table::default()),
+            services: ArcSwap::default(),
+            counters: Counters::default(),
+            node: ArcSwap::from_pointee(NodeId(0)),
+            clients: Mutex::new(HashMap::default()),
+            engines: Mutex::new(Vec::new()),
+            interest: watch::Sender::new(0),
+            next_id: AtomicU64::new(1),
+            internal: Origin { internal: true, ..Origin::default() },
+        }
+    }
+
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn interest_receiver(&self) -> watch::Receiver<u64> {
+        self.interest.subscribe()
+    }
+
+    /// Tells those who watch that local or remote interest changed.
+    pub(crate) fn interest_changed(&self) {
+        if self.interest.receiver_count() > 0 {
+            self.interest.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    /// Runs `publish` with an engine under the table's read lock, then lets the receivers' tasks write.
+    pub(crate) fn with_engine<T>(&self, publish: impl FnOnce(&mut Internal<'_>) -> T) -> T {
+        let kept = self.engines.lock().pop();
+        let mut engine = kept.unwrap_or_else(Fanout::new);
+        let services = self.services.load();
+        let result = {
+            // Recursive: a service may publish from `deliver`, inside its publisher's burst.
+            let table = self.table.read_recursive();
+            engine.sync(&table, &services);
+            let result = publish(&mut Internal {
+                engine: &mut engine,
+                table: &table,
+                services: &services,
+                origin: &self.internal,
+            });
+            engine.hand_over();
+            result
+        };
+        engine.wake();
+        self.finish(engine);
+        result
+    }
+
+    fn finish(&self, mut engine: Fanout) {
+        self.counters.book(engine.tally());
+        engine.take_stalling();
+        engine.take_fed().for_each(drop);
+        if engine.has_expired() {
+            self.reap_later(&mut engine);
+        }
+        let mut engines = self.engines.lock();
+        if engines.len() < ENGINES_KEPT_MAX {
+            engines.push(engine);
+        }
+    }
+
+    /// An internal publish may run inside a burst, under the table's read lock: then the write lock can
+    /// only be taken elsewhere. The subscriptions count no more deliveries meanwhile.
+    fn reap_later(&self, engine: &mut Fanout) {
+        for subscription in engine.take_expired() {
+            let outbound = Arc::clone(&subscription.outbound);
+            outbound.expire(subscription);
+        }
+    }
+
+    pub(crate) fn register(&self, outbound: &Arc<Outbound>) {
+        let client = Client { outbound: Arc::clone(outbound), follows_info: false };
+        self.clients.lock().insert(outbound.id, client);
+    }
+
+    pub(crate) fn unregister(&self, id: u64) {
+        self.clients.lock().remove(&id);
+    }
+
+    pub(crate) fn follows_info(&self, id: u64) {
+        if let Some(client) = self.clients.lock().get_mut(&id) {
+            client.follows_info = true;
+        }
+    }
+
+    /// Changes INFO and sends it to the clients that take it at any time.
+    pub(crate) fn announce(&self, change: impl Fn(&mut ServerInfo)) {
+        self.info.rcu(|info| {
+            let mut next = ServerInfo::clone(info);
+            change(&mut next);
+            next
+        });
+        let info = self.info.load_full();
+        let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
+        for client in clients.iter().filter(|client| client.follows_info) {
+            let own = ServerInfo { client_id: client.outbound.id, ..ServerInfo::clone(&info) };
+            client.outbound.append_with(|out| encoder::info(out, &own));
+            client.outbound.wake();
+        }
+    }
+
+    pub(crate) fn close_all(&self) {
+        let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
+        for client in clients {
+            client.outbound.close(Close::Shutdown);
+        }
+    }
+}
+
+fn server_info(options: &BrokerOptions) -> ServerInfo {
+    ServerInfo {
+        server_id: options.server_id.clone(),
+        server_name: options.server_name.clone(),
+        version: options.version.clone(),
+        proto: 1,
+        go: "rust".into(),
+        host: options.host.clone(),
+        port: options.port,
+        headers: true,
+        auth_required: options.auth_required,
+        tls_required: options.tls.is_some(),
+        max_payload: options.limits.payload_bytes_max as u64,
+        jetstream: options.jetstream,
+        cluster: options.cluster.clone(),
+        connect_urls: options.connect_urls.clone(),
+        api_lvl: options.api_level,
+        ..ServerInfo::default()
+    }
+}
+
+/// Publishes from inside the node, several at once: see [`crate::Broker::batch`].
+#[derive(Debug)]
+pub struct Internal<'a> {
+    engine: &'a mut Fanout,
+    table: &'a Table,
+    services: &'a ServiceTable,
+    origin: &'a Origin,
+}
+
+impl Internal<'_> {
+    /// Publishes one message. Returns the number of receivers: local, peers and services.
+    pub fn publish(&mut self, publication: Publication<'_>) -> usize {
+        let message = Message {
+            subject: publication.subject,
+            shown: publication.shown,
+            reply: publication.reply,
+            header_len: publication.header_len,
+            data: publication.data,
+        };
+        let services = publication.capture.then_some(self.origin);
+        let reach = Reach { peers: true, services, except: None };
+        let receivers =
+            self.engine.publish(self.table, self.services, &message, &reach, |_| true).unwrap_or(0);
+        if self.engine.is_full() {
+            self.engine.hand_over();
+            self.engine.wake();
+        }
+        receivers
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! The shared subscription table: who on this node and which peers want what.
+//!
+//! Owns the one lock of the hot path. Publishing holds it for reading during one burst (a read's worth
+//! of operations, without waiting); a change takes it for writing. So when a change returns, no burst
+//! that saw the old table still has deliveries in hand: after UNSUB or a revocation nothing more is
+//! queued for that subscription. Peers hear of a change inside the same lock, before any message that
+//! depends on it.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use unibus_proto::NodeId;
+use unibus_proto::interest::{InterestChange, InterestTable, RemoteInterest};
+use unibus_proto::permissions::Permissions;
+use unibus_proto::route;
+
+use crate::outbound::{Close, Outbound};
+use crate::subscription::Subscription;
+
+/// A peer's place in the table.
+pub(crate) type PeerSlot = u32;
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) local: InterestTable<Arc<Subscription>>,
+    pub(crate) remote: RemoteInterest<PeerSlot>,
+    peers: Vec<Option<Peer>>,
+    /// Counts peers that came or went.
+    peers_generation: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Peer {
+    node: NodeId,
+    outbound: Arc<Outbound>,
+}
+
+/// Equal values mean equal match results.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct TableGeneration(u64, u64, u64);
+
+impl Table {
+    pub(crate) fn generation(&self) -> TableGeneration {
+        let local = self.local.sublist().generation();
+        TableGeneration(local, self.remote.generation(), self.peers_generation)
+    }
+
+    pub(crate) fn peer(&self, slot: PeerSlot) -> Option<&Arc<Outbound>> {
+        self.peers.get(slot as usize)?.as_ref().map(|peer| &peer.outbound)
+    }
+
+    pub(crate) fn peers_count(&self) -> usize {
+        self.peers.iter().flatten().count()
+    }
+
+    /// Adds a subscription and tells the peers.
+    pub(crate) fn subscribe(&mut self, filter: &[u8], subscription: &Arc<Subscription>) {
+        let queue = subscription.queue.as_deref();
+        let (handle, weight) = self.local.insert(filter, queue, Arc::clone(subscription));
+        subscription.set_handle(handle);
+        if let Some(weight) = weight {
+            self.tell(InterestChange { filter, queue, weight });
+        }
+    }
+
+    /// Removes a subscription and tells the peers. Safe to repeat.
+    pub(crate) fn unsubscribe(&mut self, subscription: &Arc<Subscription>) {
+        if subscription.is_closed() {
+            return;
+        }
+        subscription.close();
+        let queue = subscription.queue.as_deref();
+        let mut filter = Vec::new();
+        if self.peers_count() > 0 {
+            self.local.sublist().filter_of(subscription.handle(), &mut filter);
+        }
+        let same = |known: &Arc<Subscription>| Arc::ptr_eq(known, subscription);
+        if let Some(weight) = self.local.remove(subscription.handle(), queue, same) {
+            self.tell(InterestChange { filter: &filter, queue, weight });
+        }
+    }
+
+    /// The filter text of a subscription that is in the table.
+    pub(crate) fn filter_of(&self, subscription: &Subscription) -> Vec<u8> {
+        let mut filter = Vec::new();
+        self.local.sublist().filter_of(subscription.handle(), &mut filter);
+        filter
+    }
+
+    /// Applies new permissions to a connection's subscriptions: marks those whose deliveries have to be
+    /// checked, and removes and returns (with filter) those no longer allowed.
+    pub(crate) fn restrict<'a>(
+        &mut self,
+        permissions: &Permissions,
+        subscriptions: impl Iterator<Item = &'a Arc<Subscription>>,
+    ) -> Vec<(Arc<Subscription>, Vec<u8>)> {
+        let mut refused = Vec::new();
+        for subscription in subscriptions.filter(|s| !s.is_closed()) {
+            let filter = self.filter_of(subscription);
+            if permissions.can_subscribe(&filter, subscription.queue.as_deref()) {
+                subscription.set_checked(permissions.needs_delivery_check(&filter));
+            } else {
+                refused.push((Arc::clone(subscription), filter));
+            }
+        }
+        for (subscription, _) in &refused {
+            self.unsubscribe(subscription);
+        }
+        self.local.touch();
+        refused
+    }
+
+    /// Adds a peer, whose outbound gets the hello and the whole table first. A route that the same node
+    /// had before is closed.
+    pub(crate) fn attach(&mut self, this: NodeId, node: NodeId, outbound: &Arc<Outbound>) -> PeerSlot {
+        if let Some(old) = self.peers.iter().position(|p| p.as_ref().is_some_and(|p| p.node == node)) {
+            self.drop_slot(old as PeerSlot);
+        }
+        let mut out = BytesMut::new();
+        route::hello(&mut out, this);
+        self.local.for_each(|change| route::interest(&mut out, change));
+        route::synced(&mut out);
+        outbound.append(&mut out);
+        self.peers_generation += 1;
+        let peer = Some(Peer { node, outbound: Arc::clone(outbound) });
+        if let Some(free) = self.peers.iter().position(Option::is_none) {
+            self.peers[free] = peer;
+            return free as PeerSlot;
+        }
+        self.peers.push(peer);
+        (self.peers.len() - 1) as PeerSlot
+    }
+
+    /// Removes a peer, unless another route took the slot over.
+    pub(crate) fn detach(&mut self, slot: PeerSlot, outbound: &Arc<Outbound>) {
+        if self.peer(slot).is_some_and(|known| Arc::ptr_eq(known, outbound)) {
+            self.drop_slot(slot);
+        }
+    }
+
+    fn drop_slot(&mut self, slot: PeerSlot) {
+        self.peers_generation += 1;
+        self.remote.forget(slot);
+        if let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::take) {
+            peer.outbound.close(Close::Gone);
+        }
+    }
+
+    /// Takes over what a peer said. Nothing once its route has been replaced.
+    pub(crate) fn hear(&mut self, slot: PeerSlot, from: &Arc<Outbound>, change: InterestChange<'_>) {
+        if self.peer(slot).is_some_and(|known| Arc::ptr_eq(known, from)) {
+            self.remote.set(slot, change);
+        }
+    }
+
+    fn tell(&self, change: InterestChange<'_>) {
+        for peer in self.peers.iter().flatten() {
+            peer.outbound.append_with(|out| route::interest(out, change));
+            peer.outbound.wake();
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! Message bodies: one folder per stream, one file per block, written at the place the state
+//! assigns. Nothing is synced here until a checkpoint asks; until then the log is the durable copy
+//! and replay writes the same bytes to the same place. Never decides where a record goes, never
+//! deletes a file that the newest checkpoint still needs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use unibus_state::{BlockId, BlockSink, Location, StreamUid};
+
+use crate::errors::StorageError;
+
+/// File header: magic, format version, stream uid. Offsets of the state start after it.
+const HEADER_BYTES: u64 = 16;
+const MAGIC: &[u8; 4] = b"UBLK";
+const FORMAT: u32 = 1;
+/// Open block files that are kept, files.
+const OPEN_FILES_MAX: usize = 256;
+/// A coalesced write is closed at this size, bytes.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Copies made for a digest or a hash go through a buffer of this size, bytes.
+const COPY_BYTES: usize = 256 << 10;
+
+/// Stream uid and block number.
+pub(crate) type BlockKey = (u64, u32);
+
+/// All block files of a node, and the cache of what was written last.
+#[derive(Debug)]
+pub(crate) struct BlockStore {
+    root: PathBuf,
+    cache: Mutex<Cache>,
+    files: Mutex<Files>,
+    pending: Mutex<BlockCut>,
+}
+
+/// What happened to the files since the last checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct BlockCut {
+    /// Written and not synced.
+    pub(crate) dirty: BTreeSet<BlockKey>,
+    /// No longer referenced by the state.
+    pub(crate) dropped_blocks: BTreeSet<BlockKey>,
+    /// Streams no longer referenced by the state.
+    pub(crate) dropped_streams: BTreeSet<u64>,
+}
+
+impl BlockStore {
+    /// Opens (creates) the store under `root` with a cache of `cache_bytes`.
+    pub(crate) fn open(root: PathBuf, cache_bytes: usize) -> Result<Self, StorageError> {
+        fs::create_dir_all(&root).map_err(StorageError::io("create", &root))?;
+        Ok(Self {
+            root,
+            cache: Mutex::new(Cache::new(cache_bytes)),
+            files: Mutex::new(Files::default()),
+            pending: Mutex::new(BlockCut::default()),
+        })
+    }
+
+    /// The record at `at`: from the cache, else from its file.
+    pub(crate) fn read(&self, at: &Location) -> Result<Bytes, StorageError> {
+        let key = (at.stream.0, at.block.0);
+        if let Some(bytes) = self.cache.lock().get(key, at.offset, at.len) {
+            return Ok(bytes);
+        }
+        let missing = || StorageError::Missing {
+            stream: key.0,
+            block: key.1,
+            offset: at.offset,
+        };
+        let path = self.path(key);
+        let file = self.file(key, false).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                missing()
+            } else {
+                StorageError::io("open", &path)(error)
+            }
+        })?;
+        let mut record = vec![0u8; at.len as usize];
+        match file.read_exact_at(&mut record, HEADER_BYTES + u64::from(at.offset)) {
+            Ok(()) => Ok(Bytes::from(record)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(missing()),
+            Err(error) => Err(StorageError::io("read", path)(error)),
+        }
+    }
+
+    /// Bytes in the cache.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache.lock().bytes
+    }
+
+    /// Starts collecting the writes of one apply.
+    pub(crate) fn writer(&self) -> BlockWriter<'_> {
+        BlockWriter {
+            store: self,
+            open: Vec::new(),
+            ready: Vec::new(),
+            dropped: BlockCut::default(),
+        }
+    }
+
+    /// Takes what a checkpoint has to sync and what it may delete once it is durable.
+    pub(crate) fn cut(&self) -> BlockCut {
+        std::mem::take(&mut *self.pending.lock())
+    }
+
+    /// Gives back a cut whose checkpoint failed.
+    pub(crate) fn uncut(&self, cut: BlockCut) {
+        let mut pending = self.pending.lock();
+        pending.dirty.extend(cut.dirty);
+        pending.dropped_blocks.extend(cut.dropped_blocks);
+        pending.dropped_streams.extend(cut.dropped_streams);
+    }
+
+    /// Syncs the files of a cut and the folders that hold them.
+    pub(crate) fn sync(&self, cut: &BlockCut) -> Result<(), StorageError> {
+        let mut folders = BTreeSet::new();
+        for key in &cut.dirty {
+            let path = self.path(*key);
+            match self.file(*key, false).and_then(|file| file.sync_data()) {
+                Ok(()) => {
+                    folders.insert(key.0);
+                }
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && (cut.dropped_blocks.contains(key)
+                            || cut.dropped_streams.contains(&key.0)) => {}
+                Err(error) => return Err(StorageError::io("sync", path)(error)),
+            }
+        }
+        for stream in &folders {
+            sync_dir(&self.folder(*stream))?;
+        }
+        sync_dir(&self.root)
+    }
+
+    /// Deletes what a durable checkpoint no longer references.
+    pub(crate) fn remove_dropped(&self, cut: &BlockCut) {
+        for key in &cut.dropped_blocks {
+            self.files.lock().close(*key);
+            remove_quietly(&self.path(*key));
+        }
+        for stream in &cut.dropped_streams {
+            self.files.lock().close_stream(*stream);
+            let folder = self.folder(*stream);
+            if let Err(error) = fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %folder.display(), %error, "dropped stream folder stays");
+            }
+        }
+    }
+
+    /// Hard-links a block file to `to`.
+    pub(crate) fn link_out(&self, key: BlockKey, to: &Path) -> Result<(), StorageError> {
+        fs::hard_link(self.path(key), to).map_err(StorageError::io("link", self.path(key)))
+    }
+
+    /// Makes the file at `from` the block (by hard link), replacing what is there.
+    pub(crate) fn link_in(&self, key: BlockKey, from: &Path) -> Result<(), StorageError> {
+        let folder = self.folder(key.0);
+        fs::create_dir_all(&folder).map_err(StorageError::io("create", &folder))?;
+        let aside = folder.join("incoming");
+        remove_quietly(&aside);
+        fs::hard_link(from, &aside).map_err(StorageError::io("link", from))?;
+        self.files.lock().close(key);
+        let path = self.path(key);
+        fs::rename(&aside, &path).map_err(StorageError::io("rename", path))?;
+        // rename(2) of two links of one file does nothing and leaves the first name in place.
+        remove_quietly(&aside);
+        Ok(())
+    }
+
+    /// Digest of the header and the first `len` bytes of a block, as manifests list it.
+    pub(crate) fn digest(&self, key: BlockKey, len: u32) -> Result<[u8; 32], StorageError> {
+        digest_prefix(&self.path(key), HEADER_BYTES + u64::from(len))
+    }
+
+    /// Forgets the cache and every open file, and deletes all files that are not `live`.
+    pub(crate) fn retain(&self, live: &BTreeSet<BlockKey>) -> Result<(), StorageError> {
+        *self.files.lock() = Files::default();
+        self.cache.lock().clear();
+        *self.pending.lock() = BlockCut::default();
+        for stream in list(&self.root)? {
+            let uid = u64::from_str_radix(&stream.name, 16).ok();
+            for block in list(&stream.path)? {
+                let number = block
+                    .name
+                    .strip_suffix(".blk")
+                    .and_then(|number| u32::from_str_radix(number, 16).ok());
+                let is_live = uid
+                    .zip(number)
+                    .is_some_and(|(uid, number)| live.contains(&(uid, number)));
+                if !is_live {
+                    remove_quietly(&block.path);
+                }
+            }
+            // Succeeds only for folders that are empty now.
+            drop(fs::remove_dir(&stream.path));
+        }
+        Ok(())
+    }
+
+    fn folder(&self, stream: u64) -> PathBuf {
+        self.root.join(format!("{stream:016x}"))
+    }
+
+    fn path(&self, key: BlockKey) -> PathBuf {
+        self.folder(key.0).join(format!("{:08x}.blk", key.1))
+    }
+
+    fn file(&self, key: BlockKey, create: bool) -> io::Result<Arc<File>> {
+        let mut files = self.files.lock();
+        if let Some(file) = files.get(key) {
+            return Ok(file);
+        }
+        let path = self.path(key);
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                fs::create_dir_all(self.folder(key.0))?;
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(&path)?;
+                file.write_all_at(&header(key.0), 0)?;
+                file
+            }
+            other => other?,
+        };
+        let file = Arc::new(file);
+        files.put(key, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn write(&self, chunk: &Chunk) -> Result<(), StorageError> {
+        let path = self.path(chunk.key);
+        self.file(chunk.key, true)
+            .and_then(|file| file.write_all_at(&chunk.bytes, HEADER_BYTES + u64::from(chunk.start)))
+            .map_err(StorageError::io("write", path))
+    }
+}
+
+fn header(stream: u64) -> [u8; HEADER_BYTES as usize] {
+    let mut header = [0u8; HEADER_BYTES as usize];
+    header[..4].copy_from_slice(MAGIC);
+    header[4..8].copy_from_slice(&FORMAT.to_le_bytes());
+    header[8..].copy_from_slice(&stream.to_le_bytes());
+    header
+}
+
+/// Bytes of a block file that a manifest entry of `len` covers, header included.
+pub(crate) fn file_bytes(len: u32) -> u64 {
+    HEADER_BYTES + u64::from(len)
+}
+
+/// BLAKE3 of the first `len` bytes of a file; an error if it is shorter.
+pub(crate) fn digest_prefix(path: &Path, len: u64) -> Result<[u8; 32], StorageError> {
+    let file = File::open(path).map_err(StorageError::io("open", path))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0u8; COPY_BYTES];
+    let mut at = 0u64;
+    while at < len {
+        let want = usize::try_from(len - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        file.read_exact_at(&mut buffer[..want], at)
+            .map_err(StorageError::io("read", path))?;
+        hasher.update(&buffer[..want]);
+        at += want as u64;
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// Makes the entries of a folder durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StorageError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(StorageError::io("sync", path))
+}
+
+/// Removes a file that may not be there; anything else is only worth a log line.
+pub(crate) fn remove_quietly(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a file that is not needed stays");
+    }
+}
+
+/// One entry of a folder.
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+/// The entries of a folder with readable names; empty if it is missing or not a folder.
+pub(crate) fn list(path: &Path) -> Result<Vec<Listed>, StorageError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(StorageError::io("list", path)(error)),
+    };
+    let mut listed = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(StorageError::io("list", path))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            listed.push(Listed {
+                name,
+                path: entry.path(),
+            });
+        }
+    }
+    Ok(listed)
+}
+
+/// Collects the block writes of one apply: adjacent records become one write.
+#[derive(Debug)]
+pub(crate) struct BlockWriter<'a> {
+    store: &'a BlockStore,
+    open: Vec<OpenChunk>,
+    ready: Vec<Chunk>,
+    dropped: BlockCut,
+}
+
+#[derive(Debug)]
+struct OpenChunk {
+    key: BlockKey,
+    start: u32,
+    bytes: BytesMut,
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    key: BlockKey,
+    start: u32,
+    bytes: Bytes,
+}
+
+impl BlockWriter<'_> {
+    /// Makes the records readable. Called before other readers can see the state that names them.
+    pub(crate) fn publish(&mut self) {
+        for chunk in self.open.drain(..) {
+            self.ready.push(chunk.close());
+        }
+        if !self.ready.is_empty() {
+            let mut cache = self.store.cache.lock();
+            for chunk in &self.ready {
+                cache.insert(chunk.clone());
+            }
+        }
+        let mut pending = self.store.pending.lock();
+        pending.dirty.extend(self.ready.iter().map(|chunk| chunk.key));
+        pending.dropped_blocks.append(&mut self.dropped.dropped_blocks);
+        pending.dropped_streams.append(&mut self.dropped.dropped_streams);
+    }
+
+    /// Writes the records to their files, and only then lets the cache forget.
+    pub(crate) fn write_out(self) -> Result<(), StorageError> {
+        for chunk in &self.ready {
+            self.store.write(chunk)?;
+        }
+        if !self.ready.is_empty() {
+            self.store.cache.lock().evict();
+        }
+        Ok(())
+    }
+}
+
+impl BlockSink for BlockWriter<'_> {
+    fn append(&mut self, at: &Location, record: &[&[u8]]) {
+        let key = (at.stream.0, at.block.0);
+        let position = self.open.iter().position(|chunk| chunk.key == key);
+        if let Some(position) = position {
+            let chunk = &mut self.open[position];
+            let end = chunk.start as usize + chunk.bytes.len();
+            if end == at.offset as usize && chunk.bytes.len() < CHUNK_BYTES_MAX {
+                chunk.extend(record);
+                return;
+            }
+            let full = self.open.swap_remove(position);
+            self.ready.push(full.close());
+        }
+        let mut chunk = OpenChunk {
+            key,
+            start: at.offset,
+            bytes: BytesMut::with_capacity(at.len as usize),
+        };
+        chunk.extend(record);
+        self.open.push(chunk);
+    }
+
+    fn drop_block(&mut self, stream: StreamUid, block: BlockId) {
+        self.dropped.dropped_blocks.insert((stream.0, block.0));
+    }
+
+    fn drop_stream(&mut self, stream: StreamUid) {
+        self.dropped.dropped_streams.insert(stream.0);
+    }
+}
+
+impl OpenChunk {
+    fn extend(&mut self, record: &[&[u8]]) {
+        for piece in record {
+            self.bytes.extend_from_slice(piece);
+        }
+    }
+
+    fn close(self) -> Chunk {
+        Chunk {
+            key: self.key,
+            start: self.start,
+            bytes: self.bytes.freeze(),
+        }
+    }
+}
+
+/// First in, first out: what is read from memory is what was written last.
+#[derive(Debug)]
+struct Cache {
+    bytes_max: usize,
+    bytes: usize,
+    chunks: BTreeMap<(BlockKey, u32), Bytes>,
+    order: VecDeque<(BlockKey, u32)>,
+}
+
+impl Cache {
+    fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            bytes: 0,
+            chunks: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    fn get(&self, key: BlockKey, offset: u32, len: u32) -> Option<Bytes> {
+        let (&(found, start), bytes) = self.chunks.range(..=(key, offset)).next_back()?;
+        if found != key {
+            return None;
+        }
+        let from = (offset - start) as usize;
+        let to = from.checked_add(len as usize)?;
+        (to <= bytes.len()).then(|| bytes.slice(from..to))
+    }
+
+    fn insert(&mut self, chunk: Chunk) {
+        self.bytes += chunk.bytes.len();
+        let at = (chunk.key, chunk.start);
+        if let Some(old) = self.chunks.insert(at, chunk.bytes) {
+            self.bytes -= old.len();
+        } else {
+            self.order.push_back(at);
+        }
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.bytes_max {
+            let Some(at) = self.order.pop_front() else {
+                return;
+            };
+            if let Some(old) = self.chunks.remove(&at) {
+                self.bytes -= old.len();
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.chunks.clear();
+        self.order.clear();
+        self.bytes = 0;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    open: BTreeMap<BlockKey, (Arc<File>, u64)>,
+    uses: u64,
+}
+
+impl Files {
+    fn get(&mut self, key: BlockKey) -> Option<Arc<File>> {
+        self.uses += 1;
+        let (file, used) = self.open.get_mut(&key)?;
+        *used = self.uses;
+        Some(Arc::clone(file))
+    }
+
+    fn put(&mut self, key: BlockKey, file: Arc<File>) {
+        if self.open.len() >= OPEN_FILES_MAX {
+            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                self.open.remove(&oldest);
+            }
+        }
+        self.uses += 1;
+        self.open.insert(key, (file, self.uses));
+    }
+
+    fn close(&mut self, key: BlockKey) {
+        self.open.remove(&key);
+    }
+
+    fn close_stream(&mut self, stream: u64) {
+        self.open.retain(|key, _| key.0 != stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(stream: u64, block: u32, offset: u32, len: u32) -> Location {
+        Location {
+            stream: StreamUid(stream),
+            block: BlockId(block),
+            offset,
+            len,
+        }
+    }
+
+    fn write(store: &BlockStore, records: &[(Location, &[u8])]) {
+        let mut writer = store.writer();
+        for (at, record) in records {
+            writer.append(at, &[record]);
+        }
+        writer.publish();
+        writer.write_out().unwrap();
+    }
+
+    #[test]
+    fn records_are_read_back_from_cache_and_from_file() {
+        for cache_bytes in [0, 1 << 20] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = BlockStore::open(dir.path().join("b"), cache_bytes).unwrap();
+            let (a, b, c) = (at(1, 0, 0, 3), at(1, 0, 3, 4), at(2, 7, 100, 2));
+            write(&store, &[(a, b"one"), (c, b"xy"), (b, b"four")]);
+            assert_eq!(store.read(&a).unwrap(), "one");
+            assert_eq!(store.read(&b).unwrap(), "four");
+            assert_eq!(store.read(&c).unwrap(), "xy");
+            assert_eq!(store.cached_bytes(), if cache_bytes == 0 { 0 } else { 9 });
+            assert!(matches!(
+                store.read(&at(1, 0, 50, 3)),
+                Err(StorageError::Missing { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn dropped_files_go_only_when_the_cut_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlockStore::open(dir.path().join("b"), 0).unwrap();
+        let (a, b) = (at(1, 0, 0, 3), at(1, 1, 0, 3));
+        write(&store, &[(a, b"one"), (b, b"two")]);
+        let mut writer = store.writer();
+        writer.drop_block(StreamUid(1), BlockId(0));
+        writer.publish();
+        writer.write_out().unwrap();
+        let cut = store.cut();
+        store.sync(&cut).unwrap();
+        assert_eq!(store.read(&a).unwrap(), "one");
+        store.remove_dropped(&cut);
+        assert!(store.read(&a).is_err());
+        assert_eq!(store.read(&b).unwrap(), "two");
+    }
+
+    #[test]
+    fn retain_deletes_what_is_not_live() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlockStore::open(dir.path().join("b"), 0).unwrap();
+        let (a, b) = (at(1, 0, 0, 3), at(2, 0, 0, 3));
+        write(&store, &[(a, b"one"), (b, b"two")]);
+        store.retain(&BTreeSet::from([(2, 0)])).unwrap();
+        assert!(store.read(&a).is_err());
+        assert_eq!(store.read(&b).unwrap(), "two");
+    }
+}

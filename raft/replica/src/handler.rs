@@ -1,0 +1,161 @@
+//! What this node does for its peers: raft's calls, snapshot transfers, forwarded proposals, read
+//! index, barriers and joins. Everything whose order matters happens before the future is polled.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use futures::future::{BoxFuture, FutureExt, ready};
+use unibus_proto::NodeId;
+
+use crate::codec;
+use crate::errors::{AdmitError, ProposeError};
+use crate::membership;
+use crate::network::Kind;
+use crate::queue::Answer;
+use crate::read::read_index;
+use crate::replica::{GROUP, Inner};
+use crate::rpc::{
+    JoinAnswer, ProposeAnswer, decode_barrier, decode_join, decode_propose, decode_read,
+    encode_index, encode_join_answer, encode_propose_answer,
+};
+use crate::transport::{GroupId, RpcClass, RpcHandler};
+use crate::types::AppendEntriesResponse;
+
+/// A peer may not make a barrier wait longer than this.
+const BARRIER_MAX: Duration = Duration::from_secs(30);
+
+/// Serves peers. Holds the replica alive as long as the transport may call.
+pub(crate) struct Handler {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl RpcHandler for Handler {
+    fn handle(
+        &self,
+        from: NodeId,
+        class: RpcClass,
+        group: GroupId,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        if group != GROUP {
+            return ready(Err(format!("unknown group {}", group.0))).boxed();
+        }
+        let inner = Arc::clone(&self.inner);
+        match class {
+            RpcClass::Vote | RpcClass::Append => raft_call(inner, request).boxed(),
+            RpcClass::Snapshot => async move {
+                inner.contact.heard();
+                inner
+                    .receiver
+                    .handle(request, &inner.shared, &inner.raft)
+                    .await
+            }
+            .boxed(),
+            RpcClass::Propose => propose(&inner, request),
+            RpcClass::Read => read(inner, request).boxed(),
+            RpcClass::Barrier => barrier(inner, request).boxed(),
+            RpcClass::Join => join(inner, from, request).boxed(),
+            RpcClass::Leader => ready(Err("not served by the replica".to_owned())).boxed(),
+        }
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+async fn raft_call(inner: Arc<Inner>, mut request: Bytes) -> Result<Bytes, String> {
+    let kind = request
+        .try_get_u8()
+        .ok()
+        .and_then(Kind::from_wire)
+        .ok_or("unknown kind of call")?;
+    let raft = &inner.raft;
+    match kind {
+        Kind::Append => {
+            let call = codec::decode_append_request(request).map_err(text)?;
+            let answer = raft.append_entries(call).await.map_err(text)?;
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                inner.contact.heard();
+            }
+            codec::encode_append_response(&answer).map_err(text)
+        }
+        Kind::Vote => {
+            let call = codec::decode_vote_request(&request).map_err(text)?;
+            let answer = raft.vote(call).await.map_err(text)?;
+            codec::encode_vote_response(&answer).map_err(text)
+        }
+        Kind::PreVote => {
+            let call = codec::decode_vote_request(&request).map_err(text)?;
+            let answer = raft.pre_vote(call).await.map_err(text)?;
+            codec::encode_vote_response(&answer).map_err(text)
+        }
+        Kind::TransferLeader => {
+            let call = codec::decode_transfer_request(&request).map_err(text)?;
+            let answer = raft.handle_transfer_leader(call).await.map_err(text)?;
+            codec::encode_transfer_response(&answer).map_err(text)
+        }
+    }
+}
+
+/// Enqueues at once; only waiting for the outcome is left to the future.
+fn propose(inner: &Inner, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    let parts = match decode_propose(request) {
+        Ok(parts) => parts,
+        Err(error) => return ready(Err(text(error))).boxed(),
+    };
+    let answer = inner.queue.push(parts, true);
+    async move {
+        let answer: Answer = answer.await.unwrap_or(Err(ProposeError::Stopped));
+        Ok(encode_propose_answer(&match answer {
+            Ok(proposed) => ProposeAnswer::Applied {
+                index: proposed.index,
+                outcomes: proposed.outcomes,
+            },
+            Err(
+                ProposeError::NoLeader
+                | ProposeError::TimedOut {
+                    maybe_applied: false,
+                },
+            ) => ProposeAnswer::NotLeader,
+            Err(ProposeError::Overloaded) => ProposeAnswer::Overloaded,
+            Err(ProposeError::TimedOut { .. } | ProposeError::Stopped) => ProposeAnswer::Unknown,
+        }))
+    }
+    .boxed()
+}
+
+async fn read(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
+    decode_read(request).map_err(text)?;
+    let leads = inner.leadership.borrow().leader == Some(inner.id);
+    let index = if leads {
+        // Concurrent requests of peers are rare (each batches), so none are batched here.
+        read_index(&inner.raft, inner.options.election_max).await
+    } else {
+        None
+    };
+    Ok(encode_index(index))
+}
+
+async fn barrier(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
+    let (index, within_ms) = decode_barrier(request).map_err(text)?;
+    let within = Duration::from_millis(within_ms).min(BARRIER_MAX);
+    inner
+        .wait_applied(index, Instant::now() + within)
+        .await
+        .map_err(text)?;
+    Ok(encode_index(Some(index)))
+}
+
+async fn join(inner: Arc<Inner>, from: NodeId, request: Bytes) -> Result<Bytes, String> {
+    let join = decode_join(request).map_err(text)?;
+    tracing::info!(from = from.0, id = join.id.0, name = %join.name, "asked to admit a node");
+    let answer = match membership::admit(&inner, &join).await {
+        Ok(()) => JoinAnswer::Admitted,
+        Err(AdmitError::NoLeader | AdmitError::Stopped) => JoinAnswer::NoLeader,
+        Err(AdmitError::NotCaughtUp(_)) => JoinAnswer::NotCaughtUp,
+        Err(AdmitError::Refused(reason)) => JoinAnswer::Refused(reason),
+    };
+    Ok(encode_join_answer(&answer))
+}

@@ -1,0 +1,427 @@
+//! Reads the log back. It changes nothing on disk before everything has been checked.
+//!
+//! Segments in front of the last one were synced before their successor took its first record, so
+//! anything wrong in them is damage. In the last one a bad record is a torn tail exactly when
+//! nothing behind it claims that its place was synced (`record`: the `durable` field): a power cut
+//! may keep any subset of the pages of a write that was never synced. Otherwise it is damage.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::index::{GroupIndex, Logged, Place};
+use super::keeper;
+use super::record::{self, ALIGN, Found, HEAD_BYTES, Kind};
+use super::segment::{self, HEADER_BYTES, Segment};
+use super::writer::Tail;
+use super::{Cut, LogError, LogOptions, OpenReport};
+use crate::codec;
+use crate::transport::GroupId;
+use crate::types::Vote;
+
+/// Says that the directory holds a log. Without it, no segments means a new log; with it, no
+/// segments means that they were lost.
+const MARKER: &str = "FORMAT";
+
+/// A log that has been read.
+pub(super) struct Recovered {
+    pub(super) segments: BTreeMap<u64, Arc<Segment>>,
+    pub(super) groups: BTreeMap<GroupId, Arc<Mutex<GroupIndex>>>,
+    pub(super) tail: Tail,
+    pub(super) report: OpenReport,
+}
+
+/// Reads the log in `dir`, or makes an empty one.
+pub(super) fn open(dir: &Path, options: &LogOptions) -> Result<Recovered, LogError> {
+    let sequences = list(dir)?;
+    let is_marked = dir.join(MARKER).exists();
+    if sequences.is_empty() && !is_marked {
+        return create(dir, options);
+    }
+    let mut segments = Vec::with_capacity(sequences.len());
+    for sequence in check_gaps(dir, &sequences)? {
+        segments.push(Arc::new(Segment::open(dir, sequence)?));
+    }
+    let mut scan = Scan::default();
+    let tail = scan.run(dir, &mut segments)?;
+    scan.check_complete(dir, &segments)?;
+    if !is_marked {
+        write_marker(dir)?;
+    }
+    finish(dir, scan, segments, tail)
+}
+
+/// Sequence numbers of the segments in `dir`, in order.
+fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
+    let mut sequences = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| LogError::io("list", dir, e))? {
+        let name = entry
+            .map_err(|e| LogError::io("list", dir, e))?
+            .file_name();
+        sequences.extend(name.to_str().and_then(segment::parse_name));
+    }
+    sequences.sort_unstable();
+    Ok(sequences)
+}
+
+fn check_gaps(dir: &Path, sequences: &[u64]) -> Result<Vec<u64>, LogError> {
+    let Some((&first, &last)) = sequences.first().zip(sequences.last()) else {
+        return Err(LogError::Missing {
+            file: dir.join(segment::file_name(1)),
+            detail: "the directory was a log and has no segments".to_owned(),
+        });
+    };
+    for (expected, &found) in (first..=last).zip(sequences) {
+        if expected != found {
+            return Err(LogError::Missing {
+                file: dir.join(segment::file_name(expected)),
+                detail: format!("segments {first} to {last} are there"),
+            });
+        }
+    }
+    Ok(sequences.to_vec())
+}
+
+/// A new log: its first segment, then the marker.
+fn create(dir: &Path, options: &LogOptions) -> Result<Recovered, LogError> {
+    let bytes = keeper::segment_bytes(options);
+    let spare = keeper::create(dir, bytes)?;
+    let segment = Segment::activate(dir, &spare.path, spare.file, bytes, 1)?;
+    write_marker(dir)?;
+    let end = End {
+        offset: HEADER_BYTES,
+        cut: None,
+        zero_from: None,
+        is_tail_before_last: false,
+    };
+    let mut scan = Scan::default();
+    scan.report.segments = 1;
+    finish(dir, scan, vec![Arc::new(segment)], end)
+}
+
+fn write_marker(dir: &Path) -> Result<(), LogError> {
+    let path = dir.join(MARKER);
+    let text = format!("unibus-log {}\n", segment::FORMAT);
+    fs::write(&path, text)
+        .and_then(|()| fs::File::open(&path)?.sync_all())
+        .map_err(|e| LogError::io("write", &path, e))?;
+    segment::sync_dir(dir)
+}
+
+/// Makes the end of the log clean and durable, and builds what the log runs on.
+fn finish(
+    dir: &Path,
+    mut scan: Scan,
+    mut segments: Vec<Arc<Segment>>,
+    end: End,
+) -> Result<Recovered, LogError> {
+    if end.is_tail_before_last
+        && let Some(unused) = segments.pop()
+    {
+        fs::remove_file(&unused.path).map_err(|e| LogError::io("remove", &unused.path, e))?;
+        segment::sync_dir(dir)?;
+    }
+    let Some(tail) = segments.last().map(Arc::clone) else {
+        return Err(LogError::Missing {
+            file: dir.join(segment::file_name(1)),
+            detail: "there is no segment".to_owned(),
+        });
+    };
+    if let Some(from) = end.zero_from {
+        // Records behind the cut must never be found again behind new ones.
+        segment::zero(&tail.file, u64::from(from), u64::from(tail.bytes))
+            .map_err(|e| LogError::io("fill", &tail.path, e))?;
+    }
+    // What a killed process wrote may be in the page cache only; raft is about to be told of it.
+    tail.file
+        .sync_all()
+        .map_err(|e| LogError::io("sync", &tail.path, e))?;
+    scan.report.cut = end.cut;
+    let mut groups = BTreeMap::new();
+    let mut logged = BTreeMap::new();
+    for (id, group) in scan.groups {
+        groups.insert(id, Arc::new(Mutex::new(group.index)));
+        logged.insert(id, group.logged);
+    }
+    Ok(Recovered {
+        segments: segments.into_iter().map(|s| (s.sequence, s)).collect(),
+        groups,
+        tail: Tail {
+            segment: tail,
+            offset: end.offset,
+            groups: logged,
+        },
+        report: scan.report,
+    })
+}
+
+/// Where the log ends.
+struct End {
+    offset: u32,
+    cut: Option<Cut>,
+    /// From here on the tail segment must be zeroed.
+    zero_from: Option<u32>,
+    /// The last segment was prepared and never used.
+    is_tail_before_last: bool,
+}
+
+/// What reading a segment came to.
+enum Stop {
+    /// At its seal.
+    Sealed,
+    /// At this offset there is no valid record.
+    At(usize),
+}
+
+/// A group as it is read.
+#[derive(Default)]
+struct ScanGroup {
+    index: GroupIndex,
+    logged: Logged,
+    /// Entries that were in segments older than the first one read, and that must turn out to be
+    /// purged or truncated.
+    missing: Option<(u64, u64)>,
+}
+
+#[derive(Default)]
+struct Scan {
+    groups: BTreeMap<GroupId, ScanGroup>,
+    report: OpenReport,
+}
+
+impl Scan {
+    /// Reads all segments, in order.
+    fn run(&mut self, dir: &Path, segments: &mut [Arc<Segment>]) -> Result<End, LogError> {
+        let mut buffer = Vec::new();
+        let count = segments.len();
+        for (at, segment) in segments.iter().enumerate() {
+            self.report.segments += 1;
+            let on_disk = segment.read_all(&mut buffer)?;
+            match (self.read_segment(segment, &buffer)?, at + 1 == count) {
+                (Stop::Sealed, false) => {}
+                (Stop::Sealed, true) => {
+                    return Err(LogError::Missing {
+                        file: dir.join(segment::file_name(segment.sequence + 1)),
+                        detail: format!("{} says that it exists", segment.path.display()),
+                    });
+                }
+                (Stop::At(offset), true) => return torn(segment, &buffer, offset, on_disk, false),
+                (Stop::At(offset), false) => {
+                    let end = torn(segment, &buffer, offset, on_disk, true)?;
+                    let next = segments.get(at + 1);
+                    if at + 2 == count && next.is_some_and(|next| is_unused(next)) {
+                        return Ok(end);
+                    }
+                    return Err(LogError::damaged(
+                        &segment.path,
+                        offset as u64,
+                        "there is no valid record here, and later segments exist",
+                    ));
+                }
+            }
+        }
+        Err(LogError::Missing {
+            file: dir.join(segment::file_name(1)),
+            detail: "there is no segment".to_owned(),
+        })
+    }
+
+    fn read_segment(&mut self, segment: &Segment, buffer: &[u8]) -> Result<Stop, LogError> {
+        let mut at = HEADER_BYTES as usize;
+        while let Some(found) = buffer
+            .get(at..)
+            .and_then(|rest| record::read(rest, segment.stamp))
+        {
+            self.report.records += 1;
+            if found.head.kind == Kind::Seal {
+                return Ok(Stop::Sealed);
+            }
+            let place = Place {
+                segment: segment.sequence,
+                offset: u32::try_from(at).unwrap_or(u32::MAX),
+                size: u32::try_from(found.size).unwrap_or(u32::MAX),
+            };
+            self.apply(&found, place)
+                .map_err(|detail| LogError::damaged(&segment.path, at as u64, detail))?;
+            at += found.size;
+        }
+        Ok(Stop::At(at))
+    }
+
+    /// Does again what the record says.
+    fn apply(&mut self, found: &Found<'_>, place: Place) -> Result<(), String> {
+        let head = &found.head;
+        if head.kind == Kind::Mark {
+            return Ok(());
+        }
+        let is_new = !self.groups.contains_key(&head.group);
+        let group = self.groups.entry(head.group).or_default();
+        match head.kind {
+            Kind::Entry => group.entry(found, place)?,
+            Kind::Vote => {
+                let vote = Vote {
+                    leader_id: head.leader_id(),
+                    committed: head.detail == 1,
+                };
+                group.set_vote(Some(vote));
+            }
+            Kind::Truncate => {
+                let keep = (head.detail == 1).then_some(head.index);
+                group.truncate(keep);
+            }
+            Kind::Purge => group.purge(&head.log_id()),
+            Kind::Committed => {
+                group.index.committed = Some(head.log_id());
+                group.logged.committed = Some(head.log_id());
+            }
+            Kind::Head => {
+                let state = codec::decode_group_head(found.body).map_err(|e| e.to_string())?;
+                if is_new {
+                    group.missing = state.live;
+                }
+                group.set_vote(state.vote);
+                group.index.committed = state.committed;
+                group.logged.committed = state.committed;
+                if let Some(purged) = &state.purged {
+                    group.purge(purged);
+                }
+            }
+            Kind::Mark | Kind::Seal => {}
+        }
+        Ok(())
+    }
+
+    /// Every entry that was in older segments must have been given up by a later record.
+    fn check_complete(&self, dir: &Path, segments: &[Arc<Segment>]) -> Result<(), LogError> {
+        for (id, group) in &self.groups {
+            if let Some((first, last)) = group.missing {
+                let oldest = segments.first().map_or(1, |segment| segment.sequence);
+                return Err(LogError::Missing {
+                    file: dir.join(segment::file_name(oldest.saturating_sub(1))),
+                    detail: format!("it holds entries {first} to {last} of group {}", id.0),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ScanGroup {
+    fn entry(&mut self, found: &Found<'_>, place: Place) -> Result<(), String> {
+        let log_id = found.head.log_id();
+        match self.missing {
+            // Its predecessors are in a segment that is not here; the check comes at the end.
+            Some((_, last)) if self.index.state().last_log_id == self.index.purged => {
+                if log_id.index != last + 1 {
+                    return Err(format!("entry {} where {} is due", log_id.index, last + 1));
+                }
+            }
+            _ => self.index.check_next(log_id.index)?,
+        }
+        self.index.append(&log_id, place, None);
+        self.logged.append(log_id.index, place.segment);
+        Ok(())
+    }
+
+    fn set_vote(&mut self, vote: Option<Vote>) {
+        self.index.vote = vote;
+        self.logged.vote = vote;
+    }
+
+    fn truncate(&mut self, keep: Option<u64>) {
+        self.index.truncate(keep);
+        self.logged.truncate(keep);
+        self.missing = match (self.missing, keep) {
+            (Some((first, last)), Some(keep)) if keep >= first => Some((first, last.min(keep))),
+            _ => None,
+        };
+    }
+
+    fn purge(&mut self, upto: &crate::types::LogId) {
+        self.index.purge(upto);
+        self.logged.purge(upto);
+        self.missing = match self.missing {
+            Some((first, last)) if last > upto.index => Some((first.max(upto.index + 1), last)),
+            _ => None,
+        };
+    }
+}
+
+/// Decides what the absence of a valid record at `offset` of the last used segment means.
+fn torn(
+    segment: &Segment,
+    buffer: &[u8],
+    offset: usize,
+    on_disk: u64,
+    is_tail_before_last: bool,
+) -> Result<End, LogError> {
+    let mut records = 0;
+    let mut last_trace = offset;
+    let mut at = offset + ALIGN;
+    while let Some(rest) = buffer.get(at..)
+        && rest.len() >= HEAD_BYTES
+    {
+        let Some(found) = record::read(rest, segment.stamp) else {
+            at += ALIGN;
+            continue;
+        };
+        if found.durable as usize > offset {
+            return Err(LogError::damaged(
+                &segment.path,
+                offset as u64,
+                format!("there is no valid record here, and the one at {at} says it was synced"),
+            ));
+        }
+        records += 1;
+        at += found.size;
+        last_trace = at;
+    }
+    let rest = buffer.get(offset..).unwrap_or_default();
+    let is_short = on_disk < u64::from(segment.bytes);
+    if is_short {
+        let on_disk = usize::try_from(on_disk).unwrap_or(usize::MAX);
+        last_trace = last_trace.max(on_disk);
+    } else if record::has_tag(rest, segment.stamp) {
+        last_trace = last_trace.max(offset + HEAD_BYTES);
+    }
+    let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+    let bytes = (last_trace as u64).saturating_sub(u64::from(offset));
+    Ok(End {
+        offset,
+        cut: (bytes > 0).then(|| Cut {
+            file: segment.path.clone(),
+            offset: u64::from(offset),
+            bytes,
+            records,
+        }),
+        zero_from: (bytes > 0 || is_short).then_some(offset),
+        is_tail_before_last,
+    })
+}
+
+/// Whether a segment was prepared and never took a record.
+fn is_unused(segment: &Segment) -> bool {
+    let mut buffer = Vec::new();
+    if segment.read_all(&mut buffer).is_err() {
+        return false;
+    }
+    let mut at = HEADER_BYTES as usize;
+    while let Some(rest) = buffer.get(at..)
+        && rest.len() >= HEAD_BYTES
+    {
+        if record::read(rest, segment.stamp).is_some() {
+            return false;
+        }
+        at += ALIGN;
+    }
+    true
+}
+
+/// The path of a segment of `dir`, for messages.
+#[allow(dead_code, reason = "used by tests")]
+pub(super) fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
+    dir.join(segment::file_name(sequence))
+}

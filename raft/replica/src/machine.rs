@@ -1,0 +1,277 @@
+//! The state machine as openraft drives it: decodes entries, applies them to the state, writes the
+//! bodies to the block store, tells the observer, publishes the applied index and only then answers
+//! proposers. Never decides anything itself: what an entry does is `unibus_state`'s affair.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use unibus_state::{Effect, State, decode_entry};
+
+use crate::blocks::BlockStore;
+use crate::checkpoint::{CheckpointStore, Cut, Opened};
+use crate::replica::Observer;
+use crate::snapshot::SnapshotDir;
+use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Entries that are applied under one write lock, at most: bounds how long readers wait.
+const APPLY_ENTRIES_MAX: usize = 64;
+/// Streams whose changes concern the control plane.
+const CONTROL_PREFIX: &str = "KV_UNIBUS_";
+
+/// A snapshot as openraft hands it around.
+pub(crate) type Snapshot = openraft::Snapshot<crate::types::LeaderId, u64, crate::types::Peer, Arc<SnapshotDir>>;
+
+/// What the machine shares with the facade.
+pub(crate) struct Shared {
+    /// The state. Written by apply only.
+    pub(crate) state: RwLock<State>,
+    /// Message bodies.
+    pub(crate) blocks: Arc<BlockStore>,
+    /// Checkpoints and snapshots.
+    pub(crate) store: CheckpointStore,
+    /// The applied index. Published after the observer has heard.
+    pub(crate) applied: watch::Sender<u64>,
+    /// Bytes of entries applied since the newest cut.
+    pub(crate) bytes_since_checkpoint: AtomicU64,
+    observer: Arc<dyn Observer>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("applied", &*self.applied.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// openraft's handle on the state machine. There is one.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    shared: Arc<Shared>,
+    last: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl Machine {
+    /// Starts from what was opened; the observer hears of everything that is there.
+    pub(crate) fn new(opened: Opened, blocks: Arc<BlockStore>, observer: Arc<dyn Observer>) -> Self {
+        let effects = everything(&opened.state, &BTreeSet::new());
+        observer.applied(&opened.state, &effects);
+        let index = opened.meta.last_log_id.map_or(0, |id| id.index);
+        let shared = Arc::new(Shared {
+            state: RwLock::new(opened.state),
+            blocks,
+            store: opened.store,
+            applied: watch::channel(index).0,
+            bytes_since_checkpoint: AtomicU64::new(0),
+            observer,
+        });
+        Self {
+            shared,
+            last: opened.meta.last_log_id,
+            membership: opened.meta.last_membership,
+        }
+    }
+
+    /// What the facade needs of it.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        }
+    }
+
+    fn apply_chunk(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut answers: Vec<(ApplyResponder<TypeConfig>, Reply)> = Vec::new();
+        let mut effects = Vec::new();
+        let mut bytes = 0;
+        let shared = Arc::clone(&self.shared);
+        let mut writer = shared.blocks.writer();
+        {
+            let mut state = shared.state.write();
+            for (entry, responder) in chunk {
+                let index = entry.log_id.index;
+                let mut reply = Reply {
+                    index,
+                    outcomes: Vec::new(),
+                };
+                match entry.payload {
+                    EntryPayload::Blank => {}
+                    EntryPayload::Membership(membership) => {
+                        self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    }
+                    EntryPayload::Normal(batch) => {
+                        bytes += batch.0.len() as u64;
+                        let entry = decode_entry(&batch.0).map_err(io::Error::other)?;
+                        let applied = state.apply(index, &entry, &mut writer);
+                        reply.outcomes = applied.outcomes;
+                        effects.extend(applied.effects);
+                    }
+                }
+                self.last = Some(entry.log_id);
+                answers.extend(responder.map(|responder| (responder, reply)));
+            }
+            writer.publish();
+        }
+        writer.write_out()?;
+        shared
+            .bytes_since_checkpoint
+            .fetch_add(bytes, Ordering::Relaxed);
+        shared.announce(self.last, &effects);
+        for (responder, reply) in answers {
+            responder.send(reply);
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Tells the observer, then publishes the index.
+    fn announce(&self, last: Option<LogId>, effects: &[Effect]) {
+        if !effects.is_empty() {
+            self.observer.applied(&self.state.read(), effects);
+        }
+        self.applied.send_replace(last.map_or(0, |id| id.index));
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = Arc<SnapshotDir>;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(APPLY_ENTRIES_MAX);
+        while let Some(chunk) = chunks.next().await {
+            self.apply_chunk(chunk.into_iter().collect::<io::Result<Vec<_>>>()?)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let cut = self
+            .shared
+            .store
+            .cut(&mut self.shared.state.write(), self.meta());
+        self.shared.bytes_since_checkpoint.store(0, Ordering::Relaxed);
+        Builder {
+            shared: Arc::clone(&self.shared),
+            cut: Some(cut),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Arc<SnapshotDir>,
+    ) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let state = tokio::task::spawn_blocking(move || shared.store.install(&snapshot))
+            .await
+            .map_err(io::Error::other)??;
+        let before = names(&self.shared.state.read());
+        let effects = everything(&state, &before);
+        *self.shared.state.write() = state;
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.shared.bytes_since_checkpoint.store(0, Ordering::Relaxed);
+        self.shared.announce(self.last, &effects);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.shared.store.current().map(as_snapshot))
+    }
+}
+
+fn as_snapshot(snapshot: Arc<SnapshotDir>) -> Snapshot {
+    Snapshot {
+        meta: snapshot.manifest.meta.clone(),
+        snapshot,
+    }
+}
+
+/// Writes one cut, beside apply.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    shared: Arc<Shared>,
+    cut: Option<Cut>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Arc<SnapshotDir>;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let Some(cut) = self.cut.take() else {
+            let current = self.shared.store.current();
+            return current
+                .map(as_snapshot)
+                .ok_or_else(|| io::Error::other("the cut was used already"));
+        };
+        let shared = Arc::clone(&self.shared);
+        let built = tokio::task::spawn_blocking(move || shared.store.build(cut))
+            .await
+            .map_err(io::Error::other)?;
+        match (built, self.shared.store.current()) {
+            (Ok(snapshot), _) => Ok(as_snapshot(snapshot)),
+            // The log is still whole, so an old checkpoint is no loss; the next one may succeed.
+            (Err(error), Some(older)) => {
+                tracing::error!(%error, "checkpoint failed, the previous one stays");
+                Ok(as_snapshot(older))
+            }
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+}
+
+fn names(state: &State) -> BTreeSet<Arc<str>> {
+    state
+        .streams()
+        .map(|stream| Arc::from(stream.config().name.as_str()))
+        .collect()
+}
+
+/// The effects that turn an observer's picture with streams `before` into one of `state`.
+fn everything(state: &State, before: &BTreeSet<Arc<str>>) -> Vec<Effect> {
+    let after = names(state);
+    let mut effects: Vec<Effect> = before
+        .difference(&after)
+        .map(|name| Effect::StreamRemoved { name: name.clone() })
+        .collect();
+    for stream in state.streams() {
+        let name: Arc<str> = Arc::from(stream.config().name.as_str());
+        effects.push(if before.contains(&name) {
+            Effect::StreamUpdated { name: name.clone() }
+        } else {
+            Effect::StreamCreated { name: name.clone() }
+        });
+        for consumer in stream.consumers() {
+            effects.push(Effect::ConsumerCreated {
+                stream: name.clone(),
+                name: Arc::from(consumer.name()),
+            });
+        }
+        effects.push(Effect::StreamAdvanced { name: name.clone() });
+        if name.starts_with(CONTROL_PREFIX) {
+            effects.push(Effect::ControlChanged { bucket: name });
+        }
+    }
+    effects
+}

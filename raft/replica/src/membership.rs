@@ -1,0 +1,205 @@
+//! Who belongs to the cluster: forming it, admitting nodes one at a time, handing leadership over.
+//! The membership itself lives in the log; this only proposes changes to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{InitializeError as RaftInitializeError, RaftError};
+use tokio::time::Instant;
+use unibus_proto::NodeId;
+
+use crate::errors::{AdmitError, InitializeError};
+use crate::replica::{GROUP, Inner};
+use crate::rpc::{Join, JoinAnswer, decode_join_answer, encode_join};
+use crate::transport::RpcClass;
+use crate::types::Peer;
+
+/// A learner this close to the end of the log is caught up, entries.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// See [`crate::Replica::initialize`].
+pub(crate) async fn initialize(
+    inner: &Inner,
+    members: BTreeMap<NodeId, String>,
+) -> Result<(), InitializeError> {
+    if !members.contains_key(&inner.id) {
+        return Err(InitializeError::Members(format!(
+            "this node ({}) is not in it",
+            inner.id.0
+        )));
+    }
+    let nodes: BTreeMap<u64, Peer> = members
+        .into_iter()
+        .map(|(id, name)| (id.0, Peer { name }))
+        .collect();
+    match inner.raft.initialize(nodes).await {
+        Ok(()) => Ok(()),
+        Err(RaftError::APIError(RaftInitializeError::NotAllowed(_))) => {
+            Err(InitializeError::NotPristine)
+        }
+        Err(RaftError::APIError(error)) => Err(InitializeError::Members(error.to_string())),
+        Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
+    }
+}
+
+/// Admits a node: here if this node leads, else by asking the leader, else by asking any peer.
+pub(crate) async fn admit(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
+    let leadership = *inner.leadership.borrow();
+    match leadership.leader {
+        Some(leader) if leader == inner.id => admit_here(inner, join).await,
+        _ if join.forwarded => Err(AdmitError::NoLeader),
+        Some(leader) => ask(inner, leader, join).await,
+        None => {
+            // An empty node knows no leader, but one of its peers may.
+            let mut last = AdmitError::NoLeader;
+            for peer in inner.transport.connected() {
+                // Members pass it on once; whoever is not a member has nobody to pass it to.
+                let question = Join {
+                    forwarded: join.id != inner.id,
+                    ..join.clone()
+                };
+                match ask(inner, peer, &question).await {
+                    Ok(()) => return Ok(()),
+                    Err(AdmitError::NoLeader) => {}
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn ask(inner: &Inner, peer: NodeId, join: &Join) -> Result<(), AdmitError> {
+    let question = Join {
+        forwarded: join.forwarded || inner.leadership.borrow().leader == Some(peer),
+        ..join.clone()
+    };
+    let call = inner
+        .transport
+        .call(peer, RpcClass::Join, GROUP, encode_join(&question));
+    let answer = tokio::time::timeout(inner.options.admit_timeout, call)
+        .await
+        .map_err(|_| AdmitError::NotCaughtUp(join.id))?
+        .map_err(|_| AdmitError::NoLeader)?;
+    match decode_join_answer(answer) {
+        Ok(JoinAnswer::Admitted) => Ok(()),
+        Ok(JoinAnswer::NoLeader) => Err(AdmitError::NoLeader),
+        Ok(JoinAnswer::NotCaughtUp) => Err(AdmitError::NotCaughtUp(join.id)),
+        Ok(JoinAnswer::Refused(reason)) => Err(AdmitError::Refused(reason)),
+        Err(error) => Err(AdmitError::Refused(error.to_string())),
+    }
+}
+
+/// Learner, caught up, voter; one admission at a time.
+async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
+    let _one_at_a_time = inner.admitting.lock().await;
+    let (voters, names) = members(inner);
+    let known = names.get(&join.id) == Some(&join.name);
+    if voters.contains(&join.id) && known {
+        return Ok(());
+    }
+    if !known {
+        let peer = Peer {
+            name: join.name.clone(),
+        };
+        inner
+            .raft
+            .add_learner(join.id.0, peer, false)
+            .await
+            .map_err(refused)?;
+    }
+    wait_caught_up(inner, join.id).await?;
+    let (voters, names) = members(inner);
+    let replaced = |id: &NodeId| *id != join.id && names.get(id) == Some(&join.name);
+    let next: BTreeSet<u64> = voters
+        .iter()
+        .filter(|id| !replaced(id))
+        .chain([&join.id])
+        .map(|id| id.0)
+        .collect();
+    tracing::info!(id = join.id.0, name = %join.name, voters = next.len(), "admitting a voter");
+    inner
+        .raft
+        .change_membership(next, false)
+        .await
+        .map_err(refused)?;
+    Ok(())
+}
+
+fn refused(error: impl std::fmt::Display) -> AdmitError {
+    AdmitError::Refused(error.to_string())
+}
+
+/// The voters, and the names of all members.
+fn members(inner: &Inner) -> (BTreeSet<NodeId>, BTreeMap<NodeId, String>) {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = metrics.membership_config.membership();
+    let names = membership
+        .nodes()
+        .map(|(id, peer)| (NodeId(*id), peer.name.clone()))
+        .collect();
+    (membership.voter_ids().map(NodeId).collect(), names)
+}
+
+async fn wait_caught_up(inner: &Inner, id: NodeId) -> Result<(), AdmitError> {
+    let deadline = Instant::now() + inner.options.admit_timeout;
+    let metrics = inner.raft.metrics();
+    loop {
+        {
+            let metrics = metrics.borrow_watched();
+            let Some(replication) = &metrics.replication else {
+                return Err(AdmitError::NoLeader);
+            };
+            let matched = replication.get(&id.0).and_then(|matched| *matched);
+            let last = metrics.last_log_index.unwrap_or(0);
+            if matched.is_some_and(|matched| matched.index + CAUGHT_UP_ENTRIES >= last) {
+                return Ok(());
+            }
+        }
+        if *inner.stop.borrow() {
+            return Err(AdmitError::Stopped);
+        }
+        if Instant::now() >= deadline {
+            return Err(AdmitError::NotCaughtUp(id));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Hands leadership to the connected voter that holds most of the log, and waits until it leads (or
+/// about an election timeout is over).
+pub(crate) async fn transfer(inner: &Inner) {
+    let me = inner.id;
+    let Some(target) = successor(inner) else {
+        return;
+    };
+    tracing::info!(target = target.0, "handing leadership over");
+    if inner.raft.trigger().transfer_leader(target.0).await.is_err() {
+        return;
+    }
+    let mut leadership = inner.leadership.clone();
+    let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != me));
+    if tokio::time::timeout(inner.options.election_max * 2, moved)
+        .await
+        .is_err()
+    {
+        tracing::warn!("leadership was not taken over in time");
+    }
+}
+
+fn successor(inner: &Inner) -> Option<NodeId> {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let replication = metrics.replication.as_ref()?;
+    let connected: BTreeSet<NodeId> = inner.transport.connected().into_iter().collect();
+    metrics
+        .membership_config
+        .voter_ids()
+        .filter(|id| *id != inner.id.0 && connected.contains(&NodeId(*id)))
+        .max_by_key(|id| replication.get(id).and_then(|matched| *matched))
+        .map(NodeId)
+}

@@ -1,0 +1,332 @@
+//! Sending a snapshot to a peer and receiving one: manifest, then file chunks, then the request to
+//! install. The receiver says what it has, so an interrupted transfer goes on where it stopped, and
+//! blocks it holds already are not sent. Nothing is installed whose digests do not match.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Mutex;
+use unibus_proto::NodeId;
+
+use crate::blocks::digest_prefix;
+use crate::codec;
+use crate::errors::StorageError;
+use crate::frame::{FrameError, Reader, put_bytes};
+use crate::machine::{Shared, Snapshot};
+use crate::manifest::{FileEntry, Manifest, ROWS_FILE};
+use crate::replica::{GROUP, RaftCore};
+use crate::snapshot::{PartialSnapshot, SnapshotDir};
+use crate::transport::{RpcClass, Transport, TransportError};
+use crate::types::{SnapshotResponse, Vote};
+
+const FORMAT: u8 = 1;
+/// File bytes in one request.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes of a request, at most: a manifest of 4 TiB in full blocks fits.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
+
+const BEGIN: u8 = 1;
+const CHUNK: u8 = 2;
+const FINISH: u8 = 3;
+
+/// Why a snapshot did not get through. All of these are worth another attempt.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the receiver's answer makes no sense: {0}")]
+    Frame(#[from] FrameError),
+    #[error("the receiver's answer makes no sense: {0}")]
+    Codec(#[from] codec::CodecError),
+    #[error("reading a chunk: {0}")]
+    Join(#[from] tokio::task::JoinError),
+}
+
+/// Sends a snapshot and has it installed.
+pub(crate) async fn send(
+    transport: &Arc<dyn Transport>,
+    target: NodeId,
+    vote: &Vote,
+    snapshot: &Arc<SnapshotDir>,
+) -> Result<SnapshotResponse, SendError> {
+    let call = |request: Bytes| transport.call(target, RpcClass::Snapshot, GROUP, request);
+    let id = *blake3::hash(&snapshot.manifest_bytes).as_bytes();
+    let mut begin = head(BEGIN, &id);
+    put_bytes(&mut begin, &snapshot.manifest_bytes);
+    let mut held = Reader::new(call(begin.freeze()).await?);
+    let files = snapshot.manifest.files();
+    tracing::info!(
+        target = target.0,
+        index = snapshot.manifest.index(),
+        files = files.len(),
+        "sending a snapshot"
+    );
+    for (number, (name, entry)) in files.iter().enumerate() {
+        let mut offset = held.u64()?;
+        while offset < entry.len {
+            let len = CHUNK_BYTES.min(entry.len - offset);
+            let path = snapshot.file(name);
+            let bytes =
+                tokio::task::spawn_blocking(move || read_chunk(&path, offset, len)).await??;
+            let mut chunk = head(CHUNK, &id);
+            chunk.put_u32_le(u32::try_from(number).map_err(|_| FrameError("too many files"))?);
+            chunk.put_u64_le(offset);
+            chunk.put_slice(&bytes);
+            let next = Reader::new(call(chunk.freeze()).await?).u64()?;
+            if next <= offset || next > entry.len {
+                return Err(FrameError("offset").into());
+            }
+            offset = next;
+        }
+    }
+    let mut finish = head(FINISH, &id);
+    put_bytes(&mut finish, &codec::encode_vote(vote)?);
+    let answer = call(finish.freeze()).await?;
+    Ok(codec::decode_snapshot_response(&answer)?)
+}
+
+fn head(kind: u8, id: &[u8; 32]) -> BytesMut {
+    let mut out = BytesMut::new();
+    out.put_u8(FORMAT);
+    out.put_u8(kind);
+    out.put_slice(id);
+    out
+}
+
+fn read_chunk(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, StorageError> {
+    let mut bytes = vec![0u8; usize::try_from(len).unwrap_or(0)];
+    File::open(path)
+        .and_then(|file| file.read_exact_at(&mut bytes, offset))
+        .map_err(StorageError::io("read", path))?;
+    Ok(bytes)
+}
+
+/// The receiving side. One transfer at a time; a different one replaces it.
+#[derive(Debug, Default)]
+pub(crate) struct Receiver {
+    current: Mutex<Option<Incoming>>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    id: [u8; 32],
+    manifest: Manifest,
+    files: Vec<(String, FileEntry)>,
+    partial: PartialSnapshot,
+}
+
+/// Why a request of a transfer was refused.
+#[derive(Debug, thiserror::Error)]
+enum ReceiveError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+    #[error("not the transfer that is under way")]
+    Other,
+    #[error("consensus: {0}")]
+    Raft(String),
+    #[error(transparent)]
+    Join(#[from] tokio::task::JoinError),
+}
+
+impl Receiver {
+    /// Serves one request of a transfer.
+    pub(crate) async fn handle(
+        &self,
+        request: Bytes,
+        shared: &Arc<Shared>,
+        raft: &RaftCore,
+    ) -> Result<Bytes, String> {
+        self.serve(request, shared, raft)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    async fn serve(
+        &self,
+        request: Bytes,
+        shared: &Arc<Shared>,
+        raft: &RaftCore,
+    ) -> Result<Bytes, ReceiveError> {
+        if request.len() > REQUEST_BYTES_MAX {
+            return Err(FrameError("too long").into());
+        }
+        let mut input = Reader::new(request);
+        if input.u8()? != FORMAT {
+            return Err(FrameError("unknown format").into());
+        }
+        let kind = input.u8()?;
+        let id = input.digest()?;
+        let mut current = self.current.lock().await;
+        match kind {
+            BEGIN => {
+                let bytes = input.bytes()?;
+                let shared = Arc::clone(shared);
+                let (incoming, held) =
+                    tokio::task::spawn_blocking(move || begin(id, &bytes, &shared)).await??;
+                *current = Some(incoming);
+                let mut answer = BytesMut::new();
+                held.iter().for_each(|len| answer.put_u64_le(*len));
+                Ok(answer.freeze())
+            }
+            CHUNK => {
+                let incoming = current
+                    .as_ref()
+                    .filter(|incoming| incoming.id == id)
+                    .ok_or(ReceiveError::Other)?;
+                let next = incoming.write(input)?;
+                Ok(Bytes::copy_from_slice(&next.to_le_bytes()))
+            }
+            FINISH => {
+                let incoming = current
+                    .take()
+                    .filter(|incoming| incoming.id == id)
+                    .ok_or(ReceiveError::Other)?;
+                let vote = codec::decode_vote(&input.bytes()?)?;
+                finish(incoming, vote, shared, raft).await
+            }
+            _ => Err(FrameError("unknown request").into()),
+        }
+    }
+}
+
+/// Opens the folder of the transfer and answers, file by file, how many bytes are there already.
+fn begin(
+    id: [u8; 32],
+    manifest: &Bytes,
+    shared: &Shared,
+) -> Result<(Incoming, Vec<u64>), ReceiveError> {
+    if blake3::hash(manifest).as_bytes() != &id {
+        return Err(FrameError("manifest id").into());
+    }
+    let manifest = Manifest::decode(manifest)?;
+    let name = format!("incoming-{}", blake3::Hash::from(id).to_hex());
+    drop_other_transfers(shared.store.root(), &name)?;
+    let partial = PartialSnapshot::resume(shared.store.root(), &name)?;
+    let files = manifest.files();
+    for block in &manifest.blocks {
+        let path = partial.file(&block.name());
+        let key = (block.stream, block.block);
+        // A block that this node wrote itself is the same block: no need to fetch it.
+        if !path.exists()
+            && let Ok(len) = u32::try_from(block.file.len - crate::blocks::file_bytes(0))
+            && shared.blocks.digest(key, len).ok() == Some(block.file.digest)
+        {
+            shared.blocks.link_out(key, &path)?;
+        }
+    }
+    let held = files
+        .iter()
+        .map(|(name, entry)| {
+            let len = std::fs::metadata(partial.file(name)).map_or(0, |meta| meta.len());
+            len.min(entry.len)
+        })
+        .collect();
+    let incoming = Incoming {
+        id,
+        manifest,
+        files,
+        partial,
+    };
+    Ok((incoming, held))
+}
+
+/// What earlier, different transfers left behind is of no use any more.
+fn drop_other_transfers(root: &Path, name: &str) -> Result<(), StorageError> {
+    for entry in crate::blocks::list(root)? {
+        if entry.name.starts_with("incoming-") && !entry.name.starts_with(name) {
+            std::fs::remove_dir_all(&entry.path)
+                .map_err(StorageError::io("remove", &entry.path))?;
+        }
+    }
+    Ok(())
+}
+
+impl Incoming {
+    /// Writes a chunk and answers with the next offset wanted.
+    fn write(&self, mut input: Reader) -> Result<u64, ReceiveError> {
+        let number = input.u32()? as usize;
+        let offset = input.u64()?;
+        let bytes = input.rest();
+        let (name, entry) = self.files.get(number).ok_or(FrameError("file number"))?;
+        let end = offset + bytes.len() as u64;
+        if bytes.is_empty() || end > entry.len {
+            return Err(FrameError("chunk").into());
+        }
+        let path = self.partial.file(name);
+        let write = || -> io::Result<()> {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)?;
+            if file.metadata()?.len() != offset {
+                return Err(io::Error::other("chunks are out of order"));
+            }
+            file.write_all_at(&bytes, offset)?;
+            if end == entry.len {
+                file.sync_all()?;
+            }
+            Ok(())
+        };
+        write().map_err(StorageError::io("write", &path))?;
+        Ok(end)
+    }
+
+    /// Checks every file. A file with a wrong digest is deleted, to be fetched again.
+    fn verify(&self) -> Result<(), StorageError> {
+        for (name, entry) in &self.files {
+            let path = self.partial.file(name);
+            if digest_prefix(&path, entry.len)? != entry.digest {
+                crate::blocks::remove_quietly(&path);
+                return Err(StorageError::Damaged {
+                    path,
+                    reason: "received with a wrong digest".to_owned(),
+                });
+            }
+            if name == ROWS_FILE {
+                File::open(&path)
+                    .and_then(|file| file.sync_all())
+                    .map_err(StorageError::io("sync", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn finish(
+    incoming: Incoming,
+    vote: Vote,
+    shared: &Shared,
+    raft: &RaftCore,
+) -> Result<Bytes, ReceiveError> {
+    let snapshot = tokio::task::spawn_blocking(move || -> Result<_, StorageError> {
+        incoming.verify()?;
+        incoming.partial.finish(incoming.manifest)
+    })
+    .await??;
+    let received = Arc::new(snapshot);
+    let last = received.manifest.meta.last_log_id;
+    let snapshot = Snapshot {
+        meta: received.manifest.meta.clone(),
+        snapshot: Arc::clone(&received),
+    };
+    let response = raft
+        .install_full_snapshot(vote, snapshot)
+        .await
+        .map_err(|error| ReceiveError::Raft(error.to_string()))?;
+    // Consensus may have had no use for it (a newer leader, or nothing new in it).
+    if shared.store.current().map(|current| current.manifest.meta.last_log_id) != Some(last) {
+        received.supersede();
+    }
+    Ok(codec::encode_snapshot_response(&response)?)
+}

@@ -1,0 +1,159 @@
+//! What can be asked of the state. The codec is in `batch`: a format byte, a kind byte, then for
+//! appends hand framing without copies and for everything rare a JSON body, which may gain fields.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use unibus_proto::jetstream::api::ConsumerAction;
+use unibus_proto::jetstream::config::StreamConfig;
+use unibus_proto::jetstream::consumer::ConsumerConfig;
+
+/// Stores one message in whatever stream its subject belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The subject it was published to, at most 65,535 bytes.
+    pub subject: Bytes,
+    /// How much of `data` is the header block; 0 = no headers.
+    pub header_len: u32,
+    /// Header block and payload.
+    pub data: Bytes,
+    /// The publisher is this node itself (may write control-plane streams).
+    pub privileged: bool,
+}
+
+/// A borrowed [`Append`], as apply sees it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AppendRef<'a> {
+    /// The subject it was published to.
+    pub subject: &'a [u8],
+    /// How much of `data` is the header block.
+    pub header_len: u32,
+    /// Header block and payload.
+    pub data: &'a [u8],
+    /// The publisher is this node itself.
+    pub privileged: bool,
+}
+
+/// `StreamCreate` and `StreamUpdate`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StreamPut {
+    /// As the client sent it; defaults are filled in by apply.
+    pub config: StreamConfig,
+    /// The asker is this node itself.
+    pub privileged: bool,
+    /// Members of the group: more replicas than this are refused with 10074.
+    pub replicas_max: u32,
+    /// Refuse where defaults would have to be filled in (10157).
+    #[serde(default)]
+    pub pedantic: bool,
+}
+
+/// `StreamDelete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamDelete {
+    /// The stream.
+    pub name: String,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `StreamPurge`. `seq` and `keep` exclude each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamPurge {
+    /// The stream.
+    pub name: String,
+    /// Only matching subjects; empty = all.
+    pub filter: String,
+    /// Only sequences below; 0 = all.
+    pub seq: u64,
+    /// Keeps that many of the newest matching messages.
+    pub keep: u64,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `MessageDelete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageDelete {
+    /// The stream.
+    pub stream: String,
+    /// The sequence.
+    pub seq: u64,
+    /// Accepted for compatibility: bytes are never overwritten in place.
+    pub no_erase: bool,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `ConsumerCreate`, in all its API forms: the caller has checked names and filter of the subject.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConsumerCreate {
+    /// The stream.
+    pub stream: String,
+    /// As the client sent it.
+    pub config: ConsumerConfig,
+    /// What is allowed.
+    pub action: ConsumerAction,
+    /// Used when neither `name` nor `durable_name` is set; the proposer made it up.
+    pub generated_name: String,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `ConsumerDelete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerDelete {
+    /// The stream.
+    pub stream: String,
+    /// The consumer.
+    pub name: String,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `ConsumerProgress`: what a consumer without acknowledgements has delivered, batched by its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerProgress {
+    /// The stream.
+    pub stream: String,
+    /// The consumer.
+    pub name: String,
+    /// The last consumer sequence delivered.
+    pub consumer_seq: u64,
+    /// The stream sequence of that delivery.
+    pub stream_seq: u64,
+}
+
+/// Everything that changes the state.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "the large ones are rare and short-lived")]
+pub enum Command {
+    /// Store a message.
+    Append(Append),
+    /// Create a stream.
+    StreamCreate(StreamPut),
+    /// Replace a stream's configuration.
+    StreamUpdate(StreamPut),
+    /// Delete a stream.
+    StreamDelete(StreamDelete),
+    /// Remove messages.
+    StreamPurge(StreamPurge),
+    /// Remove one message.
+    MessageDelete(MessageDelete),
+    /// Create or update a consumer.
+    ConsumerCreate(ConsumerCreate),
+    /// Delete a consumer.
+    ConsumerDelete(ConsumerDelete),
+    /// Record deliveries.
+    ConsumerProgress(ConsumerProgress),
+    /// Let time pass: expire what the entry's stamp says is due.
+    Tick,
+}
+
+/// A command as apply sees it: appends borrowed from the entry, the rest decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CommandRef<'a> {
+    /// Store a message.
+    Append(AppendRef<'a>),
+    /// Anything rare.
+    Other(Box<Command>),
+}

@@ -1,0 +1,250 @@
+//! Finds the headers that change how a message is stored. One pass over the block, without copies;
+//! names are compared byte for byte. The stored headers are the published ones, except that an inline
+//! status and the server's own `Nats-Request-Info` are taken out.
+
+use unibus_proto::jetstream::error::{self, ApiError};
+
+/// Bytes of a header block at most (10097).
+pub(crate) const HEADER_BYTES_MAX: usize = 65_535;
+const VERSION_LINE: &[u8] = b"NATS/1.0";
+const REQUEST_INFO: &[u8] = b"Nats-Request-Info";
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// How long a message lives, by its own wish.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ttl {
+    /// Even longer than the stream's maximum age.
+    Never,
+    /// Nanoseconds, whole seconds.
+    For(u64),
+}
+
+/// What remains of the stream after a rollup.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rollup {
+    /// Only this message of its subject.
+    Subject,
+    /// Only this message.
+    All,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PublishHeaders<'a> {
+    pub(crate) msg_id: Option<&'a [u8]>,
+    pub(crate) expected_stream: Option<&'a [u8]>,
+    pub(crate) expected_last_seq: Option<u64>,
+    pub(crate) expected_last_subject_seq: Option<u64>,
+    pub(crate) expected_last_subject: Option<&'a [u8]>,
+    pub(crate) expected_last_msg_id: Option<&'a [u8]>,
+    pub(crate) rollup: Option<&'a [u8]>,
+    pub(crate) ttl: Option<&'a [u8]>,
+    pub(crate) counter: bool,
+    pub(crate) batch: bool,
+    pub(crate) schedule: bool,
+    pub(crate) source: bool,
+    /// The block must be rewritten before it is stored.
+    pub(crate) rewrite: bool,
+}
+
+fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    block.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    Some((&line[..colon], line[colon + 1..].trim_ascii()))
+}
+
+pub(crate) fn scan(block: &[u8]) -> Result<PublishHeaders<'_>, ApiError> {
+    let mut found = PublishHeaders::default();
+    let mut lines = lines(block);
+    found.rewrite = lines.next().is_some_and(|first| first != VERSION_LINE);
+    for line in lines {
+        if !line.starts_with(b"Nats-") {
+            continue;
+        }
+        let Some((name, value)) = split_line(line) else {
+            continue;
+        };
+        note(&mut found, name, value)?;
+    }
+    Ok(found)
+}
+
+fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) -> Result<(), ApiError> {
+    match name {
+        b"Nats-Msg-Id" => first(&mut found.msg_id, value),
+        b"Nats-Expected-Stream" => first(&mut found.expected_stream, value),
+        b"Nats-Expected-Last-Msg-Id" => first(&mut found.expected_last_msg_id, value),
+        b"Nats-Expected-Last-Sequence" => first(&mut found.expected_last_seq, number(value)?),
+        b"Nats-Expected-Last-Subject-Sequence" => {
+            first(&mut found.expected_last_subject_seq, number(value)?);
+        }
+        b"Nats-Expected-Last-Subject-Sequence-Subject" => {
+            first(&mut found.expected_last_subject, value);
+        }
+        b"Nats-Rollup" => first(&mut found.rollup, value),
+        b"Nats-TTL" => first(&mut found.ttl, value),
+        b"Nats-Incr" => found.counter = true,
+        b"Nats-Batch-Id" => found.batch = true,
+        b"Nats-Stream-Source" => found.source = true,
+        REQUEST_INFO => found.rewrite = true,
+        _ => found.schedule |= name.starts_with(b"Nats-Schedule"),
+    }
+    Ok(())
+}
+
+/// The first of several equal names counts; an empty value is no value.
+fn first<T>(slot: &mut Option<T>, value: T) {
+    slot.get_or_insert(value);
+}
+
+/// An expectation that can't be read is refused: ignoring it would store what should not be stored.
+fn number(value: &[u8]) -> Result<u64, ApiError> {
+    let text = std::str::from_utf8(value).map_err(|_| error::BAD_REQUEST)?;
+    text.parse().map_err(|_| error::BAD_REQUEST)
+}
+
+/// The block as it is stored: without inline status and without the server's own header.
+pub(crate) fn stored_form(block: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(block.len());
+    out.extend_from_slice(VERSION_LINE);
+    out.extend_from_slice(b"\r\n");
+    for line in lines(block).skip(1) {
+        let own = split_line(line).is_some_and(|(name, _)| name == REQUEST_INFO);
+        if line.is_empty() || own {
+            continue;
+        }
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+pub(crate) fn parse_rollup(value: &[u8]) -> Result<Rollup, ApiError> {
+    match value.to_ascii_lowercase().as_slice() {
+        b"sub" => Ok(Rollup::Subject),
+        b"all" => Ok(Rollup::All),
+        _ => {
+            let text = String::from_utf8_lossy(value);
+            Err(ApiError::with(500, 10111, format!("rollup value invalid: {text:?}")))
+        }
+    }
+}
+
+/// `never`, whole seconds, or a Go duration of at least a second. `None` = no limit of its own.
+pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    if value.eq_ignore_ascii_case(b"never") {
+        return Ok(Some(Ttl::Never));
+    }
+    let text = std::str::from_utf8(value).map_err(|_| error::MESSAGE_TTL_INVALID)?;
+    let ns = if let Ok(seconds) = text.parse::<u64>() {
+        seconds.checked_mul(SECOND_NS).ok_or(error::MESSAGE_TTL_INVALID)?
+    } else {
+        let ns = parse_duration(text).ok_or(error::MESSAGE_TTL_INVALID)?;
+        if ns < SECOND_NS {
+            return Err(error::MESSAGE_TTL_INVALID);
+        }
+        ns / SECOND_NS * SECOND_NS
+    };
+    // What outlasts the clock itself can't be told apart from a mistake.
+    if ns > u64::MAX / 4 {
+        return Err(error::MESSAGE_TTL_INVALID);
+    }
+    Ok((ns > 0).then_some(Ttl::For(ns)))
+}
+
+/// A non-negative Go duration such as `1h30m` or `1.5s`, in nanoseconds.
+pub(crate) fn parse_duration(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total = 0u64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(number_end);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let scale: u64 = match unit {
+            "ns" => 1,
+            "us" | "µs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => SECOND_NS,
+            "m" => 60 * SECOND_NS,
+            "h" => 3600 * SECOND_NS,
+            _ => return None,
+        };
+        total = total.checked_add(scaled(number, scale)?)?;
+        rest = tail;
+    }
+    Some(total)
+}
+
+fn scaled(number: &str, scale: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut value = whole.checked_mul(scale)?;
+    let mut place = scale;
+    for digit in fraction.bytes() {
+        place /= 10;
+        value = value.checked_add(u64::from(digit.checked_sub(b'0').filter(|d| *d < 10)?) * place)?;
+    }
+    Some(value)
+}
+
+/// A Go duration for whole seconds, as markers show their lifetime: `2s`, `1m0s`, `1h0m0s`.
+pub(crate) fn format_seconds(ns: u64) -> String {
+    let seconds = ns / SECOND_NS;
+    let (hours, minutes, left) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{left}s"),
+        (0, _) => format!("{minutes}m{left}s"),
+        _ => format!("{hours}h{minutes}m{left}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_matters() {
+        let block = b"NATS/1.0\r\nFoo: bar\r\nNats-Msg-Id:  m1 \r\nNats-Expected-Last-Sequence: 7\r\nNats-Rollup: sub\r\nNats-TTL: 5\r\n\r\n";
+        let found = scan(block).unwrap();
+        assert_eq!(found.msg_id, Some(&b"m1"[..]));
+        assert_eq!(found.expected_last_seq, Some(7));
+        assert_eq!(parse_rollup(found.rollup.unwrap()), Ok(Rollup::Subject));
+        assert!(!found.rewrite);
+        assert_eq!(scan(b"NATS/1.0\r\nNats-Expected-Last-Sequence: x\r\n\r\n"), Err(error::BAD_REQUEST));
+        assert_eq!(scan(b"NATS/1.0\r\nnats-msg-id: m1\r\n\r\n").unwrap().msg_id, None);
+    }
+
+    #[test]
+    fn stored_form_loses_status_and_request_info() {
+        let block = b"NATS/1.0 100 Hello\r\nA: b\r\nNats-Request-Info: {}\r\n\r\n";
+        assert!(scan(block).unwrap().rewrite);
+        assert_eq!(stored_form(block), b"NATS/1.0\r\nA: b\r\n\r\n");
+    }
+
+    #[test]
+    fn ttls() {
+        assert_eq!(parse_ttl(b"5"), Ok(Some(Ttl::For(5 * SECOND_NS))));
+        assert_eq!(parse_ttl(b"1h30m"), Ok(Some(Ttl::For(5400 * SECOND_NS))));
+        assert_eq!(parse_ttl(b"1.5s"), Ok(Some(Ttl::For(SECOND_NS))));
+        assert_eq!(parse_ttl(b"never"), Ok(Some(Ttl::Never)));
+        assert_eq!(parse_ttl(b"0"), Ok(None));
+        for bad in [&b"-1"[..], b"500ms", b"x", b"1", b"1sx", b"99999999999999999999"].iter().filter(|v| **v != b"1") {
+            assert_eq!(parse_ttl(bad), Err(error::MESSAGE_TTL_INVALID), "{bad:?}");
+        }
+        assert_eq!(format_seconds(2 * SECOND_NS), "2s");
+        assert_eq!(format_seconds(3661 * SECOND_NS), "1h1m1s");
+    }
+}

@@ -1,0 +1,286 @@
+//! What apply says back: one outcome per command for the proposer, and effects for every node.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use unibus_proto::jetstream::error::ApiError;
+
+use crate::codec::{CodecError, Reader, len_u32, put_blob};
+
+/// A command that was understood but not granted. Data, not an error: the entry is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The stream, for publishes (its PubAck names it).
+    pub stream: Option<Arc<str>>,
+    /// The publisher's stream takes no acknowledgements: do not answer.
+    pub silent: bool,
+    /// What the client is told.
+    pub error: ApiError,
+}
+
+/// The result of one command, in the order of the entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message is stored, or was before.
+    Published {
+        /// The stream.
+        stream: Arc<str>,
+        /// Its sequence (of the first copy, when a duplicate).
+        seq: u64,
+        /// Stored before.
+        duplicate: bool,
+    },
+    /// Created, updated, deleted: read the details from the state.
+    Done,
+    /// Messages were removed.
+    Purged {
+        /// How many.
+        count: u64,
+    },
+    /// The consumer exists; `created` is false when it was there already.
+    ConsumerCreated {
+        /// Its name.
+        name: Arc<str>,
+        /// Messages it will deliver from here.
+        num_pending: u64,
+        /// New, rather than found or updated.
+        created: bool,
+    },
+    /// Not granted.
+    Refused(Refusal),
+    /// No stream stores this subject (any more).
+    NoStream,
+    /// Stored (or a duplicate) in a stream that acknowledges nothing.
+    Silent,
+}
+
+/// What every node has to react to after an entry, deduplicated per entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A stream appeared.
+    StreamCreated {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A stream's configuration changed.
+    StreamUpdated {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A stream is gone, with its consumers.
+    StreamRemoved {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Messages were stored or removed.
+    StreamAdvanced {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A consumer appeared.
+    ConsumerCreated {
+        /// Its stream.
+        stream: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A consumer's configuration changed.
+    ConsumerUpdated {
+        /// Its stream.
+        stream: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A consumer is gone.
+    ConsumerRemoved {
+        /// Its stream.
+        stream: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A control-plane bucket (`KV_UNIBUS_…`) changed.
+    ControlChanged {
+        /// Its stream.
+        bucket: Arc<str>,
+    },
+}
+
+/// The result of one entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// One per command.
+    pub outcomes: Vec<Outcome>,
+    /// For observers.
+    pub effects: Vec<Effect>,
+}
+
+const FORMAT: u8 = 1;
+
+mod kind {
+    pub(super) const PUBLISHED: u8 = 1;
+    pub(super) const DONE: u8 = 2;
+    pub(super) const PURGED: u8 = 3;
+    pub(super) const CONSUMER_CREATED: u8 = 4;
+    pub(super) const REFUSED: u8 = 5;
+    pub(super) const NO_STREAM: u8 = 6;
+    pub(super) const SILENT: u8 = 7;
+    /// Published in the same stream as the outcome before: the common case of a batch.
+    pub(super) const PUBLISHED_SAME: u8 = 8;
+}
+
+/// `format:u8 | count:u32 | outcome…`, to answer a follower's proposal.
+#[must_use]
+pub fn encode_outcomes(outcomes: &[Outcome]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(5 + outcomes.len() * 10);
+    out.push(FORMAT);
+    out.extend_from_slice(&len_u32(outcomes.len()).to_le_bytes());
+    let mut before: Option<&Arc<str>> = None;
+    for outcome in outcomes {
+        encode_outcome(&mut out, outcome, before);
+        if let Outcome::Published { stream, .. } = outcome {
+            before = Some(stream);
+        }
+    }
+    out
+}
+
+fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>>) {
+    match outcome {
+        Outcome::Published { stream, seq, duplicate } => {
+            if before.is_some_and(|name| name == stream) {
+                out.push(kind::PUBLISHED_SAME);
+            } else {
+                out.push(kind::PUBLISHED);
+                put_blob(out, stream.as_bytes());
+            }
+            out.extend_from_slice(&seq.to_le_bytes());
+            out.push(u8::from(*duplicate));
+        }
+        Outcome::Done => out.push(kind::DONE),
+        Outcome::Purged { count } => {
+            out.push(kind::PURGED);
+            out.extend_from_slice(&count.to_le_bytes());
+        }
+        Outcome::ConsumerCreated { name, num_pending, created } => {
+            out.push(kind::CONSUMER_CREATED);
+            put_blob(out, name.as_bytes());
+            out.extend_from_slice(&num_pending.to_le_bytes());
+            out.push(u8::from(*created));
+        }
+        Outcome::Refused(refusal) => {
+            out.push(kind::REFUSED);
+            out.push(u8::from(refusal.stream.is_some()));
+            put_blob(out, refusal.stream.as_deref().unwrap_or_default().as_bytes());
+            out.push(u8::from(refusal.silent));
+            out.extend_from_slice(&refusal.error.code.to_le_bytes());
+            out.extend_from_slice(&refusal.error.err_code.to_le_bytes());
+            put_blob(out, refusal.error.description.as_bytes());
+        }
+        Outcome::NoStream => out.push(kind::NO_STREAM),
+        Outcome::Silent => out.push(kind::SILENT),
+    }
+}
+
+/// Reads what [`encode_outcomes`] wrote.
+pub fn decode_outcomes(bytes: &[u8]) -> Result<Vec<Outcome>, CodecError> {
+    let mut reader = Reader::new(bytes);
+    let format = reader.u8()?;
+    if format != FORMAT {
+        return Err(CodecError::UnknownFormat(format));
+    }
+    let count = reader.count(1)?;
+    let mut outcomes = Vec::with_capacity(count);
+    let mut before: Option<Arc<str>> = None;
+    for _ in 0..count {
+        outcomes.push(decode_outcome(&mut reader, &mut before)?);
+    }
+    reader.finish()?;
+    Ok(outcomes)
+}
+
+fn decode_outcome(
+    reader: &mut Reader<'_>,
+    before: &mut Option<Arc<str>>,
+) -> Result<Outcome, CodecError> {
+    Ok(match reader.u8()? {
+        tag @ (kind::PUBLISHED | kind::PUBLISHED_SAME) => {
+            if tag == kind::PUBLISHED {
+                *before = Some(reader.text()?.into());
+            }
+            let stream = before.clone().ok_or(CodecError::Malformed)?;
+            Outcome::Published { stream, seq: reader.u64()?, duplicate: reader.flag()? }
+        }
+        kind::DONE => Outcome::Done,
+        kind::PURGED => Outcome::Purged { count: reader.u64()? },
+        kind::CONSUMER_CREATED => Outcome::ConsumerCreated {
+            name: reader.text()?.into(),
+            num_pending: reader.u64()?,
+            created: reader.flag()?,
+        },
+        kind::REFUSED => {
+            let named = reader.flag()?;
+            let stream = reader.text()?;
+            Outcome::Refused(Refusal {
+                stream: named.then(|| stream.into()),
+                silent: reader.flag()?,
+                error: ApiError {
+                    code: reader.u16()?,
+                    err_code: reader.u16()?,
+                    description: Cow::Owned(reader.text()?.to_owned()),
+                },
+            })
+        }
+        kind::NO_STREAM => Outcome::NoStream,
+        kind::SILENT => Outcome::Silent,
+        other => return Err(CodecError::UnknownKind(other)),
+    })
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { stream: None, silent: false, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use unibus_proto::jetstream::error;
+
+    fn samples() -> Vec<Outcome> {
+        let stream: Arc<str> = "S".into();
+        vec![
+            Outcome::Published { stream: stream.clone(), seq: 1, duplicate: false },
+            Outcome::Published { stream: stream.clone(), seq: 1, duplicate: true },
+            Outcome::Done,
+            Outcome::Purged { count: 3 },
+            Outcome::ConsumerCreated { name: "C".into(), num_pending: 4, created: true },
+            Outcome::Refused(Refusal {
+                stream: Some(stream),
+                silent: false,
+                error: error::STREAM_SEALED,
+            }),
+            Outcome::Refused(error::STREAM_NOT_FOUND.into()),
+            Outcome::NoStream,
+            Outcome::Silent,
+        ]
+    }
+
+    #[test]
+    fn outcomes_read_back() {
+        let bytes = encode_outcomes(&samples());
+        assert_eq!(decode_outcomes(&bytes).unwrap(), samples());
+        for cut in 0..bytes.len() {
+            assert!(decode_outcomes(&bytes[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn outcome_bytes_are_golden() {
+        let bytes = encode_outcomes(&samples()[..2]);
+        assert_eq!(
+            bytes,
+            b"\x01\x02\0\0\0\x01\x01\0\0\0S\x01\0\0\0\0\0\0\0\0\x08\x01\0\0\0\0\0\0\0\x01"
+        );
+    }
+}

@@ -1,0 +1,308 @@
+//! Storing one message: the checks in the order clients can observe (nats-surface §2.5; duplicates are
+//! recognised before expectations are compared, trap 28), then the store, then the limits.
+
+use unibus_proto::jetstream::config::{Discard, Retention};
+use unibus_proto::jetstream::error::{self, ApiError};
+use unibus_proto::subject;
+
+use crate::blocks::{HEADERS, NEVER, TTL};
+use crate::codec::len_u32;
+use crate::command::AppendRef;
+use crate::dedupe::{IdKey, Remembered, key_of};
+use crate::header_scan::{
+    HEADER_BYTES_MAX, PublishHeaders, Rollup, Ttl, parse_rollup, parse_ttl, scan, stored_form,
+};
+use crate::location::Location;
+use crate::outcome::{Outcome, Refusal};
+use crate::record::{self, RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::stream::{Context, Stream, limit, matches_any, message_size};
+
+enum Stored {
+    New(u64),
+    Duplicate(u64),
+}
+
+impl Stream {
+    /// Stores a message whose subject belongs to this stream, or says why not.
+    pub(crate) fn append(&mut self, a: AppendRef<'_>, ctx: &mut Context<'_>) -> Outcome {
+        let (seq, duplicate) = match self.try_append(a, ctx) {
+            Ok(Stored::New(seq)) => (seq, false),
+            Ok(Stored::Duplicate(seq)) => (seq, true),
+            Err(error) => {
+                return Outcome::Refused(Refusal {
+                    stream: Some(self.name.clone()),
+                    silent: self.config.no_ack,
+                    error,
+                });
+            }
+        };
+        if self.config.no_ack {
+            return Outcome::Silent;
+        }
+        Outcome::Published { stream: self.name.clone(), seq, duplicate }
+    }
+
+    fn try_append(&mut self, a: AppendRef<'_>, ctx: &mut Context<'_>) -> Result<Stored, ApiError> {
+        if self.is_control() && !a.privileged {
+            return Err(error::RESERVED);
+        }
+        if self.config.sealed {
+            return Err(error::STREAM_SEALED);
+        }
+        let header_len = a.header_len as usize;
+        if header_len == 0 {
+            return self.store_checked(a, None, None, ctx).map(Stored::New);
+        }
+        if header_len > HEADER_BYTES_MAX {
+            return Err(error::HEADER_EXCEEDS_MAXIMUM);
+        }
+        let (block, payload) = a.data.split_at(header_len);
+        let headers = scan(block)?;
+        self.check_features(&headers)?;
+        let ttl = self.ttl_of(&headers)?;
+        self.dedupe.expire(u64::try_from(self.config.duplicate_window).unwrap_or(0), ctx.now_ns);
+        let key = headers.msg_id.filter(|id| !id.is_empty()).map(key_of);
+        if let Some(seq) = key.as_ref().and_then(|key| self.dedupe.find(key)) {
+            return Ok(Stored::Duplicate(seq));
+        }
+        if key.is_some() && self.dedupe.is_full() {
+            return Err(error::INSUFFICIENT_RESOURCES);
+        }
+        self.check_expected(&headers, a.subject)?;
+        let rollup = self.rollup_of(&headers)?;
+        let seq = if headers.rewrite {
+            let mut data = stored_form(block);
+            let header_len = len_u32(data.len());
+            data.extend_from_slice(payload);
+            let rewritten = AppendRef { header_len, data: &data, ..a };
+            self.store_checked(rewritten, ttl, rollup, ctx)?
+        } else {
+            self.store_checked(a, ttl, rollup, ctx)?
+        };
+        self.remember(key, headers.msg_id, seq, ctx.now_ns);
+        Ok(Stored::New(seq))
+    }
+
+    /// Features a message may ask for that this stream does not have.
+    fn check_features(&self, headers: &PublishHeaders<'_>) -> Result<(), ApiError> {
+        if headers.counter {
+            return Err(error::MESSAGE_COUNTER_DISABLED);
+        }
+        if headers.batch {
+            return Err(error::ATOMIC_PUBLISH_DISABLED);
+        }
+        if headers.schedule {
+            return Err(error::MESSAGE_SCHEDULES_DISABLED);
+        }
+        if headers.source {
+            return Err(error::SOURCE_HEADER_NOT_ALLOWED);
+        }
+        match headers.expected_stream {
+            Some(name) if !name.is_empty() && name != self.name.as_bytes() => {
+                Err(error::STREAM_NOT_MATCH)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ttl_of(&self, headers: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
+        let Some(value) = headers.ttl.filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        if !self.config.allow_msg_ttl {
+            return Err(error::MESSAGE_TTL_DISABLED);
+        }
+        let ttl = parse_ttl(value)?;
+        // An expiring message leaves a marker: it must not go before the marker would.
+        let floor = u64::try_from(self.config.subject_delete_marker_ttl).unwrap_or(0);
+        Ok(match ttl {
+            Some(Ttl::For(ns)) if self.config.max_msgs_per_subject != 1 => {
+                Some(Ttl::For(ns.max(floor)))
+            }
+            other => other,
+        })
+    }
+
+    fn check_expected(&self, headers: &PublishHeaders<'_>, own: &[u8]) -> Result<(), ApiError> {
+        if let Some(expected) = headers.expected_last_subject_seq {
+            let filter = headers.expected_last_subject.filter(|f| !f.is_empty()).unwrap_or(own);
+            if !subject::is_valid_filter(filter) {
+                return Err(error::BAD_REQUEST);
+            }
+            let last = self.last_seq_for(filter).unwrap_or(0);
+            if last != expected {
+                return Err(ApiError::wrong_last_sequence(last));
+            }
+        } else if headers.expected_last_subject.is_some() {
+            return Err(error::EXPECTED_LAST_SUBJECT_SEQUENCE_INVALID);
+        }
+        if headers.expected_last_seq.is_some_and(|expected| expected != self.last_seq) {
+            return Err(ApiError::wrong_last_sequence(self.last_seq));
+        }
+        let last_id = self.last_msg_id.as_deref().unwrap_or_default();
+        match headers.expected_last_msg_id {
+            Some(id) if !id.is_empty() && id != last_id.as_bytes() => {
+                Err(ApiError::wrong_last_msg_id(last_id))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn rollup_of(&self, headers: &PublishHeaders<'_>) -> Result<Option<Rollup>, ApiError> {
+        let Some(value) = headers.rollup.filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        if !self.config.allow_rollup_hdrs || self.config.deny_purge {
+            return Err(error::ROLLUP_NOT_PERMITTED);
+        }
+        parse_rollup(value).map(Some)
+    }
+
+    fn store_checked(
+        &mut self,
+        a: AppendRef<'_>,
+        ttl: Option<Ttl>,
+        rollup: Option<Rollup>,
+        ctx: &mut Context<'_>,
+    ) -> Result<u64, ApiError> {
+        let record_len = RECORD_HEAD_BYTES + a.subject.len() + a.data.len();
+        let too_big = limit(self.config.max_msg_size).is_some_and(|max| a.data.len() as u64 > max);
+        if too_big || record_len > RECORD_BYTES_MAX {
+            return Err(error::MESSAGE_EXCEEDS_MAXIMUM);
+        }
+        // A subject that is already stored is known to be literal.
+        let known = self.subjects.find(a.subject);
+        if known.is_none() && !subject::is_literal(a.subject) {
+            return Err(error::BAD_REQUEST);
+        }
+        if self.has_no_interest(a.subject) {
+            self.skip(ctx.now_ns);
+            return Ok(self.last_seq);
+        }
+        let size = message_size(self.config.storage, len_u32(record_len), a.header_len > 0);
+        self.check_limits(known, size, rollup)?;
+        let (flags, expiry) = match ttl {
+            None => (0, None),
+            Some(Ttl::Never) => (NEVER, None),
+            Some(Ttl::For(ns)) => (0, Some(ctx.now_ns.saturating_add(ns))),
+        };
+        let (seq, id) = self.store(a.subject, a.header_len, a.data, flags, expiry, ctx);
+        match rollup {
+            None => {}
+            Some(Rollup::Subject) => self.remove_subject_before(id, seq, ctx),
+            Some(Rollup::All) => {
+                while self.first_seq < seq && self.remove(self.first_seq, ctx) {}
+            }
+        }
+        self.enforce_limits(id, ctx);
+        Ok(seq)
+    }
+
+    fn remove_subject_before(&mut self, id: u32, seq: u64, ctx: &mut Context<'_>) {
+        while let Some(oldest) = self.subjects.seqs(id).first().filter(|first| *first < seq) {
+            self.remove(oldest, ctx);
+        }
+    }
+
+    /// `discard: new`: a full stream refuses, except a message that replaces one of its own subject.
+    fn check_limits(
+        &self,
+        known: Option<u32>,
+        size: u64,
+        rollup: Option<Rollup>,
+    ) -> Result<(), ApiError> {
+        let bytes_max = limit(self.config.max_bytes);
+        if bytes_max.is_some_and(|max| size > max) {
+            return Err(error::MAXIMUM_BYTES);
+        }
+        if self.config.discard == Discard::Old {
+            return Ok(());
+        }
+        let per_subject = limit(self.config.max_msgs_per_subject);
+        let seqs = known.map(|id| self.subjects.seqs(id));
+        let replaced = seqs
+            .filter(|seqs| per_subject.is_some_and(|max| seqs.len() >= max))
+            .and_then(|seqs| self.blocks.find(seqs.first()?))
+            .map(|(_, entry)| self.size_of(entry));
+        if self.config.discard_new_per_subject && replaced.is_some() && rollup.is_none() {
+            return Err(error::MAXIMUM_MESSAGES_PER_SUBJECT);
+        }
+        if limit(self.config.max_msgs).is_some_and(|max| self.messages >= max) && replaced.is_none()
+        {
+            return Err(error::MAXIMUM_MESSAGES);
+        }
+        if bytes_max.is_some_and(|max| self.bytes + size > max)
+            && replaced.is_none_or(|replaced| replaced < size)
+        {
+            return Err(error::MAXIMUM_BYTES);
+        }
+        Ok(())
+    }
+
+    /// Interest retention stores only what some consumer will see.
+    fn has_no_interest(&self, name: &[u8]) -> bool {
+        self.config.retention == Retention::Interest
+            && !self.consumers.values().any(|consumer| {
+                consumer.filters().is_empty() || matches_any(consumer.filters(), name)
+            })
+    }
+
+    fn skip(&mut self, now_ns: u64) {
+        self.last_seq += 1;
+        self.last_ts_ns = now_ns;
+        if self.messages == 0 {
+            self.first_seq = self.last_seq + 1;
+        }
+        self.dirty.row = true;
+    }
+
+    fn remember(&mut self, key: Option<IdKey>, id: Option<&[u8]>, seq: u64, ts_ns: u64) {
+        if let (Some(key), Some(id)) = (key, id) {
+            self.dedupe.remember(Remembered { key, seq, ts_ns });
+            self.last_msg_id = Some(String::from_utf8_lossy(id).into());
+        } else {
+            self.last_msg_id = None;
+        }
+    }
+
+    /// Stores without asking. Returns the sequence and the subject's id.
+    pub(crate) fn store(
+        &mut self,
+        subject: &[u8],
+        header_len: u32,
+        data: &[u8],
+        flags: u32,
+        expiry_ns: Option<u64>,
+        ctx: &mut Context<'_>,
+    ) -> (u64, u32) {
+        let seq = self.last_seq + 1;
+        let len = len_u32(RECORD_HEAD_BYTES + subject.len() + data.len());
+        let (block, offset, dropped) = self.blocks.place(seq, len);
+        if let Some(dropped) = dropped {
+            self.drop_block(dropped, ctx);
+        }
+        let head = record::head(seq, ctx.now_ns, subject, header_len, data);
+        let at = Location { stream: self.uid, block, offset, len };
+        ctx.sink.append(&at, &[&head, subject, data]);
+
+        let id = self.subjects.intern(subject);
+        self.subjects.push(id, seq);
+        let has_headers = if header_len > 0 { HEADERS } else { 0 };
+        let has_ttl = if expiry_ns.is_some() { TTL } else { 0 };
+        self.blocks.push(ctx.now_ns, len, flags | has_headers | has_ttl, id);
+        if let Some(expiry) = expiry_ns {
+            self.expiry_of.insert(seq, expiry);
+            self.by_expiry.insert((expiry, seq));
+        }
+        if self.messages == 0 {
+            self.first_seq = seq;
+        }
+        self.messages += 1;
+        self.bytes += message_size(self.config.storage, len, header_len > 0);
+        self.last_seq = seq;
+        self.last_ts_ns = ctx.now_ns;
+        self.last_msg_id = None;
+        self.dirty.row = true;
+        (seq, id)
+    }
+}

@@ -1,0 +1,187 @@
+//! The sequences of one subject in ascending order. Removal from either end is cheap; removal from the
+//! middle leaves the number behind until half of them are dead, so the ends are always live.
+
+use std::collections::VecDeque;
+
+/// Dead numbers tolerated in the middle before it is worth to look at their share.
+const DEAD_MIN: usize = 32;
+
+/// Most subjects of a key-value bucket hold one message: those cost no allocation.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum SeqList {
+    #[default]
+    Empty,
+    One(u64),
+    Many(Box<Many>),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Many {
+    seqs: VecDeque<u64>,
+    dead: usize,
+}
+
+impl SeqList {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Live messages.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::One(_) => 1,
+            Self::Many(many) => (many.seqs.len() - many.dead) as u64,
+        }
+    }
+
+    pub(crate) fn first(&self) -> Option<u64> {
+        match self {
+            Self::Empty => None,
+            Self::One(seq) => Some(*seq),
+            Self::Many(many) => many.seqs.front().copied(),
+        }
+    }
+
+    pub(crate) fn last(&self) -> Option<u64> {
+        match self {
+            Self::Empty => None,
+            Self::One(seq) => Some(*seq),
+            Self::Many(many) => many.seqs.back().copied(),
+        }
+    }
+
+    /// Adds a sequence greater than all others.
+    pub(crate) fn push(&mut self, seq: u64) {
+        match self {
+            Self::Empty => *self = Self::One(seq),
+            Self::One(first) => {
+                let seqs = VecDeque::from([*first, seq]);
+                *self = Self::Many(Box::new(Many { seqs, dead: 0 }));
+            }
+            Self::Many(many) => many.seqs.push_back(seq),
+        }
+    }
+
+    /// Removes a sequence that `live` no longer says is live.
+    pub(crate) fn remove(&mut self, seq: u64, live: impl Fn(u64) -> bool) {
+        match self {
+            Self::Empty => {}
+            Self::One(only) => {
+                if *only == seq {
+                    *self = Self::Empty;
+                }
+            }
+            Self::Many(many) => {
+                many.remove(seq, live);
+                match many.seqs.len() {
+                    0 => *self = Self::Empty,
+                    1 => *self = Self::One(many.seqs[0]),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Live sequences not below `from`.
+    pub(crate) fn count_from(&self, from: u64, live: impl Fn(u64) -> bool) -> u64 {
+        match self {
+            Self::Many(many) => {
+                let at = many.seqs.partition_point(|seq| *seq < from);
+                if many.dead == 0 {
+                    (many.seqs.len() - at) as u64
+                } else {
+                    many.seqs.range(at..).filter(|seq| live(**seq)).count() as u64
+                }
+            }
+            Self::One(seq) if *seq >= from => 1,
+            _ => 0,
+        }
+    }
+
+    /// The first live sequence not below `from`.
+    pub(crate) fn next_from(&self, from: u64, live: impl Fn(u64) -> bool) -> Option<u64> {
+        match self {
+            Self::Many(many) => {
+                let at = many.seqs.partition_point(|seq| *seq < from);
+                many.seqs.range(at..).copied().find(|seq| live(*seq))
+            }
+            Self::One(seq) => (*seq >= from).then_some(*seq),
+            Self::Empty => None,
+        }
+    }
+
+    /// The last live sequence not above `to`.
+    pub(crate) fn last_to(&self, to: u64, live: impl Fn(u64) -> bool) -> Option<u64> {
+        match self {
+            Self::Many(many) => {
+                let at = many.seqs.partition_point(|seq| *seq <= to);
+                many.seqs.range(..at).rev().copied().find(|seq| live(*seq))
+            }
+            Self::One(seq) => (*seq <= to).then_some(*seq),
+            Self::Empty => None,
+        }
+    }
+}
+
+impl Many {
+    fn remove(&mut self, seq: u64, live: impl Fn(u64) -> bool) {
+        let Ok(at) = self.seqs.binary_search(&seq) else {
+            return;
+        };
+        if at == 0 {
+            self.seqs.pop_front();
+            while self.dead > 0 && self.seqs.front().is_some_and(|seq| !live(*seq)) {
+                self.seqs.pop_front();
+                self.dead -= 1;
+            }
+        } else if at + 1 == self.seqs.len() {
+            self.seqs.pop_back();
+            while self.dead > 0 && self.seqs.back().is_some_and(|seq| !live(*seq)) {
+                self.seqs.pop_back();
+                self.dead -= 1;
+            }
+        } else {
+            self.dead += 1;
+            if self.dead > DEAD_MIN && self.dead * 2 > self.seqs.len() {
+                self.seqs.retain(|seq| live(*seq));
+                self.dead = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::SeqList;
+
+    #[test]
+    fn agrees_with_a_set() {
+        let mut list = SeqList::default();
+        let mut set = BTreeSet::new();
+        for seq in 1..=300u64 {
+            list.push(seq);
+            set.insert(seq);
+        }
+        // A fixed pseudo-random order that hits both ends and the middle.
+        let mut at = 7u64;
+        while !set.is_empty() {
+            at = at * 167 % 307;
+            if !set.remove(&at) {
+                continue;
+            }
+            list.remove(at, |seq| set.contains(&seq));
+            let live = |seq: u64| set.contains(&seq);
+            assert_eq!(list.len(), set.len() as u64);
+            assert_eq!((list.first(), list.last()), (set.first().copied(), set.last().copied()));
+            for from in [0, 50, 150, 299] {
+                assert_eq!(list.count_from(from, live), set.range(from..).count() as u64);
+                assert_eq!(list.next_from(from, live), set.range(from..).next().copied());
+                assert_eq!(list.last_to(from, live), set.range(..=from).next_back().copied());
+            }
+        }
+        assert!(list.is_empty());
+    }
+}

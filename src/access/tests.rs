@@ -1,0 +1,206 @@
+//! Who gets in under which mode, and how open connections follow what happens to their user.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, Grant};
+use unibus_proto::handshake::ConnectOptions;
+use unibus_proto::nkey::UserSeed;
+
+use super::{Directory, Grants, Role, SWEEP_AT_LEAST, UserRecord};
+use crate::config::args::BusAuth;
+
+const NONCE: &str = "a-fresh-nonce";
+
+fn seed(byte: u8) -> UserSeed {
+    UserSeed::from_bytes([byte; 32])
+}
+
+fn connect(seed: &UserSeed) -> ConnectOptions {
+    ConnectOptions {
+        nkey: Some(seed.public().to_nkey()),
+        sig: Some(seed.sign(NONCE.as_bytes())),
+        ..ConnectOptions::default()
+    }
+}
+
+fn ask(directory: &Directory, connect: &ConnectOptions) -> Result<Admission, AuthError> {
+    let peer = "127.0.0.1:1".parse().unwrap();
+    directory.authenticate(&AuthRequest { connect, nonce: NONCE, peer, tls: false })
+}
+
+fn service(seed: &UserSeed, publish: &[&str]) -> UserRecord {
+    let publish = publish.iter().map(|p| (*p).to_owned()).collect();
+    let grants = Grants { publish, ..Grants::default() };
+    UserRecord::new(&seed.public(), "app", Role::Service, grants).unwrap()
+}
+
+fn put(directory: &Directory, record: &UserRecord) {
+    directory.upsert(&record.sign_pub, &record.encode());
+}
+
+fn may_publish(grant: &watch::Receiver<Grant>, subject: &str) -> bool {
+    match &*grant.borrow() {
+        Grant::Active(permissions) => permissions.can_publish(subject.as_bytes()),
+        Grant::Revoked => false,
+    }
+}
+
+fn is_revoked(grant: &watch::Receiver<Grant>) -> bool {
+    matches!(&*grant.borrow(), Grant::Revoked)
+}
+
+#[test]
+fn enforce_lets_in_active_users_who_prove_their_key() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let user = seed(1);
+    assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Refused);
+    put(&directory, &service(&user, &["a"]));
+    let admission = ask(&directory, &connect(&user)).unwrap();
+    assert_eq!(admission.identity.as_deref(), Some(user.public().to_nkey().as_str()));
+    assert!(!admission.internal);
+    assert!(may_publish(&admission.grant, "a") && !may_publish(&admission.grant, "b"));
+    assert!(directory.is_authorized(&user.public()) && !directory.has_admin());
+}
+
+#[test]
+fn enforce_refuses_no_key_a_foreign_signature_and_an_old_one() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let (user, thief) = (seed(1), seed(2));
+    put(&directory, &service(&user, &["a"]));
+    let good = connect(&user);
+    let wrong = [
+        ConnectOptions::default(),
+        ConnectOptions { sig: None, ..good.clone() },
+        ConnectOptions { sig: Some(thief.sign(NONCE.as_bytes())), ..good.clone() },
+        ConnectOptions { sig: Some(user.sign(b"another-nonce")), ..good.clone() },
+        ConnectOptions { nkey: Some("UNOKEY".into()), ..good.clone() },
+        ConnectOptions { user: Some("u".into()), pass: Some("p".into()), ..Default::default() },
+    ];
+    for connect in wrong {
+        assert_eq!(ask(&directory, &connect).unwrap_err(), AuthError::Refused);
+    }
+    let peer = "127.0.0.1:1".parse().unwrap();
+    let unsigned = ConnectOptions { sig: Some(user.sign(b"")), ..good };
+    let request = AuthRequest { connect: &unsigned, nonce: "", peer, tls: false };
+    assert_eq!(directory.authenticate(&request).unwrap_err(), AuthError::Refused);
+}
+
+#[test]
+fn the_internal_identity_gets_in_without_a_record() {
+    let node = seed(9);
+    for mode in [BusAuth::Off, BusAuth::Soft, BusAuth::Enforce] {
+        let directory = Directory::new(mode, Some(node.public()));
+        let admission = ask(&directory, &connect(&node)).unwrap();
+        assert!(admission.internal);
+        assert!(may_publish(&admission.grant, "$KV.UNIBUS_users.abc"));
+        let forged = ConnectOptions { sig: Some(seed(1).sign(b"x")), ..connect(&node) };
+        assert!(!ask(&directory, &forged).is_ok_and(|admission| admission.internal));
+    }
+}
+
+#[test]
+fn off_asks_nobody_but_still_verifies_a_key() {
+    let directory = Directory::new(BusAuth::Off, None);
+    let anonymous = ask(&directory, &ConnectOptions::default()).unwrap();
+    assert!(anonymous.identity.is_none() && !anonymous.internal);
+    assert!(may_publish(&anonymous.grant, "anything"));
+    assert!(!may_publish(&anonymous.grant, "$KV.UNIBUS_users.abc"));
+    assert!(ask(&directory, &connect(&seed(1))).unwrap().identity.is_some());
+    let forged = ConnectOptions { sig: Some("AAAA".into()), ..connect(&seed(1)) };
+    assert_eq!(ask(&directory, &forged).unwrap_err(), AuthError::Refused);
+}
+
+#[test]
+fn soft_lets_everybody_in() {
+    let directory = Directory::new(BusAuth::Soft, None);
+    let anonymous = ask(&directory, &ConnectOptions::default()).unwrap();
+    assert!(anonymous.identity.is_none() && may_publish(&anonymous.grant, "anything"));
+    let user = seed(1);
+    put(&directory, &service(&user, &["a"]));
+    let known = ask(&directory, &connect(&user)).unwrap();
+    assert!(known.identity.is_some() && may_publish(&known.grant, "anything"));
+    put(&directory, &service(&user, &["a"]).revoked());
+    assert!(ask(&directory, &connect(&user)).is_ok());
+}
+
+#[test]
+fn revoking_reaches_open_connections_and_the_next_connect() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let (user, other) = (seed(1), seed(2));
+    let record = service(&user, &["a"]);
+    put(&directory, &record);
+    put(&directory, &service(&other, &["a"]));
+    let mut first = ask(&directory, &connect(&user)).unwrap().grant;
+    let second = ask(&directory, &connect(&user)).unwrap().grant;
+    let untouched = ask(&directory, &connect(&other)).unwrap().grant;
+    put(&directory, &record.revoked());
+    assert!(first.has_changed().unwrap() && is_revoked(&second));
+    assert!(matches!(&*first.borrow_and_update(), Grant::Revoked));
+    assert!(!untouched.has_changed().unwrap() && may_publish(&untouched, "a"));
+    assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Revoked);
+}
+
+#[test]
+fn changed_grants_reach_open_connections_and_the_same_ones_wake_nobody() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let user = seed(1);
+    put(&directory, &service(&user, &["a"]));
+    let grant = ask(&directory, &connect(&user)).unwrap().grant;
+    put(&directory, &service(&user, &["a"]));
+    assert!(!grant.has_changed().unwrap());
+    put(&directory, &service(&user, &["b"]));
+    assert!(grant.has_changed().unwrap());
+    assert!(may_publish(&grant, "b") && !may_publish(&grant, "a"));
+}
+
+#[test]
+fn a_snapshot_replaces_everything_and_tells_those_who_are_gone() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let (kept, gone) = (seed(1), seed(2));
+    put(&directory, &service(&kept, &["a"]));
+    put(&directory, &service(&gone, &["a"]));
+    let stays = ask(&directory, &connect(&kept)).unwrap().grant;
+    let goes = ask(&directory, &connect(&gone)).unwrap().grant;
+    let record = service(&kept, &["a"]);
+    directory.replace_users([(record.sign_pub.as_str(), record.encode())]);
+    assert!(!stays.has_changed().unwrap() && is_revoked(&goes));
+    assert_eq!(directory.len(), 1);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_grants_nothing() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let user = seed(1);
+    put(&directory, &service(&user, &["a"]));
+    let grant = ask(&directory, &connect(&user)).unwrap().grant;
+    directory.upsert(&user.public().to_hex(), b"{ damaged");
+    assert!(is_revoked(&grant));
+    assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Refused);
+    directory.upsert("no key at all", b"{}");
+    directory.replace_users([("no key", b"{}")]);
+    assert!(directory.is_empty());
+}
+
+#[test]
+fn identities_that_nobody_follows_are_forgotten() {
+    let directory = Directory::new(BusAuth::Enforce, None);
+    let key = |n: usize| {
+        let mut bytes = [3u8; 32];
+        bytes[..8].copy_from_slice(&(n as u64).to_le_bytes());
+        UserSeed::from_bytes(bytes)
+    };
+    let held = key(0);
+    put(&directory, &service(&held, &["a"]));
+    let grant = ask(&directory, &connect(&held)).unwrap().grant;
+    for n in 1..2 * SWEEP_AT_LEAST {
+        let user = key(n);
+        put(&directory, &service(&user, &["a"]));
+        drop(ask(&directory, &connect(&user)).unwrap());
+    }
+    assert!(directory.shared.table.lock().followed.len() <= SWEEP_AT_LEAST);
+    put(&directory, &service(&held, &["a"]).revoked());
+    assert!(is_revoked(&grant), "those who are followed stay");
+    let shared: Arc<dyn Authenticator> = Arc::new(directory);
+    drop(shared);
+}

@@ -1,0 +1,244 @@
+//! The `$JS.API.>` service of a node.
+//!
+//! Every node serves the whole API for its own clients: writes go through the node's command queue in
+//! the order the connection sent them, reads wait for a read barrier and look at local state. A
+//! request is planned on the connection's task and answered on another; nothing here blocks.
+
+mod direct;
+mod plan;
+mod read;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+use unibus_broker::{Inbound, Service};
+use unibus_proto::headers::HeaderMap;
+use unibus_proto::jetstream::api::error_response;
+use unibus_proto::jetstream::error::{self, ApiError};
+
+use super::core::Core;
+use super::ingest::send;
+use super::internal;
+use super::subject::{self, Endpoint};
+use super::text;
+
+pub(super) use read::Reader;
+
+use plan::{Caller, Plan, Read, plan, response_type};
+
+/// Requests being served before connections wait with their next read.
+const REQUESTS_SOFT_MAX: usize = 1024;
+/// Requests being served before further ones are refused (10167).
+const REQUESTS_MAX: usize = 32 * 1024;
+/// Names of consumers made by the server have this many characters.
+const GENERATED_NAME_LEN: usize = 8;
+
+/// What the API counts.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    total: AtomicU64,
+    errors: AtomicU64,
+    serving: AtomicUsize,
+    finished: Notify,
+}
+
+/// One request in service; counts itself out when dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    core: Arc<Core>,
+    pub(super) reply: Vec<u8>,
+}
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Api {
+    core: Arc<Core>,
+    reader: Arc<Reader>,
+}
+
+impl Api {
+    pub(super) fn new(core: Arc<Core>, reader: Arc<Reader>) -> Self {
+        Self { core, reader }
+    }
+
+    /// Whether this node answers the request at all. A direct get of a stream that does not allow it
+    /// and a pull from a consumer that is not there have no responders.
+    fn takes(&self, endpoint: &Endpoint<'_>, privileged: bool) -> bool {
+        let hidden = |stream: &str| !privileged && internal::is_stream(stream);
+        match *endpoint {
+            Endpoint::DirectGet { stream, .. } => {
+                !hidden(stream) && self.core.hooks.allows_direct(stream)
+            }
+            Endpoint::ConsumerNext { stream, consumer } => {
+                !hidden(stream) && self.core.hooks.consumer_pushes(stream, consumer).is_some()
+            }
+            _ => true,
+        }
+    }
+
+    fn serve(&self, m: &Inbound<'_>, endpoint: &Endpoint<'_>, ticket: Ticket) {
+        let (headers, body) = m.data.split_at(m.header_len.min(m.data.len()));
+        let level = required_level(headers);
+        match *endpoint {
+            Endpoint::DirectGet { .. } if level > self.core.options.api_level => {
+                ticket.status(412, "Required Api Level");
+            }
+            Endpoint::DirectGet { stream, subject } => {
+                match direct::request(stream, subject, body) {
+                    Ok(read) => self.reader.ask(read, "", m.origin.internal, ticket),
+                    Err(description) => ticket.status(408, description),
+                }
+            }
+            Endpoint::ConsumerNext { stream, consumer } => {
+                let pushes = self.core.hooks.consumer_pushes(stream, consumer) == Some(true);
+                let text = if pushes { "Consumer is push based" } else { "Pull is not supported" };
+                ticket.status(409, text);
+            }
+            _ if level > self.core.options.api_level => {
+                ticket.refuse(response_type(endpoint), &error::REQUIRED_API_LEVEL);
+            }
+            _ => self.serve_json(endpoint, body, m.origin.internal, ticket),
+        }
+    }
+
+    fn serve_json(&self, endpoint: &Endpoint<'_>, body: &[u8], privileged: bool, ticket: Ticket) {
+        let kind = response_type(endpoint);
+        let group_size = match endpoint {
+            Endpoint::StreamCreate(_) | Endpoint::StreamUpdate(_) => {
+                self.core.replica.status().voters.len()
+            }
+            _ => 0,
+        };
+        let caller = Caller { internal: privileged, group_size };
+        match plan(endpoint, body, caller, generated_name) {
+            Err(error) => ticket.refuse(kind, &error),
+            Ok(Plan::Read(read)) => self.reader.ask(read, kind, privileged, ticket),
+            Ok(Plan::Write { command, then }) => {
+                let call = self.core.ingest.call(&command);
+                tokio::spawn(write::finish(kind, then, call, ticket));
+            }
+        }
+    }
+}
+
+impl Service for Api {
+    fn deliver(&self, m: &Inbound<'_>) -> bool {
+        let endpoint = subject::parse(m.subject);
+        if !self.takes(&endpoint, m.origin.internal) {
+            return false;
+        }
+        let ticket = Ticket::new(&self.core, m.reply.unwrap_or_default());
+        if self.core.counters.serving.load(Ordering::Relaxed) > REQUESTS_MAX {
+            ticket.refuse(response_type(&endpoint), &error::TOO_MANY_REQUESTS);
+        } else {
+            self.serve(m, &endpoint, ticket);
+        }
+        true
+    }
+
+    fn ready(&self) -> Option<BoxFuture<'static, ()>> {
+        if self.core.counters.serving.load(Ordering::Relaxed) <= REQUESTS_SOFT_MAX {
+            return None;
+        }
+        let core = Arc::clone(&self.core);
+        Some(Box::pin(async move { core.counters.room().await }))
+    }
+}
+
+impl Counters {
+    /// (requests, refused ones, requests being served)
+    pub(super) fn read(&self) -> (u64, u64, u64) {
+        (
+            self.total.load(Ordering::Relaxed),
+            self.errors.load(Ordering::Relaxed),
+            self.serving.load(Ordering::Relaxed) as u64,
+        )
+    }
+
+    async fn room(&self) {
+        loop {
+            let finished = self.finished.notified();
+            tokio::pin!(finished);
+            finished.as_mut().enable();
+            if self.serving.load(Ordering::Relaxed) <= REQUESTS_SOFT_MAX {
+                return;
+            }
+            finished.await;
+        }
+    }
+}
+
+impl Ticket {
+    fn new(core: &Arc<Core>, reply: &[u8]) -> Self {
+        core.counters.total.fetch_add(1, Ordering::Relaxed);
+        core.counters.serving.fetch_add(1, Ordering::Relaxed);
+        Self { core: Arc::clone(core), reply: reply.to_vec() }
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// A JSON answer.
+    fn answer(&self, body: &[u8]) {
+        self.send(0, body);
+    }
+
+    /// A JSON error.
+    fn refuse(&self, kind: &str, error: &ApiError) {
+        self.core.counters.errors.fetch_add(1, Ordering::Relaxed);
+        self.send(0, &error_response(kind, error));
+    }
+
+    /// A status line without a body.
+    fn status(&self, code: u16, description: &str) {
+        self.core.counters.errors.fetch_add(1, Ordering::Relaxed);
+        let mut block = Vec::new();
+        text::status(&mut block, code, description);
+        self.send(block.len(), &block);
+    }
+
+    fn send(&self, header_len: usize, data: &[u8]) {
+        if !self.reply.is_empty() {
+            send(&self.core.broker, &self.reply, header_len, data);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let before = self.core.counters.serving.fetch_sub(1, Ordering::Relaxed);
+        if before == REQUESTS_SOFT_MAX + 1 {
+            self.core.counters.finished.notify_waiters();
+        }
+    }
+}
+
+/// The `Nats-Required-Api-Level` of a request, 0 without one.
+fn required_level(headers: &[u8]) -> u8 {
+    if headers.is_empty() {
+        return 0;
+    }
+    let wanted = HeaderMap::parse(headers)
+        .ok()
+        .and_then(|map| map.get("Nats-Required-Api-Level").map(str::parse::<u32>));
+    match wanted {
+        Some(Ok(level)) => u8::try_from(level).unwrap_or(u8::MAX),
+        // A level that is no number is higher than any.
+        Some(Err(_)) => u8::MAX,
+        None => 0,
+    }
+}
+
+fn generated_name() -> String {
+    use rand::Rng as _;
+
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    (0..GENERATED_NAME_LEN)
+        .map(|_| char::from(ALPHABET[rng.next_u32() as usize % ALPHABET.len()]))
+        .collect()
+}

@@ -1,0 +1,239 @@
+//! `DIRECT.GET`: messages as they were stored, with their place in the headers, without JSON.
+
+use unibus_proto::jetstream::api::MsgGetRequest;
+use unibus_proto::subject::is_valid_filter;
+use unibus_state::{Location, State, StoredMessage};
+
+use super::Ticket;
+use super::plan::{Read, names_one_message};
+use crate::jetstream::core::Core;
+use crate::jetstream::text::{self, DirectPlace};
+
+/// Messages that one batch request brings at most.
+const BATCH_MAX: u64 = 1024;
+/// Subjects that a request for several last messages may match.
+const MULTI_MAX: usize = 1024;
+/// Bytes that one batch request brings at most when it names no limit.
+const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often a read is repeated when the message is removed between finding and reading it.
+const READ_ATTEMPTS: usize = 3;
+
+/// Reads a request. The error is the description of a 408 status.
+pub(super) fn request(
+    stream: &str,
+    subject: Option<&str>,
+    body: &[u8],
+) -> Result<Read, &'static str> {
+    let body = body.trim_ascii();
+    let parsed = match body.first() {
+        Some(b'{') => {
+            serde_json::from_slice::<MsgGetRequest>(body).map_err(|_| "Malformed Request")?
+        }
+        _ if subject.is_some() => MsgGetRequest::default(),
+        Some(_) => return Err("Malformed Request"),
+        None => return Err("Empty Request"),
+    };
+    let request = match subject {
+        Some(subject) => {
+            if parsed.seq > 0 || !parsed.next_by_subj.is_empty() || parsed.batch > 0 {
+                return Err("Bad Request");
+            }
+            MsgGetRequest { last_by_subj: subject.to_owned(), no_hdr: parsed.no_hdr, ..Default::default() }
+        }
+        None => parsed,
+    };
+    let multi = !request.multi_last.is_empty();
+    let fits = if multi {
+        request.seq == 0 && request.last_by_subj.is_empty() && request.next_by_subj.is_empty()
+    } else {
+        names_one_message(&request) && (request.batch == 0 || request.last_by_subj.is_empty())
+    };
+    if !fits {
+        return Err("Bad Request");
+    }
+    Ok(Read::Direct { stream: stream.to_owned(), request })
+}
+
+/// Answers a request after its barrier.
+pub(super) fn answer(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Ticket) {
+    if !request.multi_last.is_empty() {
+        return answer_multi(core, stream, request, ticket);
+    }
+    if request.batch > 0 {
+        return answer_batch(core, stream, request, ticket);
+    }
+    match find(core, stream, request) {
+        Some(message) => send_message(&message, stream, request.no_hdr, None, ticket),
+        None => ticket.status(404, "Message Not Found"),
+    }
+}
+
+/// The one message that a request names.
+pub(super) fn find(core: &Core, stream: &str, request: &MsgGetRequest) -> Option<StoredMessage> {
+    for _ in 0..READ_ATTEMPTS {
+        let place = core.replica.with_state(|state| locate(state, stream, request))?;
+        if let Some(message) = core.read_message(&place) {
+            return Some(message);
+        }
+    }
+    None
+}
+
+fn locate(state: &State, stream: &str, request: &MsgGetRequest) -> Option<Location> {
+    let stream = state.stream(stream)?;
+    if !request.last_by_subj.is_empty() {
+        return stream.last_for(&request.last_by_subj).map(|(_, place)| place);
+    }
+    let from = start(state, request, stream)?;
+    if request.next_by_subj.is_empty() && request.start_time.is_none() {
+        return stream.get(from);
+    }
+    stream.next_for(filters(request), from).map(|(_, place)| place)
+}
+
+/// The sequence a request begins at.
+fn start(state: &State, request: &MsgGetRequest, stream: &unibus_state::Stream) -> Option<u64> {
+    let _ = state;
+    match request.start_time {
+        Some(time) => stream.first_at(time.0),
+        None => Some(request.seq.max(1)),
+    }
+}
+
+fn filters(request: &MsgGetRequest) -> &[String] {
+    match request.next_by_subj.as_str() {
+        "" | ">" => &[],
+        _ => std::slice::from_ref(&request.next_by_subj),
+    }
+}
+
+/// Where the messages of a batch are, and how many match after the last of them.
+struct Batch {
+    places: Vec<(u64, Location)>,
+    /// Messages that match, those of the batch included.
+    matching: u64,
+}
+
+fn answer_batch(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Ticket) {
+    let found = core.replica.with_state(|state| {
+        let held = state.stream(stream)?;
+        let mut from = start(state, request, held)?;
+        let filters = filters(request);
+        let matching = held.num_pending(filters, from, false);
+        let mut places = Vec::new();
+        while (places.len() as u64) < request.batch.min(BATCH_MAX) {
+            let Some((seq, place)) = held.next_for(filters, from) else { break };
+            from = seq + 1;
+            places.push((seq, place));
+        }
+        Some(Batch { places, matching })
+    });
+    match found {
+        Some(batch) if !batch.places.is_empty() => {
+            send_batch(core, stream, request, &batch, None, ticket);
+        }
+        _ => ticket.status(404, "Message Not Found"),
+    }
+}
+
+fn answer_multi(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Ticket) {
+    if request.multi_last.iter().any(|filter| !is_valid_filter(filter.as_bytes())) {
+        return ticket.status(408, "Bad Request");
+    }
+    let found = core.replica.with_state(|state| {
+        let held = state.stream(stream)?;
+        let last = held.state().last_seq;
+        let mut up_to = if request.up_to_seq > 0 { request.up_to_seq.min(last) } else { last };
+        if let Some(time) = request.up_to_time {
+            up_to = held.first_at(time.0).map_or(up_to, |seq| up_to.min(seq.saturating_sub(1)));
+        }
+        let places = held.last_per_subject(&request.multi_last, up_to);
+        Some((Batch { matching: places.len() as u64, places }, up_to))
+    });
+    match found {
+        Some((batch, _)) if batch.places.len() > MULTI_MAX && request.batch == 0 => {
+            ticket.status(413, "Too Many Results");
+        }
+        Some((mut batch, up_to)) if !batch.places.is_empty() => {
+            if request.batch > 0 {
+                batch.places.truncate(request.batch.min(BATCH_MAX) as usize);
+            }
+            send_batch(core, stream, request, &batch, Some(up_to), ticket);
+        }
+        _ => ticket.status(404, "No Results"),
+    }
+}
+
+fn send_batch(
+    core: &Core,
+    stream: &str,
+    request: &MsgGetRequest,
+    batch: &Batch,
+    up_to: Option<u64>,
+    ticket: &Ticket,
+) {
+    let bytes_max = if request.max_bytes > 0 { request.max_bytes } else { BATCH_BYTES_MAX };
+    let (mut bytes, mut pending, mut last) = (0, batch.matching, 0);
+    for (seq, place) in &batch.places {
+        // The first message always goes: a batch that brings nothing would be asked for again.
+        bytes += u64::from(place.len);
+        if bytes > bytes_max && last > 0 {
+            break;
+        }
+        pending = pending.saturating_sub(1);
+        let Some(message) = core.read_message(place) else { continue };
+        send_message(&message, stream, request.no_hdr, Some((pending, last)), ticket);
+        last = *seq;
+    }
+    let mut block = Vec::new();
+    text::end_of_batch(&mut block, pending, last, up_to);
+    ticket.send(block.len(), &block);
+}
+
+fn send_message(
+    message: &StoredMessage,
+    stream: &str,
+    no_headers: bool,
+    batch: Option<(u64, u64)>,
+    ticket: &Ticket,
+) {
+    let place = DirectPlace {
+        stream,
+        subject: &message.subject,
+        seq: message.seq,
+        ts_ns: message.ts_ns,
+        batch,
+    };
+    let stored: &[u8] = if no_headers { b"" } else { &message.headers };
+    let mut out = Vec::with_capacity(stored.len() + message.payload.len() + 256);
+    let header_len = text::direct_headers(&mut out, stored, &place);
+    out.extend_from_slice(&message.payload);
+    ticket.send(header_len, &out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::request;
+    use crate::jetstream::api::plan::Read;
+
+    #[test]
+    fn requests_by_subject_and_by_body() {
+        let Ok(Read::Direct { request: by_subject, .. }) = request("S", Some("a.b"), b"") else {
+            panic!("refused");
+        };
+        assert_eq!(by_subject.last_by_subj, "a.b");
+        assert!(request("S", None, br#"{"seq":1}"#).is_ok());
+        assert!(request("S", None, br#"{"multi_last":["a.*"],"batch":2}"#).is_ok());
+        assert!(request("S", None, br#"{"seq":1,"next_by_subj":"a","batch":3}"#).is_ok());
+    }
+
+    #[test]
+    fn bad_requests_have_their_own_words() {
+        assert_eq!(request("S", None, b""), Err("Empty Request"));
+        assert_eq!(request("S", None, b"what"), Err("Malformed Request"));
+        assert_eq!(request("S", None, br#"{"seq":"x"}"#), Err("Malformed Request"));
+        assert_eq!(request("S", None, b"{}"), Err("Bad Request"));
+        assert_eq!(request("S", Some("a"), br#"{"seq":1}"#), Err("Bad Request"));
+        assert_eq!(request("S", None, br#"{"last_by_subj":"a","batch":2}"#), Err("Bad Request"));
+    }
+}

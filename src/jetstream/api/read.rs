@@ -1,0 +1,331 @@
+//! API reads: gathered, put behind one read barrier, and answered from local state. So a thousand
+//! gets that arrive together cost one question to the leader.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use unibus_proto::jetstream::api::{
+    ConsumerListResponse, ConsumerNamesResponse, LIST_PAGE_MAX, MsgGetRequest, MsgGetResponse,
+    NAMES_PAGE_MAX, PagedRequest, SUBJECTS_PAGE_MAX, StreamInfoRequest, StreamInfoResponse,
+    StreamListResponse, StreamNamesResponse,
+};
+use unibus_proto::jetstream::config::add_server_metadata;
+use unibus_proto::jetstream::error::{self, ApiError};
+use unibus_proto::jetstream::info::{AccountInfo, AccountLimits, ApiStats, MessageJson};
+use unibus_proto::jetstream::timestamp::Timestamp;
+use unibus_proto::subject::{collide, is_valid_filter};
+use unibus_state::{State, Stream};
+
+use super::plan::Read;
+use super::write::json;
+use super::{Ticket, direct};
+use crate::jetstream::core::Core;
+use crate::jetstream::internal;
+
+/// Questions that share a barrier.
+const BATCH_MAX: usize = 256;
+/// Barriers and their answers at once.
+const BATCHES_MAX: usize = 4;
+/// How long a read waits for a leader before it is refused.
+const BARRIER_MAX: Duration = Duration::from_secs(2);
+
+/// One question and where its answer goes. Bounded by the API's limit on requests.
+#[derive(Debug)]
+struct Question {
+    read: Read,
+    kind: &'static str,
+    internal: bool,
+    ticket: Ticket,
+}
+
+/// Gathers questions.
+#[derive(Debug)]
+pub(in crate::jetstream) struct Reader {
+    waiting: Mutex<VecDeque<Question>>,
+    wake: Notify,
+}
+
+impl Reader {
+    pub(in crate::jetstream) fn new() -> Arc<Self> {
+        Arc::new(Self { waiting: Mutex::default(), wake: Notify::new() })
+    }
+
+    pub(super) fn ask(&self, read: Read, kind: &'static str, internal: bool, ticket: Ticket) {
+        self.waiting.lock().push_back(Question { read, kind, internal, ticket });
+        self.wake.notify_one();
+    }
+
+    /// Answers until the task is aborted.
+    pub(in crate::jetstream) async fn run(self: Arc<Self>, core: Arc<Core>) {
+        let permits = Arc::new(Semaphore::new(BATCHES_MAX));
+        loop {
+            self.wake.notified().await;
+            loop {
+                // Questions pile up while all permits are out: that is what makes batches.
+                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                let batch = self.take();
+                if batch.is_empty() {
+                    break;
+                }
+                let core = Arc::clone(&core);
+                tokio::spawn(async move {
+                    answer_all(&core, batch).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<Question> {
+        let mut waiting = self.waiting.lock();
+        let count = waiting.len().min(BATCH_MAX);
+        waiting.drain(..count).collect()
+    }
+}
+
+async fn answer_all(core: &Arc<Core>, batch: Vec<Question>) {
+    let barrier = tokio::time::timeout(BARRIER_MAX, core.replica.read_barrier()).await;
+    let open = matches!(barrier, Ok(Ok(_)));
+    for question in batch {
+        if !open {
+            question.unavailable();
+        } else if let Read::ConsumerInfo { .. } = question.read {
+            // May have to ask the leader: does not hold up the others.
+            tokio::spawn(question.answer_consumer(Arc::clone(core)));
+        } else {
+            question.answer(core);
+        }
+    }
+}
+
+impl Question {
+    fn unavailable(&self) {
+        match self.read {
+            Read::Direct { .. } => {
+                self.ticket.status(500, "JetStream system temporarily unavailable");
+            }
+            _ => self.ticket.refuse(self.kind, &error::CLUSTER_NOT_AVAILABLE),
+        }
+    }
+
+    fn answer(self, core: &Core) {
+        if let Read::Direct { stream, request } = &self.read {
+            return direct::answer(core, stream, request, &self.ticket);
+        }
+        match self.body(core) {
+            Ok(body) => self.ticket.answer(&body),
+            Err(error) => self.ticket.refuse(self.kind, &error),
+        }
+    }
+
+    fn body(&self, core: &Core) -> Result<Vec<u8>, ApiError> {
+        match &self.read {
+            Read::Account => json(self.kind, &account_info(core, self.internal)),
+            Read::StreamNames(request) => json(self.kind, &stream_names(core, request, self.internal)),
+            Read::StreamList(request) => json(self.kind, &stream_list(core, request, self.internal)),
+            Read::StreamInfo { stream, request } => {
+                json(self.kind, &stream_info(core, stream, request)?)
+            }
+            Read::Message { stream, request } => {
+                json(self.kind, &MsgGetResponse { message: message(core, stream, request)? })
+            }
+            Read::ConsumerNames { stream, request } => {
+                json(self.kind, &consumer_names(core, stream, request)?)
+            }
+            Read::ConsumerList { stream, request } => {
+                json(self.kind, &consumer_list(core, stream, request)?)
+            }
+            Read::ConsumerInfo { .. } | Read::Direct { .. } => Err(error::BAD_REQUEST),
+        }
+    }
+
+    async fn answer_consumer(self, core: Arc<Core>) {
+        let Read::ConsumerInfo { stream, consumer } = &self.read else { return };
+        let answer = match core.live_consumer_info(stream, consumer).await {
+            Some(info) => json(self.kind, &info),
+            None if core.replica.with_state(|state| state.stream(stream).is_none()) => {
+                Err(error::STREAM_NOT_FOUND)
+            }
+            None => Err(error::CONSUMER_NOT_FOUND),
+        };
+        match answer {
+            Ok(body) => self.ticket.answer(&body),
+            Err(error) => self.ticket.refuse(self.kind, &error),
+        }
+    }
+}
+
+/// The streams a caller may see, by name.
+fn visible<'a>(state: &'a State, privileged: bool) -> Vec<&'a Stream> {
+    let mut streams: Vec<&Stream> = state
+        .streams()
+        .filter(|stream| privileged || !internal::is_stream(&stream.config().name))
+        .collect();
+    streams.sort_by(|a, b| a.config().name.cmp(&b.config().name));
+    streams
+}
+
+fn has_subject(stream: &Stream, filter: &str) -> bool {
+    filter.is_empty()
+        || stream
+            .config()
+            .subjects
+            .iter()
+            .any(|subject| collide(subject.as_bytes(), filter.as_bytes()))
+}
+
+fn account_info(core: &Core, privileged: bool) -> AccountInfo {
+    let (streams, consumers, storage) = core.replica.with_state(|state| {
+        visible(state, privileged).into_iter().fold((0, 0, 0), |(streams, consumers, bytes), s| {
+            (streams + 1, consumers + s.consumers().count() as u64, bytes + s.state().bytes)
+        })
+    });
+    let (total, errors, inflight) = core.counters.read();
+    AccountInfo {
+        storage,
+        streams,
+        consumers,
+        limits: AccountLimits::default(),
+        domain: core.options.domain.clone(),
+        api: ApiStats { level: core.options.api_level, total, errors, inflight },
+        ..AccountInfo::default()
+    }
+}
+
+/// One page of `items`.
+fn page<T>(items: impl Iterator<Item = T>, offset: u64, limit: usize) -> Vec<T> {
+    items.skip(usize::try_from(offset).unwrap_or(usize::MAX)).take(limit).collect()
+}
+
+fn stream_names(core: &Core, request: &PagedRequest, privileged: bool) -> StreamNamesResponse {
+    core.replica.with_state(|state| {
+        let mut streams = visible(state, privileged);
+        streams.retain(|stream| has_subject(stream, &request.subject));
+        StreamNamesResponse {
+            total: streams.len() as u64,
+            offset: request.offset,
+            limit: NAMES_PAGE_MAX as u64,
+            streams: page(
+                streams.iter().map(|stream| stream.config().name.clone()),
+                request.offset,
+                NAMES_PAGE_MAX,
+            ),
+        }
+    })
+}
+
+fn stream_list(core: &Core, request: &PagedRequest, privileged: bool) -> StreamListResponse {
+    let cluster = core.cluster_info();
+    let now = Core::now();
+    core.replica.with_state(|state| {
+        let mut streams = visible(state, privileged);
+        streams.retain(|stream| has_subject(stream, &request.subject));
+        let infos = streams.iter().map(|stream| {
+            let mut info = Core::stream_info_of(stream, now);
+            info.cluster = Some(cluster.clone());
+            info
+        });
+        StreamListResponse {
+            total: streams.len() as u64,
+            offset: request.offset,
+            limit: LIST_PAGE_MAX as u64,
+            streams: page(infos, request.offset, LIST_PAGE_MAX),
+        }
+    })
+}
+
+fn stream_info(
+    core: &Core,
+    name: &str,
+    request: &StreamInfoRequest,
+) -> Result<StreamInfoResponse, ApiError> {
+    let filter = request.subjects_filter.as_str();
+    if !filter.is_empty() && !is_valid_filter(filter.as_bytes()) {
+        return Err(error::BAD_REQUEST);
+    }
+    let cluster = core.cluster_info();
+    let (mut info, total) = core
+        .replica
+        .with_state(|state| {
+            let stream = state.stream(name)?;
+            let mut info = Core::stream_info_of(stream, Core::now());
+            let mut total = 0;
+            if !filter.is_empty() {
+                let subjects: std::collections::BTreeMap<String, u64> =
+                    stream.subjects(filter).into_iter().collect();
+                total = subjects.len() as u64;
+                let wanted = page(subjects.into_iter(), request.offset, SUBJECTS_PAGE_MAX);
+                info.state.subjects = Some(wanted.into_iter().collect());
+            }
+            if request.deleted_details {
+                info.state.deleted = Some(stream.deleted());
+            }
+            Some((info, total))
+        })
+        .ok_or(error::STREAM_NOT_FOUND)?;
+    info.cluster = Some(cluster);
+    let needs = info.config.required_api_level();
+    let (level, version) = (core.options.api_level, core.options.version.as_str());
+    add_server_metadata(&mut info.config.metadata, needs, level, version);
+    let (offset, limit) =
+        if filter.is_empty() { (0, 0) } else { (request.offset, SUBJECTS_PAGE_MAX as u64) };
+    Ok(StreamInfoResponse { total, offset, limit, info })
+}
+
+fn message(core: &Core, stream: &str, request: &MsgGetRequest) -> Result<MessageJson, ApiError> {
+    if core.replica.with_state(|state| state.stream(stream).is_none()) {
+        return Err(error::STREAM_NOT_FOUND);
+    }
+    let stored = direct::find(core, stream, request).ok_or(error::NO_MESSAGE_FOUND)?;
+    let hdrs = if request.no_hdr { String::new() } else { BASE64.encode(&stored.headers) };
+    Ok(MessageJson {
+        subject: String::from_utf8_lossy(&stored.subject).into_owned(),
+        seq: stored.seq,
+        hdrs,
+        data: BASE64.encode(&stored.payload),
+        time: Timestamp(stored.ts_ns),
+    })
+}
+
+fn consumer_names(
+    core: &Core,
+    stream: &str,
+    request: &PagedRequest,
+) -> Result<ConsumerNamesResponse, ApiError> {
+    core.replica.with_state(|state| {
+        let stream = state.stream(stream).ok_or(error::STREAM_NOT_FOUND)?;
+        let mut names: Vec<String> =
+            stream.consumers().map(|consumer| consumer.name().to_owned()).collect();
+        names.sort();
+        Ok(ConsumerNamesResponse {
+            total: names.len() as u64,
+            offset: request.offset,
+            limit: NAMES_PAGE_MAX as u64,
+            consumers: page(names.into_iter(), request.offset, NAMES_PAGE_MAX),
+        })
+    })
+}
+
+fn consumer_list(
+    core: &Core,
+    stream: &str,
+    request: &PagedRequest,
+) -> Result<ConsumerListResponse, ApiError> {
+    let mut all = consumer_names(core, stream, &PagedRequest::default())?;
+    let total = all.total;
+    all.consumers = page(all.consumers.into_iter(), request.offset, LIST_PAGE_MAX);
+    Ok(ConsumerListResponse {
+        total,
+        offset: request.offset,
+        limit: LIST_PAGE_MAX as u64,
+        consumers: all
+            .consumers
+            .iter()
+            .filter_map(|name| core.consumer_info(stream, name))
+            .collect(),
+    })
+}

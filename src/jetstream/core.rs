@@ -1,0 +1,164 @@
+//! What all parts of JetStream share: the handles of the node, the options, and the infos that more
+//! than one answer tells.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use unibus_broker::Broker;
+use unibus_proto::NodeId;
+use unibus_proto::jetstream::config::add_server_metadata;
+use unibus_proto::jetstream::info::{ClusterInfo, ConsumerInfo, PeerInfo, StreamInfo};
+use unibus_proto::jetstream::timestamp::Timestamp;
+use unibus_raft::{GroupId, Replica, RpcClass, Transport};
+use unibus_state::{Location, StoredMessage, Stream};
+
+use super::JetStreamOptions;
+use super::api::Counters;
+use super::delivery::Engine;
+use super::hooks::Hooks;
+use super::ingest::Ingest;
+use super::leader::ToLeader;
+
+/// How long the leader may take to tell what it knows of a consumer.
+const LEADER_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Handles and options.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) broker: Broker,
+    pub(super) replica: Replica,
+    pub(super) options: JetStreamOptions,
+    pub(super) hooks: Arc<Hooks>,
+    pub(super) ingest: Arc<Ingest>,
+    pub(super) leader_link: Arc<dyn Transport>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) counters: Counters,
+}
+
+impl Core {
+    pub(super) fn now() -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.replica.leadership().borrow().is_leader
+    }
+
+    /// A stored message; `None` when it is gone or damaged.
+    pub(super) fn read_message(&self, place: &Location) -> Option<StoredMessage> {
+        let record = self
+            .replica
+            .read_record(place)
+            .inspect_err(|error| tracing::warn!(%error, "a stored message can't be read"))
+            .ok()?;
+        StoredMessage::decode(record)
+            .inspect_err(|error| tracing::error!(%error, "a stored message is damaged"))
+            .ok()
+    }
+
+    pub(super) fn stream_info_of(stream: &Stream, now: Timestamp) -> StreamInfo {
+        StreamInfo {
+            config: stream.config().clone(),
+            created: Timestamp(stream.created_ns()),
+            state: stream.state(),
+            cluster: None,
+            ts: now,
+        }
+    }
+
+    /// The info that answers a create or update: with the server's metadata, without the cluster.
+    pub(super) fn created_stream_info(&self, name: &str) -> Option<StreamInfo> {
+        let mut info = self
+            .replica
+            .with_state(|state| Some(Self::stream_info_of(state.stream(name)?, Self::now())))?;
+        let needs = info.config.required_api_level();
+        let (level, version) = (self.options.api_level, self.options.version.as_str());
+        add_server_metadata(&mut info.config.metadata, needs, level, version);
+        Some(info)
+    }
+
+    /// A consumer as the replicated state has it.
+    pub(super) fn consumer_info(&self, stream: &str, name: &str) -> Option<ConsumerInfo> {
+        let cluster = self.cluster_info();
+        let mut info = self.replica.with_state(|state| {
+            let held = state.stream(stream)?;
+            held.consumer(name).map(|consumer| consumer.info(held))
+        })?;
+        info.ts = Self::now();
+        info.cluster = Some(cluster);
+        info.push_bound = info.config.is_push()
+            && self.broker.has_interest(info.config.deliver_subject.as_bytes());
+        let needs = info.config.required_api_level();
+        let (level, version) = (self.options.api_level, self.options.version.as_str());
+        add_server_metadata(&mut info.config.metadata, needs, level, version);
+        Some(info)
+    }
+
+    /// A consumer with the deliveries that are not replicated yet: only the leader knows them.
+    pub(super) async fn live_consumer_info(
+        &self,
+        stream: &str,
+        name: &str,
+    ) -> Option<ConsumerInfo> {
+        let mut info = self.consumer_info(stream, name)?;
+        if self.is_leader() {
+            self.engine.add_live(&mut info);
+            return Some(info);
+        }
+        let request =
+            ToLeader::ConsumerInfo { stream: stream.to_owned(), consumer: name.to_owned() };
+        let answer = tokio::time::timeout(LEADER_ANSWER_MAX, self.ask_leader(&request)).await;
+        match answer {
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok().or(Some(info)),
+            _ => Some(info),
+        }
+    }
+
+    /// Sends to the leader. The order is that of the calls.
+    pub(super) fn ask_leader(
+        &self,
+        request: &ToLeader,
+    ) -> impl Future<Output = Option<bytes::Bytes>> + Send + 'static {
+        let leader = self.replica.leadership().borrow().leader;
+        let call = leader.map(|leader| {
+            self.leader_link.call(leader, RpcClass::Leader, GroupId(0), request.encode())
+        });
+        async move {
+            call?
+                .await
+                .inspect_err(|error| tracing::debug!(%error, "the leader was not reached"))
+                .ok()
+        }
+    }
+
+    /// Where all streams and consumers live: the one group.
+    pub(super) fn cluster_info(&self) -> ClusterInfo {
+        let status = self.replica.status();
+        let own_name = &self.options.server_name;
+        if status.voters.len() <= 1 {
+            return ClusterInfo { leader: Some(own_name.clone()), ..ClusterInfo::default() };
+        }
+        let connected = self.leader_link.connected();
+        let reachable = |id: &NodeId| id.0 == status.node_id || connected.contains(id);
+        let replicas = status
+            .voters
+            .iter()
+            .filter(|(id, _)| Some(**id) != status.leader)
+            .map(|(id, name)| PeerInfo {
+                name: name.clone(),
+                current: reachable(id),
+                offline: !reachable(id),
+                active: 0,
+                lag: 0,
+                peer: format!("{:08x}", id.0 >> 32),
+            })
+            .collect();
+        ClusterInfo {
+            name: self.options.cluster_name.clone(),
+            raft_group: None,
+            leader: status.leader.and_then(|id| status.voters.get(&id).cloned()),
+            replicas,
+        }
+    }
+}

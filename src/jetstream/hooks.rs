@@ -1,0 +1,209 @@
+//! What the replica's observer tells JetStream: which subjects to capture on this node, which
+//! streams and consumers exist, and what the delivery engine has to look at.
+//!
+//! Made before the replica and the broker; bound to them by [`Hooks::attach`]. `applied` runs inside
+//! apply: it never publishes, never waits for a connection, and never reads the state through the
+//! replica. Connections' tasks look only at the catalogue here, never at the state: they would wait
+//! for apply while apply waits for the subscription table.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use unibus_broker::{Broker, Service, ServiceId};
+use unibus_state::{Effect, State, Stream};
+
+/// What connections' tasks need to know of a stream before a request is taken.
+#[derive(Debug, Default)]
+struct Entry {
+    allow_direct: bool,
+    /// Consumer name → whether it pushes.
+    consumers: HashMap<String, bool>,
+}
+
+/// Changes that the delivery engine has not seen yet. Sets of stream names: bounded by the streams.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Streams that have new messages (or lost some).
+    pub(super) advanced: HashSet<String>,
+    /// Streams whose consumers came, went or changed.
+    pub(super) reshaped: HashSet<String>,
+}
+
+/// The subjects this node captures.
+struct Captures {
+    broker: Broker,
+    service: Arc<dyn Service>,
+    /// Stream → its filters as registered with the broker.
+    filters: Mutex<HashMap<String, HashMap<String, ServiceId>>>,
+}
+
+/// Shared between the observer, the services and the delivery engine.
+#[derive(Default)]
+pub(super) struct Hooks {
+    captures: OnceLock<Captures>,
+    catalog: RwLock<HashMap<String, Entry>>,
+    news: Mutex<News>,
+    pub(super) wake_delivery: Notify,
+    pub(super) wake_clock: Notify,
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").field("streams", &self.catalog.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl Hooks {
+    /// From here on stream subjects are captured by `service`. The caller follows with
+    /// [`Hooks::resync`] under the state's read lock. Only the first call counts.
+    pub(super) fn attach(&self, broker: Broker, service: Arc<dyn Service>) {
+        let captures = Captures { broker, service, filters: Mutex::default() };
+        if self.captures.set(captures).is_err() {
+            tracing::error!("JetStream is attached twice");
+        }
+    }
+
+    /// Stops capturing.
+    pub(super) fn detach(&self) {
+        if let Some(captures) = self.captures.get() {
+            captures.clear();
+        }
+    }
+
+    /// Makes everything match the state: at start and after a snapshot was installed.
+    pub(super) fn resync(&self, state: &State) {
+        let known: Vec<String> = self.catalog.read().keys().cloned().collect();
+        let present = state.streams().map(|stream| stream.config().name.clone());
+        let names: HashSet<String> = known.into_iter().chain(present).collect();
+        self.refresh(state, &names);
+    }
+
+    /// Follows what entries changed.
+    pub(super) fn applied(&self, state: &State, effects: &[Effect]) {
+        let mut reshaped = HashSet::new();
+        let mut advanced = false;
+        for effect in effects {
+            match effect {
+                Effect::StreamCreated { name }
+                | Effect::StreamUpdated { name }
+                | Effect::StreamRemoved { name } => {
+                    reshaped.insert(name.to_string());
+                }
+                Effect::ConsumerCreated { stream, .. } | Effect::ConsumerRemoved { stream, .. } => {
+                    reshaped.insert(stream.to_string());
+                }
+                Effect::StreamAdvanced { name } => {
+                    advanced |= self.note_advanced(name);
+                }
+                _ => {}
+            }
+        }
+        if !reshaped.is_empty() {
+            self.refresh(state, &reshaped);
+        } else if advanced {
+            self.wake_delivery.notify_one();
+        }
+        self.wake_clock.notify_one();
+    }
+
+    /// Whether a stream answers direct gets here. Unknown streams do not.
+    pub(super) fn allows_direct(&self, stream: &str) -> bool {
+        self.catalog.read().get(stream).is_some_and(|entry| entry.allow_direct)
+    }
+
+    /// Whether a consumer exists and pushes.
+    pub(super) fn consumer_pushes(&self, stream: &str, consumer: &str) -> Option<bool> {
+        self.catalog.read().get(stream)?.consumers.get(consumer).copied()
+    }
+
+    pub(super) fn take_news(&self) -> News {
+        std::mem::take(&mut *self.news.lock())
+    }
+
+    /// Whether this is news.
+    fn note_advanced(&self, name: &str) -> bool {
+        // Streams without consumers have nothing to deliver.
+        if self.catalog.read().get(name).is_none_or(|entry| entry.consumers.is_empty()) {
+            return false;
+        }
+        let mut news = self.news.lock();
+        !news.advanced.contains(name) && news.advanced.insert(name.to_owned())
+    }
+
+    fn refresh(&self, state: &State, names: &HashSet<String>) {
+        {
+            let mut catalog = self.catalog.write();
+            for name in names {
+                match state.stream(name) {
+                    Some(stream) => {
+                        catalog.insert(name.clone(), Entry::of(stream));
+                    }
+                    None => {
+                        catalog.remove(name);
+                    }
+                }
+            }
+        }
+        self.news.lock().reshaped.extend(names.iter().cloned());
+        if let Some(captures) = self.captures.get() {
+            captures.refresh(state, names);
+        }
+        self.wake_delivery.notify_one();
+    }
+}
+
+impl Entry {
+    fn of(stream: &Stream) -> Self {
+        let consumers = stream
+            .consumers()
+            .map(|consumer| (consumer.name().to_owned(), consumer.config().is_push()))
+            .collect();
+        Self { allow_direct: stream.config().allow_direct, consumers }
+    }
+}
+
+impl Captures {
+    /// Registers and removes services so that exactly the streams' subjects are captured. What comes
+    /// is added before what goes is removed, so that no subject is left alone in between; the broker
+    /// hands a message to one service only once, however many of its filters match.
+    fn refresh(&self, state: &State, names: &HashSet<String>) {
+        let mut held = self.filters.lock();
+        for name in names {
+            for filter in subjects_of(state, name) {
+                let filters = held.entry(name.clone()).or_default();
+                if !filters.contains_key(filter) {
+                    let id = self.broker.add_service(filter, Arc::clone(&self.service));
+                    filters.insert(filter.clone(), id);
+                }
+            }
+        }
+        for name in names {
+            let wanted = subjects_of(state, name);
+            let Some(filters) = held.get_mut(name) else { continue };
+            filters.retain(|filter, id| {
+                let keep = wanted.contains(filter);
+                if !keep {
+                    self.broker.remove_service(*id);
+                }
+                keep
+            });
+            if wanted.is_empty() {
+                held.remove(name);
+            }
+        }
+    }
+
+    fn clear(&self) {
+        for (_, filters) in self.filters.lock().drain() {
+            for id in filters.into_values() {
+                self.broker.remove_service(id);
+            }
+        }
+    }
+}
+
+fn subjects_of<'a>(state: &'a State, stream: &str) -> &'a [String] {
+    state.stream(stream).map_or(&[], |stream| stream.config().subjects.as_slice())
+}

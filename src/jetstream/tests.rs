@@ -1,0 +1,314 @@
+//! One node's JetStream as standard clients see it: a real broker, a real replica in a temporary
+//! folder, and async-nats over loopback TCP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::Config as ClientStreamConfig;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use unibus_broker::{
+    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant,
+};
+use unibus_proto::NodeId;
+use unibus_proto::permissions::Permissions;
+use unibus_raft::{
+    GroupId, Observer, Replica, ReplicaOptions, RpcClass, Transport, TransportError,
+};
+use unibus_state::{Effect, State};
+
+use super::{JetStream, JetStreamHooks, JetStreamOptions};
+
+/// Every wait of these tests.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node without peers.
+#[derive(Debug)]
+struct Alone;
+
+impl Transport for Alone {
+    fn call(
+        &self,
+        target: NodeId,
+        _class: RpcClass,
+        _group: GroupId,
+        _request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        Box::pin(async move { Err(TransportError::Unreachable(target)) })
+    }
+
+    fn connected(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+}
+
+/// Admits everybody; a client that calls itself "internal" counts as the node.
+struct Open(watch::Sender<Grant>);
+
+impl Authenticator for Open {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+        let internal = request.connect.name.as_deref() == Some("internal");
+        Ok(Admission { identity: None, internal, grant: self.0.subscribe() })
+    }
+}
+
+struct Watcher(JetStreamHooks);
+
+impl Observer for Watcher {
+    fn applied(&self, state: &State, effects: &[Effect]) {
+        self.0.applied(state, effects);
+    }
+}
+
+struct Node {
+    jetstream: JetStream,
+    replica: Replica,
+    address: String,
+    stop: watch::Sender<bool>,
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir) -> Self {
+        let hooks = JetStreamHooks::new();
+        let id = Replica::node_id_in(dir.path()).unwrap();
+        let options = ReplicaOptions::new(dir.path(), "n1");
+        let observer = Arc::new(Watcher(hooks.clone()));
+        let replica = Replica::start(options, id, Arc::new(Alone), observer).await.unwrap();
+        if !replica.status().initialized {
+            replica.initialize([(id, "n1".to_owned())].into()).await.unwrap();
+        }
+        let mut leadership = replica.leadership();
+        let leads = leadership.wait_for(|known| known.is_leader);
+        tokio::time::timeout(PATIENCE, leads).await.unwrap().unwrap();
+
+        let grant = watch::Sender::new(Grant::Active(Arc::new(Permissions::all())));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let options = BrokerOptions { jetstream: true, api_level: 1, ..BrokerOptions::default() };
+        let broker = Broker::new(options, Arc::new(Open(grant)));
+        let jetstream = JetStream::start(
+            broker.clone(),
+            replica.clone(),
+            JetStreamOptions::new("n1"),
+            Arc::new(Alone),
+            &hooks,
+        );
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move { broker.serve(listener, stopped).await });
+        Self { jetstream, replica, address, stop, dir }
+    }
+
+    async fn client(&self) -> async_nats::Client {
+        async_nats::connect(&self.address).await.unwrap()
+    }
+
+    async fn context(&self) -> async_nats::jetstream::Context {
+        async_nats::jetstream::new(self.client().await)
+    }
+
+    async fn bucket(&self, history: i64) -> kv::Store {
+        let config = kv::Config { bucket: "b".into(), history, ..kv::Config::default() };
+        self.context().await.create_key_value(config).await.unwrap()
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.jetstream.shutdown();
+        let _ = self.stop.send(true);
+        self.replica.shutdown().await;
+        self.dir
+    }
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("too late")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_created_published_to_and_told_of() {
+    let node = Node::start().await;
+    let context = node.context().await;
+    let config = ClientStreamConfig {
+        name: "S".into(),
+        subjects: vec!["s.>".into()],
+        ..ClientStreamConfig::default()
+    };
+    let mut stream = soon(context.create_stream(config.clone())).await.unwrap();
+    for expected in 1..=3 {
+        let ack = soon(context.publish("s.a", "x".into())).await.unwrap();
+        let ack = soon(ack.into_future()).await.unwrap();
+        assert_eq!((ack.stream.as_str(), ack.sequence), ("S", expected));
+    }
+    let info = soon(stream.info()).await.unwrap();
+    assert_eq!(info.state.messages, 3);
+    assert_eq!(info.cluster.as_ref().unwrap().leader.as_deref(), Some("n1"));
+    soon(context.create_stream(config)).await.unwrap();
+    assert_eq!(soon(stream.get_raw_message(2)).await.unwrap().payload, Bytes::from("x"));
+    soon(stream.delete_message(2)).await.unwrap();
+    assert!(soon(stream.get_raw_message(2)).await.is_err());
+    let names: Vec<_> = soon(context.stream_names().collect::<Vec<_>>()).await;
+    assert_eq!(names.into_iter().map(Result::unwrap).collect::<Vec<_>>(), ["S"]);
+    assert_eq!(soon(stream.purge()).await.unwrap().purged, 2);
+    soon(context.delete_stream("S")).await.unwrap();
+    let gone = soon(context.publish("s.a", "x".into())).await.unwrap();
+    assert!(soon(gone.into_future()).await.is_err(), "nobody captures the subject any more");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_put_got_compared_and_removed() {
+    let node = Node::start().await;
+    let bucket = soon(node.bucket(5)).await;
+    assert_eq!(soon(bucket.put("k", "1".into())).await.unwrap(), 1);
+    assert_eq!(soon(bucket.get("k")).await.unwrap(), Some(Bytes::from("1")));
+    assert_eq!(soon(bucket.get("none")).await.unwrap(), None);
+    assert_eq!(soon(bucket.update("k", "2".into(), 1)).await.unwrap(), 2);
+    assert!(soon(bucket.update("k", "3".into(), 1)).await.is_err(), "revision 1 is not the last");
+    assert!(soon(bucket.create("k", "x".into())).await.is_err(), "the key exists");
+    let entry = soon(bucket.entry("k")).await.unwrap().unwrap();
+    assert_eq!((entry.value, entry.revision), (Bytes::from("2"), 2));
+    soon(bucket.delete("k")).await.unwrap();
+    assert_eq!(soon(bucket.get("k")).await.unwrap(), None);
+    soon(bucket.create("k", "4".into())).await.unwrap();
+    soon(bucket.purge("k")).await.unwrap();
+    assert_eq!(soon(bucket.get("k")).await.unwrap(), None);
+    assert_eq!(soon(bucket.status()).await.unwrap().values(), 1);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_and_keys_end_and_watches_go_on() {
+    let node = Node::start().await;
+    let bucket = soon(node.bucket(5)).await;
+    for (key, value) in [("a", "1"), ("b", "2"), ("a", "3")] {
+        soon(bucket.put(key, value.into())).await.unwrap();
+    }
+    let history: Vec<_> = soon(async { bucket.history("a").await.unwrap().collect::<Vec<_>>().await }).await;
+    let values: Vec<_> = history.into_iter().map(|entry| entry.unwrap().value).collect();
+    assert_eq!(values, [Bytes::from("1"), Bytes::from("3")]);
+    let keys: Vec<_> = soon(async { bucket.keys().await.unwrap().collect::<Vec<_>>().await }).await;
+    let mut keys: Vec<_> = keys.into_iter().map(Result::unwrap).collect();
+    keys.sort();
+    assert_eq!(keys, ["a", "b"]);
+
+    let mut watch = soon(bucket.watch_with_history(">")).await.unwrap();
+    for expected in ["2", "3"] {
+        let entry = soon(watch.next()).await.unwrap().unwrap();
+        assert_eq!(entry.value, Bytes::from(expected));
+    }
+    for round in 0..20 {
+        soon(bucket.put("live", round.to_string().into())).await.unwrap();
+        let entry = soon(watch.next()).await.unwrap().unwrap();
+        assert_eq!((entry.key.as_str(), entry.value), ("live", Bytes::from(round.to_string())));
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_consumer_gets_everything_in_order_under_flow_control() {
+    const MESSAGES: usize = 3000;
+    let node = Node::start().await;
+    let context = node.context().await;
+    let stream = soon(context.create_stream(ClientStreamConfig {
+        name: "S".into(),
+        subjects: vec!["s.>".into()],
+        ..ClientStreamConfig::default()
+    }))
+    .await
+    .unwrap();
+    let payload = Bytes::from(vec![7_u8; 4096]);
+    let mut acks = Vec::new();
+    for _ in 0..MESSAGES {
+        acks.push(soon(context.publish("s.a", payload.clone())).await.unwrap());
+    }
+    for ack in acks {
+        soon(ack.into_future()).await.unwrap();
+    }
+    let consumer = soon(stream.create_consumer(push::OrderedConfig {
+        deliver_subject: "_INBOX.ordered".into(),
+        deliver_policy: DeliverPolicy::All,
+        ..push::OrderedConfig::default()
+    }))
+    .await
+    .unwrap();
+    let mut messages = soon(consumer.messages()).await.unwrap();
+    for expected in 1..=MESSAGES {
+        let message = soon(messages.next()).await.unwrap().unwrap();
+        let info = message.info().unwrap();
+        assert_eq!(info.stream_sequence, expected as u64);
+        assert_eq!(info.pending, (MESSAGES - expected) as u64);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_plane_buckets_are_hidden_and_shut() {
+    let node = Node::start().await;
+    let inside = async_nats::ConnectOptions::new().name("internal").connect(&node.address);
+    let inside = async_nats::jetstream::new(soon(inside).await.unwrap());
+    let config = kv::Config { bucket: "UNIBUS_users".into(), ..kv::Config::default() };
+    let users = soon(inside.create_key_value(config)).await.unwrap();
+    soon(users.put("u", "1".into())).await.unwrap();
+    let outside = node.context().await;
+    assert!(soon(outside.get_stream("KV_UNIBUS_users")).await.is_err());
+    assert!(soon(outside.get_key_value("UNIBUS_users")).await.is_err());
+    let names: Vec<_> = soon(outside.stream_names().collect::<Vec<_>>()).await;
+    assert!(names.is_empty());
+    let refused = soon(outside.publish("$KV.UNIBUS_users.u", "2".into())).await.unwrap();
+    assert!(soon(refused.into_future()).await.is_err());
+    assert_eq!(soon(users.get("u")).await.unwrap(), Some(Bytes::from("1")));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_keeps_streams_and_their_subjects() {
+    let node = Node::start().await;
+    let bucket = soon(node.bucket(1)).await;
+    soon(bucket.put("k", "before".into())).await.unwrap();
+    let dir = node.stop().await;
+    let node = Node::start_in(dir).await;
+    let bucket = soon(async { node.context().await.get_key_value("b").await }).await.unwrap();
+    assert_eq!(soon(bucket.get("k")).await.unwrap(), Some(Bytes::from("before")));
+    assert_eq!(soon(bucket.put("k", "after".into())).await.unwrap(), 2);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raw_requests_get_the_words_that_clients_match() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let ask = async |subject: &str, body: &str| {
+        let answer = soon(client.request(subject.to_owned(), body.to_owned().into())).await.unwrap();
+        String::from_utf8(answer.payload.to_vec()).unwrap()
+    };
+    assert_eq!(
+        ask("$JS.API.STREAM.INFO.S", "").await,
+        r#"{"type":"io.nats.jetstream.api.v1.stream_info_response","error":{"code":404,"err_code":10059,"description":"stream not found"},"total":0,"offset":0,"limit":0}"#
+    );
+    let created =
+        ask("$JS.API.STREAM.CREATE.S", r#"{"name":"S","subjects":["s.>"],"allow_direct":true}"#).await;
+    assert!(created.starts_with(
+        r#"{"type":"io.nats.jetstream.api.v1.stream_create_response","config":{"name":"S","subjects":["s."#
+    ), "{created}");
+    assert!(created.ends_with(r#","did_create":true}"#), "{created}");
+    assert_eq!(ask("s.a", "v").await, r#"{"stream":"S","seq":1}"#);
+    assert!(ask("$JS.API.NOPE", "").await.contains(r#""err_code":10003"#));
+    let direct = soon(client.request("$JS.API.DIRECT.GET.S.s.a", "".into())).await.unwrap();
+    assert_eq!(direct.payload, Bytes::from("v"));
+    let headers = direct.headers.unwrap();
+    assert_eq!(headers.get("Nats-Sequence").unwrap().as_str(), "1");
+    assert_eq!(headers.get("Nats-Stream").unwrap().as_str(), "S");
+    let missing = soon(client.request("$JS.API.DIRECT.GET.S.s.b", "".into())).await.unwrap();
+    assert_eq!(missing.status.unwrap().as_u16(), 404);
+    let no_stream = soon(client.request("$JS.API.DIRECT.GET.T.s.b", "".into())).await;
+    assert!(no_stream.is_err(), "no responders");
+    node.stop().await;
+}

@@ -1,0 +1,164 @@
+//! One connected peer: its identity, its status, its calls, and the loop that lives as long as its
+//! connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use quinn::Connection;
+use tokio::sync::watch;
+use unibus_proto::NodeId;
+
+use super::control::{Control, ControlError, ControlReader, ControlWriter, Hello, Kind};
+use super::limits::STATUS_PERIOD;
+use super::registry::Arbiter;
+use super::rpc::{self, Calls};
+use super::shared::{CloseCode, Shared};
+use super::{PeerInfo, PeerLocalStatus, PeerStatus};
+
+/// A peer and the connection to it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    hello: Hello,
+    name: String,
+    addr: SocketAddr,
+    dialed: bool,
+    since: Instant,
+    initialized: AtomicBool,
+    connection: Connection,
+    calls: Calls,
+}
+
+impl Peer {
+    pub(crate) fn new(connection: Connection, hello: Hello, name: String, dialed: bool) -> Self {
+        let addr = connection.remote_address();
+        Self {
+            name,
+            addr: SocketAddr::new(addr.ip().to_canonical(), addr.port()),
+            dialed,
+            since: Instant::now(),
+            initialized: AtomicBool::new(hello.initialized),
+            calls: Calls::new(hello.node),
+            hello,
+            connection,
+        }
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.hello.node
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.hello.incarnation
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    pub(crate) fn close(&self, code: CloseCode, reason: &str) {
+        self.connection.close(code.wire(), reason.as_bytes());
+    }
+
+    pub(crate) fn info(&self) -> PeerInfo {
+        PeerInfo {
+            id: self.id(),
+            name: self.name.clone(),
+            addr: self.addr,
+            posture: self.hello.posture,
+            initialized: self.initialized.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            id: self.id(),
+            name: self.name.clone(),
+            addr: self.addr,
+            posture: self.hello.posture,
+            initialized: self.initialized.load(Ordering::Relaxed),
+            rtt: self.connection.rtt(),
+            connected_for: self.since.elapsed(),
+            dialed: self.dialed,
+        }
+    }
+}
+
+/// Serves a registered peer until its connection ends, then withdraws it.
+pub(crate) async fn run(shared: &Arc<Shared>, peer: Arc<Peer>, control: Control, arbiter: Arbiter) {
+    shared.bump();
+    let (id, name, addr) = (peer.id(), peer.name(), peer.addr);
+    tracing::info!(%id, name, %addr, dialed = peer.dialed, "route established");
+    for lane in peer.calls.lanes() {
+        shared
+            .tasks
+            .spawn(rpc::run_lane(Arc::clone(lane), peer.connection.clone()));
+    }
+    let Control { writer, reader } = control;
+    let broken = tokio::select! {
+        error = peer.connection.closed() => error.to_string(),
+        error = tell(shared, writer, arbiter) => error.to_string(),
+        error = listen(shared, &peer, reader) => error.to_string(),
+        error = rpc::serve(shared, &peer) => error.to_string(),
+    };
+    // Whichever loop ended first, the route ends as a whole; a connection that is closed keeps its
+    // first reason.
+    peer.close(CloseCode::Protocol, &broken);
+    peer.calls.fail_all();
+    shared.registry.withdraw(&peer, shared.hooks.as_ref());
+    shared.bump();
+    tracing::info!(%id, name, %addr, reason = broken, "route closed");
+}
+
+/// Sends READY if this end decided, then a status frame every period and at each change.
+async fn tell(shared: &Shared, mut writer: ControlWriter, arbiter: Arbiter) -> ControlError {
+    let mut nudge = shared.nudge.subscribe();
+    if arbiter == Arbiter::Us
+        && let Err(error) = writer.write(Kind::Ready, &[]).await
+    {
+        return error;
+    }
+    loop {
+        let status = shared.hooks.local_status();
+        if let Err(error) = writer.write_json(Kind::Status, &status).await {
+            return error;
+        }
+        wait_nudge(&mut nudge).await;
+    }
+}
+
+async fn wait_nudge(nudge: &mut watch::Receiver<u64>) {
+    // Both ways of waking, by time or by change, mean the same: say the status again.
+    let _woken = tokio::time::timeout(STATUS_PERIOD, nudge.changed()).await;
+}
+
+async fn listen(shared: &Shared, peer: &Peer, mut reader: ControlReader) -> ControlError {
+    loop {
+        let status = match reader.read().await {
+            Ok(frame) if frame.kind == Kind::Status => frame.json::<PeerLocalStatus>(),
+            Ok(_) => Err(ControlError::Malformed("not a status")),
+            Err(error) => Err(error),
+        };
+        match status {
+            Ok(PeerLocalStatus { initialized }) => {
+                if peer.initialized.swap(initialized, Ordering::Relaxed) != initialized {
+                    shared.bump();
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Real meshes on loopback with minted certificates: who gets a route, who does not and why, what
+//! survives a restart, and what RPCs promise.
+
+mod fixture;
+mod refusing;
+mod routing;
+mod rpc;

@@ -1,0 +1,237 @@
+//! Who gets no route, with the reason on both sides; each with its legitimate twin, that does.
+
+use std::net::SocketAddr;
+
+use unibus_proto::NodeId;
+
+use super::fixture::{Authority, Node, STRICT, named_route, route_to, until};
+use crate::mesh::{
+    Direction, MeshOptions, Posture, Refusal, RefusalReason, RefusedBy, RouteSecret, RouteState,
+};
+
+async fn refusal(node: &Node, reason: RefusalReason, by: RefusedBy) -> Refusal {
+    let find = || {
+        node.mesh
+            .refused()
+            .into_iter()
+            .find(|r| r.reason == reason && r.by == by)
+    };
+    until(&format!("{:?} has {reason:?} by {by:?}", node.mesh), || {
+        find().is_some()
+    })
+    .await;
+    find().unwrap()
+}
+
+/// Starts node 1 and the `bad` node that dials it, checks the refusal on both sides, then lets the
+/// `good` twin connect to the same node 1.
+async fn refused_but_twin_connects(
+    reason: RefusalReason,
+    accepting: MeshOptions,
+    bad: impl FnOnce(SocketAddr) -> MeshOptions,
+    good: impl FnOnce(SocketAddr) -> MeshOptions,
+) {
+    let one = Node::start(accepting).await;
+    let two = Node::start(bad(one.addr())).await;
+    // One of the two refuses, the other learns why.
+    until("both know the reason", || {
+        [&one, &two]
+            .iter()
+            .all(|n| n.mesh.refused().iter().any(|r| r.reason == reason))
+    })
+    .await;
+    let entry = |node: &Node| {
+        node.mesh
+            .refused()
+            .into_iter()
+            .find(|r| r.reason == reason)
+            .unwrap()
+    };
+    assert_eq!(entry(&one).direction, Direction::Accepted);
+    assert_eq!(entry(&two).direction, Direction::Dialed);
+    assert!([&one, &two].iter().any(|n| entry(n).by == RefusedBy::Us));
+    until("the route entry says why", || {
+        matches!(&two.mesh.routes()[0].state,
+            RouteState::Pending { last_error: Some(text) } if text.contains(&reason.to_string()))
+    })
+    .await;
+    assert!(one.peer_ids().is_empty() && two.peer_ids().is_empty());
+    assert!(one.hooks.events.lock().is_empty() && two.hooks.events.lock().is_empty());
+    two.mesh.shutdown().await;
+
+    let twin = Node::start(good(one.addr())).await;
+    one.has_peers(&[2]).await;
+    twin.has_peers(&[1]).await;
+    assert!(twin.mesh.refused().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_gets_no_route() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let one = Node::start(ours.options(1, vec![])).await;
+    // It trusts our CA, so that only its own certificate is wrong, and knows the secret.
+    let mut options = theirs.options(2, vec![route_to(one.addr())]);
+    let right = ours.options(2, vec![route_to(one.addr())]);
+    options.tls.ca.clone_from(&right.tls.ca);
+    options.secret = right.secret.clone();
+    let two = Node::start(options).await;
+    let seen = refusal(&one, RefusalReason::Tls, RefusedBy::Us).await;
+    assert_eq!(seen.direction, Direction::Accepted);
+    assert!(seen.detail.contains("UnknownIssuer"), "{}", seen.detail);
+    refusal(&two, RefusalReason::Tls, RefusedBy::Peer).await;
+    assert!(one.hooks.events.lock().is_empty() && two.hooks.events.lock().is_empty());
+    two.mesh.shutdown().await;
+
+    let twin = Node::start(right).await;
+    one.has_peers(&[2]).await;
+    twin.has_peers(&[1]).await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_gets_no_route() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let mut options = theirs.options(1, vec![]);
+    options.tls.ca = ours.options(1, vec![]).tls.ca;
+    let one = Node::start(options).await;
+    let two = Node::start(ours.options(2, vec![route_to(one.addr())])).await;
+    let seen = refusal(&two, RefusalReason::Tls, RefusedBy::Us).await;
+    assert!(seen.detail.contains("UnknownIssuer"), "{}", seen.detail);
+    refusal(&one, RefusalReason::Tls, RefusedBy::Peer).await;
+    assert!(one.hooks.events.lock().is_empty() && two.hooks.events.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_secret_gets_no_route() {
+    let authority = Authority::new();
+    refused_but_twin_connects(
+        RefusalReason::Secret,
+        authority.options(1, vec![]),
+        |addr| MeshOptions {
+            secret: RouteSecret::new(b"guessed"),
+            ..authority.options(2, vec![route_to(addr)])
+        },
+        |addr| authority.options(2, vec![route_to(addr)]),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_and_password_must_be_the_same() {
+    let authority = Authority::new();
+    let with = |pass: &str, options| MeshOptions {
+        secret: RouteSecret::from_user_pass("route", pass),
+        ..options
+    };
+    refused_but_twin_connects(
+        RefusalReason::Secret,
+        with("one", authority.options(1, vec![])),
+        |addr| with("two", authority.options(2, vec![route_to(addr)])),
+        |addr| with("one", authority.options(2, vec![route_to(addr)])),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn another_cluster_gets_no_route() {
+    let authority = Authority::new();
+    refused_but_twin_connects(
+        RefusalReason::Cluster,
+        authority.options(1, vec![]),
+        |addr| MeshOptions {
+            cluster_name: "west".to_owned(),
+            ..authority.options(2, vec![route_to(addr)])
+        },
+        |addr| authority.options(2, vec![route_to(addr)]),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_weaker_posture_gets_no_route_whoever_dials() {
+    let authority = Authority::new();
+    let weak = Posture {
+        acl: false,
+        ..STRICT
+    };
+    let weakened = |options| MeshOptions {
+        posture: weak,
+        ..options
+    };
+    refused_but_twin_connects(
+        RefusalReason::Posture,
+        authority.options(1, vec![]),
+        |addr| weakened(authority.options(2, vec![route_to(addr)])),
+        |addr| authority.options(2, vec![route_to(addr)]),
+    )
+    .await;
+    // The stricter one dials; the twin is as weak as the acceptor.
+    refused_but_twin_connects(
+        RefusalReason::Posture,
+        weakened(authority.options(1, vec![])),
+        |addr| authority.options(2, vec![route_to(addr)]),
+        |addr| weakened(authority.options(2, vec![route_to(addr)])),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn another_name_than_the_expected_gets_no_route() {
+    let authority = Authority::new();
+    refused_but_twin_connects(
+        RefusalReason::Name,
+        authority.options(1, vec![]),
+        |addr| authority.options(2, vec![named_route("n3", addr)]),
+        |addr| authority.options(2, vec![named_route("n1", addr)]),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_data_folder_gets_no_route() {
+    let authority = Authority::new();
+    refused_but_twin_connects(
+        RefusalReason::NodeId,
+        authority.options(1, vec![]),
+        |addr| MeshOptions {
+            node_id: NodeId(1),
+            ..authority.options(2, vec![route_to(addr)])
+        },
+        |addr| authority.options(2, vec![route_to(addr)]),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_third_node_with_a_connected_nodes_id_gets_no_route() {
+    let authority = Authority::new();
+    let one = Node::start(authority.options(1, vec![])).await;
+    let two = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    one.has_peers(&[2]).await;
+    two.has_peers(&[1]).await;
+    let copy = Node::start(MeshOptions {
+        node_id: NodeId(2),
+        ..authority.options(3, vec![route_to(one.addr())])
+    })
+    .await;
+    let seen = refusal(&one, RefusalReason::NodeId, RefusedBy::Us).await;
+    assert_eq!(seen.name.as_deref(), Some("n3"));
+    refusal(&copy, RefusalReason::NodeId, RefusedBy::Peer).await;
+    assert_eq!(one.mesh.peers()[0].name, "n2");
+    assert_eq!(one.hooks.events.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn a_repeated_refusal_is_one_entry_that_counts() {
+    let authority = Authority::new();
+    let one = Node::start(authority.options(1, vec![])).await;
+    let mut options = authority.options(2, vec![route_to(one.addr())]);
+    options.cluster_name = "west".to_owned();
+    let two = Node::start(options).await;
+    for node in [&one, &two] {
+        until("it was tried again", || {
+            node.mesh.refused().iter().any(|r| r.count >= 3)
+        })
+        .await;
+        assert_eq!(node.mesh.refused().len(), 1);
+    }
+}

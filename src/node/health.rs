@@ -1,0 +1,139 @@
+//! What `/healthz` and `/varz` say, gathered from the parts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use unibus_broker::Broker;
+use unibus_proto::NodeId;
+use unibus_raft::{Replica, ReplicaStatus};
+
+use crate::http::{HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute};
+use crate::mesh::{Mesh, PeerStatus, Posture, Refusal};
+
+/// What the listeners ask.
+pub(super) struct Health {
+    pub(super) server_name: String,
+    pub(super) server_id: String,
+    pub(super) cluster_name: Option<String>,
+    pub(super) posture: Posture,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) payload_bytes_max: usize,
+    pub(super) started: Instant,
+    pub(super) started_at: SystemTime,
+    pub(super) broker: Broker,
+    pub(super) replica: Replica,
+    pub(super) mesh: Option<Arc<Mesh>>,
+}
+
+impl HealthSource for Health {
+    fn health(&self) -> HealthReport {
+        let status = self.replica.status();
+        let connected = self.mesh.as_ref().map(|mesh| mesh.peers()).unwrap_or_default();
+        let refused = self.mesh.as_ref().map(|mesh| mesh.refused()).unwrap_or_default();
+        HealthReport {
+            posture: report(self.posture),
+            node: NodeId(status.node_id).to_string(),
+            server_name: self.server_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_name: self.cluster_name.clone(),
+            role: role(&status),
+            leader: status.leader.map(|id| self.name_of(id, &status)),
+            term: status.term,
+            quorum: status.has_quorum,
+            store_open: status.fatal.is_none(),
+            applied_index: status.applied_index,
+            peers: peers(&status, &connected),
+            refused_routes: refused.iter().rev().map(refusal).collect(),
+        }
+    }
+
+    fn varz(&self) -> serde_json::Value {
+        let stats = self.broker.stats();
+        let uptime = self.started.elapsed().as_secs();
+        json!({
+            "server_id": self.server_id,
+            "server_name": self.server_name,
+            "version": super::ADVERTISED_VERSION,
+            "git_commit": concat!("unibus-", env!("CARGO_PKG_VERSION")),
+            "proto": 1,
+            "host": self.host,
+            "port": self.port,
+            "max_payload": self.payload_bytes_max,
+            "auth_required": self.posture.enforce,
+            "start": timestamp(self.started_at),
+            "now": timestamp(SystemTime::now()),
+            "uptime": format!("{}h{}m{}s", uptime / 3600, uptime / 60 % 60, uptime % 60),
+            "cluster": { "name": self.cluster_name },
+            "routes": self.mesh.as_ref().map_or(0, |mesh| mesh.peers().len()),
+            "connections": stats.connections,
+            "total_connections": stats.total_connections,
+            "subscriptions": stats.subscriptions,
+            "slow_consumers": stats.slow_consumers,
+            "in_msgs": stats.in_msgs,
+            "in_bytes": stats.in_bytes,
+            "out_msgs": stats.out_msgs,
+            "out_bytes": stats.out_bytes,
+        })
+    }
+}
+
+impl Health {
+    fn name_of(&self, id: NodeId, status: &ReplicaStatus) -> String {
+        let member = status.voters.get(&id).or_else(|| status.learners.get(&id));
+        member.cloned().unwrap_or_else(|| id.to_string())
+    }
+}
+
+fn role(status: &ReplicaStatus) -> NodeRole {
+    let id = NodeId(status.node_id);
+    match () {
+        () if !status.initialized => NodeRole::Joining,
+        () if status.leader == Some(id) => NodeRole::Leader,
+        () if status.voters.contains_key(&id) => NodeRole::Follower,
+        () => NodeRole::Learner,
+    }
+}
+
+/// Every other member, connected or not, and whoever else is connected.
+fn peers(status: &ReplicaStatus, connected: &[PeerStatus]) -> Vec<PeerReport> {
+    let mut all: BTreeMap<NodeId, PeerReport> = BTreeMap::new();
+    let members = status.voters.iter().chain(&status.learners);
+    for (id, name) in members.filter(|(id, _)| id.0 != status.node_id) {
+        let voter = status.voters.contains_key(id);
+        let (node, server_name) = (id.to_string(), name.clone());
+        all.insert(*id, PeerReport { node, server_name, voter, ..PeerReport::default() });
+    }
+    for peer in connected {
+        let entry = all.entry(peer.id).or_default();
+        entry.node = peer.id.to_string();
+        entry.server_name.clone_from(&peer.name);
+        entry.address = Some(peer.addr.to_string());
+        entry.connected = true;
+        entry.posture = Some(report(peer.posture));
+        entry.rtt_us = u64::try_from(peer.rtt.as_micros()).ok();
+    }
+    all.into_values().collect()
+}
+
+fn report(posture: Posture) -> PostureReport {
+    let Posture { enforce, acl, tls, cluster, store } = posture;
+    PostureReport { enforce, acl, tls, cluster, store }
+}
+
+fn refusal(refusal: &Refusal) -> RefusedRoute {
+    let peer = match &refusal.name {
+        Some(name) => format!("{name} ({})", refusal.addr),
+        None => refusal.addr.to_string(),
+    };
+    let reason = format!("{}: {}", refusal.reason, refusal.detail);
+    RefusedRoute { peer, reason, at: timestamp(refusal.last) }
+}
+
+fn timestamp(at: SystemTime) -> String {
+    OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
+}

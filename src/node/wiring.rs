@@ -1,0 +1,116 @@
+//! The small adapters between the parts: mesh → broker, replica → directory and JetStream, peers'
+//! requests → replica or JetStream, and the transport of a node without peers.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use unibus_broker::{Broker, Peer};
+use unibus_proto::NodeId;
+use unibus_raft::{GroupId, Observer, Replica, RpcClass, RpcHandler, Transport, TransportError};
+use unibus_state::{Effect, State};
+
+use super::users;
+use crate::access::Directory;
+use crate::jetstream::{JetStream, JetStreamHooks};
+use crate::mesh::{MeshHooks, PeerInfo, PeerLocalStatus};
+
+/// The replica, once it has started; taken out again at shutdown so that nothing keeps itself alive.
+#[derive(Debug, Default)]
+pub(super) struct ReplicaSlot(Mutex<Option<Replica>>);
+
+impl ReplicaSlot {
+    pub(super) fn set(&self, replica: Option<Replica>) {
+        *self.0.lock() = replica;
+    }
+
+    fn get(&self) -> Option<Replica> {
+        self.0.lock().clone()
+    }
+}
+
+/// Hands route streams to the broker and tells peers how this node stands.
+pub(super) struct RouteHooks {
+    pub(super) broker: Broker,
+    pub(super) replica: Arc<ReplicaSlot>,
+}
+
+impl MeshHooks for RouteHooks {
+    fn connected(&self, peer: PeerInfo, stream: (quinn::RecvStream, quinn::SendStream)) {
+        let (reader, writer) = stream;
+        let _task = self.broker.attach_route(Peer { id: peer.id, name: peer.name }, reader, writer);
+    }
+
+    fn disconnected(&self, _id: NodeId) {
+        // The broker notices by the end of the stream.
+    }
+
+    fn local_status(&self) -> PeerLocalStatus {
+        let initialized = self.replica.get().is_some_and(|replica| replica.status().initialized);
+        PeerLocalStatus { initialized }
+    }
+}
+
+/// Lets permissions and streams follow what is applied, before it is acknowledged.
+pub(super) struct StateObserver {
+    pub(super) directory: Arc<Directory>,
+    pub(super) jetstream: JetStreamHooks,
+    pub(super) replica: Arc<ReplicaSlot>,
+}
+
+impl Observer for StateObserver {
+    fn applied(&self, state: &State, effects: &[Effect]) {
+        if users::concerned(effects)
+            && let Some(replica) = self.replica.get()
+        {
+            users::load(state, &replica, &self.directory);
+        }
+        self.jetstream.applied(state, effects);
+    }
+}
+
+/// Sends peers' requests to the part that serves them.
+pub(super) struct Dispatch {
+    pub(super) replica: Arc<dyn RpcHandler>,
+    pub(super) jetstream: Arc<OnceLock<JetStream>>,
+}
+
+impl RpcHandler for Dispatch {
+    fn handle(
+        &self,
+        from: NodeId,
+        class: RpcClass,
+        group: GroupId,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        match (class, self.jetstream.get()) {
+            (RpcClass::Leader, Some(jetstream)) => jetstream.handle_leader_rpc(from, request),
+            (RpcClass::Leader, None) => {
+                async { Err("JetStream has not started yet".to_owned()) }.boxed()
+            }
+            _ => self.replica.handle(from, class, group, request),
+        }
+    }
+}
+
+/// The transport of a node without peers: a group of one runs the same code as a cluster.
+#[derive(Debug)]
+pub(super) struct Alone;
+
+impl Transport for Alone {
+    fn call(
+        &self,
+        target: NodeId,
+        _class: RpcClass,
+        _group: GroupId,
+        _request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        async move { Err(TransportError::Unreachable(target)) }.boxed()
+    }
+
+    fn connected(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+}
