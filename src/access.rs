@@ -51,9 +51,13 @@ struct Table {
 }
 
 impl Directory {
-    /// An empty directory: until records come, only `internal` gets in under `enforce`.
+    /// An empty directory: until records come, only the node itself gets in under `enforce`.
     #[must_use]
-    pub fn new(mode: BusAuth, internal: Option<NkeyPublic>) -> Self {
+    pub fn new(mode: BusAuth, internal: &InternalIdentity) -> Self {
+        Self::of(mode, Some(*internal.public()))
+    }
+
+    fn of(mode: BusAuth, internal: Option<NkeyPublic>) -> Self {
         let grant = |permissions| watch::channel(Grant::Active(Arc::new(permissions))).0;
         let shared = Shared {
             mode,

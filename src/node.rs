@@ -225,7 +225,7 @@ impl Node {
         self.jetstream.shutdown();
         let hand_over = self.replica.transfer_leadership();
         let _timed_out = tokio::time::timeout(STOP_PATIENCE, hand_over).await;
-        let _timed_out = tokio::time::timeout(STOP_PATIENCE, self.broker.shutdown()).await;
+        self.broker.shutdown(STOP_PATIENCE).await;
         for task in self.tasks {
             task.abort();
             let _cancelled = task.await;

@@ -85,7 +85,10 @@ pub struct NodeFolder {
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file is there already.
-    #[error("{} exists and is never overwritten; move it away or choose another folder", .0.display())]
+    #[error(
+        "{} exists and is never overwritten; move it away or choose another folder",
+        .0.display()
+    )]
     Exists(PathBuf),
     /// A file could not be written.
     #[error("cannot write {}: {source}; check the folder's permissions and space", path.display())]
@@ -112,7 +115,11 @@ pub enum PkiError {
     )]
     Host(String),
     /// The CA's certificate and key do not make valid certificates.
-    #[error("{} does not vouch for what its key signs: {reason}; ca.crt and ca.key must belong together and be in date", path.display())]
+    #[error(
+        "{} does not vouch for what its key signs: {reason}; \
+         ca.crt and ca.key must belong together and be in date",
+        path.display()
+    )]
     Chain {
         /// The CA certificate.
         path: PathBuf,
@@ -121,7 +128,8 @@ pub enum PkiError {
     },
     /// Key generation or encoding failed.
     #[error(
-        "cannot make the certificate for {subject:?}: {reason}; try again, or check the system's random source"
+        "cannot make the certificate for {subject:?}: {reason}; \
+         try again, or check the system's random source"
     )]
     Make {
         /// Whose certificate.

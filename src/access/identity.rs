@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unibus_proto::nkey::{NkeyPublic, UserSeed};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::users::now;
 
@@ -59,13 +59,19 @@ pub enum IdentityError {
 #[derive(Serialize, Deserialize)]
 struct Content {
     /// `SU…`, secret.
-    seed: Zeroizing<String>,
+    seed: String,
     /// `U…`.
     nkey: String,
     /// The same in hex.
     sign_pub: String,
     /// RFC 3339 UTC.
     created_at: String,
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        self.seed.zeroize();
+    }
 }
 
 impl InternalIdentity {
@@ -158,7 +164,7 @@ impl InternalIdentity {
 
     fn write(&self, draft: &Path) -> std::io::Result<()> {
         let content = Content {
-            seed: Zeroizing::new(self.seed.to_nkey()),
+            seed: self.seed.to_nkey(),
             nkey: self.public.to_nkey(),
             sign_pub: self.public.to_hex(),
             created_at: now(),

@@ -88,10 +88,7 @@ pub fn permissions_of(user: &UserRecord) -> Permissions {
     }
     Permissions {
         publish: closed(publish),
-        subscribe: SubjectSet {
-            allow_literal: filters(["_INBOX.*", "_INBOX.*.>"]),
-            ..closed(subscribe)
-        },
+        subscribe: closed(subscribe),
     }
 }
 

@@ -52,7 +52,7 @@ fn is_revoked(grant: &watch::Receiver<Grant>) -> bool {
 
 #[test]
 fn enforce_lets_in_active_users_who_prove_their_key() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let user = seed(1);
     assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Refused);
     put(&directory, &service(&user, &["a"]));
@@ -65,7 +65,7 @@ fn enforce_lets_in_active_users_who_prove_their_key() {
 
 #[test]
 fn enforce_refuses_no_key_a_foreign_signature_and_an_old_one() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let (user, thief) = (seed(1), seed(2));
     put(&directory, &service(&user, &["a"]));
     let good = connect(&user);
@@ -90,7 +90,7 @@ fn enforce_refuses_no_key_a_foreign_signature_and_an_old_one() {
 fn the_internal_identity_gets_in_without_a_record() {
     let node = seed(9);
     for mode in [BusAuth::Off, BusAuth::Soft, BusAuth::Enforce] {
-        let directory = Directory::new(mode, Some(node.public()));
+        let directory = Directory::of(mode, Some(node.public()));
         let admission = ask(&directory, &connect(&node)).unwrap();
         assert!(admission.internal);
         assert!(may_publish(&admission.grant, "$KV.UNIBUS_users.abc"));
@@ -101,7 +101,7 @@ fn the_internal_identity_gets_in_without_a_record() {
 
 #[test]
 fn off_asks_nobody_but_still_verifies_a_key() {
-    let directory = Directory::new(BusAuth::Off, None);
+    let directory = Directory::of(BusAuth::Off, None);
     let anonymous = ask(&directory, &ConnectOptions::default()).unwrap();
     assert!(anonymous.identity.is_none() && !anonymous.internal);
     assert!(may_publish(&anonymous.grant, "anything"));
@@ -113,7 +113,7 @@ fn off_asks_nobody_but_still_verifies_a_key() {
 
 #[test]
 fn soft_lets_everybody_in() {
-    let directory = Directory::new(BusAuth::Soft, None);
+    let directory = Directory::of(BusAuth::Soft, None);
     let anonymous = ask(&directory, &ConnectOptions::default()).unwrap();
     assert!(anonymous.identity.is_none() && may_publish(&anonymous.grant, "anything"));
     let user = seed(1);
@@ -126,7 +126,7 @@ fn soft_lets_everybody_in() {
 
 #[test]
 fn revoking_reaches_open_connections_and_the_next_connect() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let (user, other) = (seed(1), seed(2));
     let record = service(&user, &["a"]);
     put(&directory, &record);
@@ -143,7 +143,7 @@ fn revoking_reaches_open_connections_and_the_next_connect() {
 
 #[test]
 fn changed_grants_reach_open_connections_and_the_same_ones_wake_nobody() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let user = seed(1);
     put(&directory, &service(&user, &["a"]));
     let grant = ask(&directory, &connect(&user)).unwrap().grant;
@@ -156,7 +156,7 @@ fn changed_grants_reach_open_connections_and_the_same_ones_wake_nobody() {
 
 #[test]
 fn a_snapshot_replaces_everything_and_tells_those_who_are_gone() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let (kept, gone) = (seed(1), seed(2));
     put(&directory, &service(&kept, &["a"]));
     put(&directory, &service(&gone, &["a"]));
@@ -170,7 +170,7 @@ fn a_snapshot_replaces_everything_and_tells_those_who_are_gone() {
 
 #[test]
 fn a_record_that_cannot_be_read_grants_nothing() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let user = seed(1);
     put(&directory, &service(&user, &["a"]));
     let grant = ask(&directory, &connect(&user)).unwrap().grant;
@@ -184,7 +184,7 @@ fn a_record_that_cannot_be_read_grants_nothing() {
 
 #[test]
 fn identities_that_nobody_follows_are_forgotten() {
-    let directory = Directory::new(BusAuth::Enforce, None);
+    let directory = Directory::of(BusAuth::Enforce, None);
     let key = |n: usize| {
         let mut bytes = [3u8; 32];
         bytes[..8].copy_from_slice(&(n as u64).to_le_bytes());

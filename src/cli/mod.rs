@@ -1,1 +1,134 @@
-//! (being written)
+//! The command line of `unibus-node`: what may be typed, and the exit status it ends with. Data goes
+//! to stdout, talk to stderr. Commands that ask a running cluster are ordinary NATS clients; nothing
+//! here reaches into a node's parts.
+//!
+//! Exit status: 0 done, 1 it did not work, 2 the command or the configuration is wrong.
+
+mod admin;
+pub mod banner;
+mod out;
+mod pki;
+mod quickstart;
+mod run;
+mod users;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::debug;
+
+use crate::config::args::RunArgs;
+use crate::config::{ConfigError, NodeConfig};
+use crate::{boot_guard, telemetry};
+
+use self::out::{say, tell};
+
+/// Status of a command that did not work.
+const FAILED: u8 = 1;
+/// Status of a command or configuration that is wrong.
+const WRONG: u8 = boot_guard::EXIT_STATUS;
+
+const EXAMPLES: &str = "\
+Without a command, one node runs. Examples:
+  unibus-node                                    one node on loopback, no questions asked
+  unibus-node quickstart                         a secured cluster of three on this machine
+  unibus-node pki init --dir pki                 a CA for a cluster of your own
+  unibus-node pki issue --dir pki --name a --host a.example
+  unibus-node --routes a.example,b.example,c.example
+  unibus-node user add UABC… --role service --pub '>' --sub '>'";
+
+/// A secure NATS-compatible message bus: one binary on every host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "unibus-node",
+    version,
+    about,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do; nothing = run a node.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of a running node.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Everything but running a node.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a secured three-node cluster on loopback, prove it, say how to connect; until Ctrl-C
+    Quickstart(quickstart::QuickstartArgs),
+    /// Make the bus's own certificate authority and certificates for its nodes
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
+    /// Say who may use the bus, on the running cluster
+    #[command(subcommand)]
+    User(users::UserCommand),
+    /// Judge a configuration as starting would, and print what it means, without starting
+    CheckConfig(Box<RunArgs>),
+    /// Print the version
+    Version,
+}
+
+/// The whole program: reads the command line, does what it says, ends with its status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(dispatch(cli))),
+        Err(error) => {
+            tell(&format!("unibus-node: the runtime does not start: {error}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Does what the command line says.
+pub async fn dispatch(cli: Cli) -> ExitCode {
+    match cli.command {
+        None => Box::pin(run::run(&cli.run)).await,
+        Some(Command::Quickstart(args)) => Box::pin(quickstart::quickstart(&args)).await,
+        Some(Command::Pki(command)) => pki::pki(&command),
+        Some(Command::User(command)) => Box::pin(users::user(&command)).await,
+        Some(Command::CheckConfig(args)) => check_config(&args),
+        Some(Command::Version) => {
+            say(&format!("unibus-node {}", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn check_config(args: &RunArgs) -> ExitCode {
+    match NodeConfig::from_args(args) {
+        Ok(config) => {
+            say(&format!("{config:#?}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+/// Says why a configuration is refused, every reason of it.
+fn refused(error: &ConfigError) -> ExitCode {
+    tell(&format!("unibus-node: {error}"));
+    ExitCode::from(WRONG)
+}
+
+/// Logging for commands: quiet unless asked for, because their result is what they print.
+fn quiet_logging(verbose: bool) {
+    let level = if verbose { "debug" } else { "warn,async_nats=error" };
+    let args = crate::config::args::LogArgs {
+        log_level: Some(level.to_owned()),
+        ..Default::default()
+    };
+    if let Err(error) = telemetry::init(&args) {
+        debug!(%error, "logging is as it was");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::limits::parse_size;
-use super::routes::RouteAddress;
+use crate::mesh::RouteAddr;
 
 /// How clients (and later requests) must prove who they are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, ValueEnum)]
@@ -111,8 +111,14 @@ pub struct NodeArgs {
 pub struct ClusterArgs {
     /// The nodes of the cluster: host, host:port or name=host:port, separated by commas; may
     /// include this node, so that every node can be given the same list
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', env = "UNIBUS_ROUTES")]
-    pub routes: Vec<RouteAddress>,
+    #[arg(
+        long,
+        value_name = "A,B,C",
+        value_delimiter = ',',
+        value_parser = parse_route,
+        env = "UNIBUS_ROUTES"
+    )]
+    pub routes: Vec<RouteAddr>,
     /// UDP port that other nodes connect to (QUIC) [default: 6222]
     #[arg(long, value_name = "PORT", env = "UNIBUS_CLUSTER_PORT")]
     pub cluster_port: Option<u16>,
@@ -164,6 +170,17 @@ impl std::fmt::Debug for ClusterArgs {
     }
 }
 
+/// Reads one route; spaces around it, as after a comma, do not matter.
+fn parse_route(text: &str) -> Result<RouteAddr, String> {
+    let route: RouteAddr = text.trim().parse().map_err(|error| format!("{error}"))?;
+    let host_is_legal = super::is_name(&route.host) || route.host.parse::<IpAddr>().is_ok();
+    if host_is_legal && route.name.as_deref().is_none_or(super::is_name) {
+        Ok(route)
+    } else {
+        Err(format!("route {text:?} has a name or host that can't be one"))
+    }
+}
+
 /// Bounds.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
@@ -183,6 +200,9 @@ pub struct LimitArgs {
     /// Memory for recently stored messages, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "UNIBUS_CACHE_MB")]
     pub cache_mb: Option<u64>,
+    /// Log written between two checkpoints of the store, in MiB [default: 256]
+    #[arg(long, value_name = "MIB", env = "UNIBUS_CHECKPOINT_LOG_MB")]
+    pub checkpoint_log_mb: Option<u64>,
 }
 
 /// Logging.

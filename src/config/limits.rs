@@ -33,6 +33,9 @@ pub struct Limits {
     pub pings_out_max: u32,
     /// Memory for recently stored messages, in bytes (`--cache-mb`, default 256 MiB).
     pub cache_bytes: u64,
+    /// Log between two checkpoints of the store, in bytes (`--checkpoint-log-mb`); `None` = the
+    /// store's own default.
+    pub checkpoint_log_bytes: Option<u64>,
     /// Bounds of both HTTP listeners.
     pub http: HttpLimits,
 }
@@ -76,6 +79,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(120),
             pings_out_max: 2,
             cache_bytes: 256 * MIB,
+            checkpoint_log_bytes: None,
             http: HttpLimits::default(),
         }
     }
@@ -94,6 +98,8 @@ pub struct LimitSettings {
     pub ping_interval_ms: Option<u64>,
     /// Mebibytes of message cache.
     pub cache_mib: Option<u64>,
+    /// Mebibytes of log between checkpoints.
+    pub checkpoint_log_mib: Option<u64>,
 }
 
 impl Limits {
@@ -109,6 +115,7 @@ impl Limits {
             connections_max: set.connections_max.unwrap_or(base.connections_max),
             ping_interval: set.ping_interval_ms.map_or(base.ping_interval, Duration::from_millis),
             cache_bytes: set.cache_mib.map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
+            checkpoint_log_bytes: set.checkpoint_log_mib.map(|mib| mib.saturating_mul(MIB)),
             ..base
         };
         limits.check()?;
@@ -133,6 +140,9 @@ impl Limits {
         }
         if self.cache_bytes < 8 * MIB {
             return Err(limit("--cache-mb", self.cache_bytes / MIB, "at least 8"));
+        }
+        if self.checkpoint_log_bytes == Some(0) {
+            return Err(limit("--checkpoint-log-mb", 0, "at least 1"));
         }
         Ok(())
     }

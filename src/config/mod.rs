@@ -5,7 +5,6 @@
 pub mod args;
 pub mod files;
 pub mod limits;
-pub mod routes;
 pub mod settings;
 
 use std::fmt;
@@ -17,9 +16,9 @@ use thiserror::Error;
 
 use self::args::{BusAuth, RunArgs};
 use self::limits::Limits;
-use self::routes::RouteAddress;
 use self::settings::Settings;
 use crate::boot_guard::{self, Violation};
+use crate::mesh::RouteAddr;
 
 /// Longest node or cluster name, in bytes.
 const NAME_BYTES_MAX: usize = 128;
@@ -113,7 +112,7 @@ pub struct ClusterConfig {
     /// Where other nodes connect (UDP, QUIC).
     pub listen: SocketAddr,
     /// The nodes, possibly including this one.
-    pub routes: Vec<RouteAddress>,
+    pub routes: Vec<RouteAddr>,
     /// Certificate, key and CA.
     pub tls: RouteTls,
     /// What all nodes share, proven and never sent.
@@ -280,6 +279,14 @@ impl Advertise {
             None => Self::Listener,
         }
     }
+}
+
+/// True when a route is on this machine only. A host name counts only if it is `localhost`:
+/// nothing is resolved here.
+#[must_use]
+pub fn is_loopback(route: &RouteAddr) -> bool {
+    route.host.eq_ignore_ascii_case("localhost")
+        || route.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A name that is safe in the protocol's text, in a subject token's neighbourhood and in a log.

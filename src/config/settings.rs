@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::args::{BusAuth, ClusterArgs, RunArgs};
 use super::files::{self, FileFact};
 use super::limits::{LimitSettings, Limits};
-use super::routes::RouteAddress;
-use super::{ConfigError, Timing, is_name};
+use super::{ConfigError, Timing, is_loopback, is_name};
+use crate::mesh::{ROUTE_PORT_DEFAULT, RouteAddr};
 
 /// TCP port of the NATS listener where none is given.
 pub const PORT_DEFAULT: u16 = 4222;
@@ -48,7 +48,7 @@ pub struct Settings {
     /// Clients are told nothing.
     pub no_advertise: bool,
     /// The other nodes; empty for a single node.
-    pub routes: Vec<RouteAddress>,
+    pub routes: Vec<RouteAddr>,
     /// UDP port of the route endpoint.
     pub cluster_port: u16,
     /// Address of the route endpoint.
@@ -114,7 +114,7 @@ impl Settings {
             bus_auth: node.bus_auth,
             client_advertise: node.client_advertise.clone(),
             no_advertise: node.no_advertise,
-            cluster_port: cluster.cluster_port.unwrap_or(super::routes::CLUSTER_PORT_DEFAULT),
+            cluster_port: cluster.cluster_port.unwrap_or(ROUTE_PORT_DEFAULT),
             cluster_bind: cluster
                 .cluster_bind
                 .unwrap_or_else(|| default_cluster_bind(bind, &cluster.routes)),
@@ -151,7 +151,7 @@ impl Settings {
         named("--server-name", &self.server_name)?;
         named("--cluster-name", self.cluster_name.as_deref().unwrap_or("unibus"))?;
         if let Some(advertised) = &self.client_advertise {
-            let parsed = advertised.parse::<RouteAddress>();
+            let parsed = advertised.parse::<RouteAddr>();
             if parsed.is_err() || advertised.contains('=') {
                 let found = advertised.clone();
                 return Err(ConfigError::Advertise { found });
@@ -219,17 +219,17 @@ fn server_name(given: Option<&String>, certificate: &[String]) -> String {
 
 /// Clients on other hosts must reach a node of a real cluster; where every route is on loopback the
 /// whole cluster is one machine's, and so are its clients.
-fn default_bind(routes: &[RouteAddress]) -> IpAddr {
-    if routes.iter().all(RouteAddress::is_loopback) {
+fn default_bind(routes: &[RouteAddr]) -> IpAddr {
+    if routes.iter().all(is_loopback) {
         IpAddr::V4(Ipv4Addr::LOCALHOST)
     } else {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 }
 
-fn default_cluster_bind(bind: IpAddr, routes: &[RouteAddress]) -> IpAddr {
+fn default_cluster_bind(bind: IpAddr, routes: &[RouteAddr]) -> IpAddr {
     let six = bind.is_ipv6() || routes.iter().any(|route| route.host.contains(':'));
-    match (routes.iter().all(RouteAddress::is_loopback), six) {
+    match (routes.iter().all(is_loopback), six) {
         (true, false) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         (true, true) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         (false, false) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -251,5 +251,6 @@ fn limits(args: &RunArgs) -> Result<Limits, ConfigError> {
         connections_max: args.limits.max_connections,
         ping_interval_ms: args.limits.ping_interval_ms,
         cache_mib: args.limits.cache_mb,
+        checkpoint_log_mib: args.limits.checkpoint_log_mb,
     })
 }

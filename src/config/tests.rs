@@ -133,6 +133,24 @@ fn what_means_nothing_is_refused_by_name() {
 }
 
 #[test]
+fn routes_are_read_with_spaces_and_refused_with_reasons() {
+    let dir = config_dir("alpha");
+    let at = dir.path().display().to_string();
+    let line = |routes: &str| {
+        Line::try_parse_from(["unibus-node", "--config-dir", &at, "--routes", routes])
+    };
+    let args = line("a, b=c:7 ,[::1]:8").unwrap();
+    let shown: Vec<String> = args.run.cluster.routes.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["a:6222", "b=c:7", "[::1]:8"]);
+    for bad in ["a,,b", "nats://a", "a b", "a/b:1", "n n=a", "a:0"] {
+        assert!(line(bad).is_err(), "{bad}");
+    }
+    let loopback = |routes: &str| super::is_loopback(&line(routes).unwrap().run.cluster.routes[0]);
+    assert!(["127.9.9.9:1", "[::1]:4", "localhost", "n=LOCALHOST:5"].into_iter().all(loopback));
+    assert!(!["10.0.0.1", "localhost.example"].into_iter().any(loopback));
+}
+
+#[test]
 fn monitoring_can_be_turned_off_and_ports_may_be_free_ones() {
     let config = config("--port 0 --http-port 0 --monitor-port 0").unwrap();
     assert_eq!(config.monitor_listen, None);

@@ -20,14 +20,14 @@ use unibus_proto::jetstream::api::error_response;
 use unibus_proto::jetstream::error::{self, ApiError};
 
 use super::core::Core;
-use super::ingest::send;
+use super::ingest::answer_to;
 use super::internal;
 use super::subject::{self, Endpoint};
 use super::text;
 
 pub(super) use read::Reader;
 
-use plan::{Caller, Plan, Read, plan, response_type};
+use plan::{Caller, Plan, plan, response_type};
 
 /// Requests being served before connections wait with their next read.
 const REQUESTS_SOFT_MAX: usize = 1024;
@@ -94,7 +94,11 @@ impl Api {
             }
             Endpoint::ConsumerNext { stream, consumer } => {
                 let pushes = self.core.hooks.consumer_pushes(stream, consumer) == Some(true);
-                let text = if pushes { "Consumer is push based" } else { "Pull is not supported" };
+                let text = if pushes {
+                    "Consumer is push based"
+                } else {
+                    "Pull is not supported"
+                };
                 ticket.status(409, text);
             }
             _ if level > self.core.options.api_level => {
@@ -112,7 +116,10 @@ impl Api {
             }
             _ => 0,
         };
-        let caller = Caller { internal: privileged, group_size };
+        let caller = Caller {
+            internal: privileged,
+            group_size,
+        };
         match plan(endpoint, body, caller, generated_name) {
             Err(error) => ticket.refuse(kind, &error),
             Ok(Plan::Read(read)) => self.reader.ask(read, kind, privileged, ticket),
@@ -175,7 +182,10 @@ impl Ticket {
     fn new(core: &Arc<Core>, reply: &[u8]) -> Self {
         core.counters.total.fetch_add(1, Ordering::Relaxed);
         core.counters.serving.fetch_add(1, Ordering::Relaxed);
-        Self { core: Arc::clone(core), reply: reply.to_vec() }
+        Self {
+            core: Arc::clone(core),
+            reply: reply.to_vec(),
+        }
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
@@ -203,7 +213,9 @@ impl Ticket {
 
     fn send(&self, header_len: usize, data: &[u8]) {
         if !self.reply.is_empty() {
-            send(&self.core.broker, &self.reply, header_len, data);
+            self.core
+                .broker
+                .publish(answer_to(&self.reply, header_len, data));
         }
     }
 }

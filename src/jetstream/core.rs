@@ -10,7 +10,7 @@ use unibus_proto::jetstream::config::add_server_metadata;
 use unibus_proto::jetstream::info::{ClusterInfo, ConsumerInfo, PeerInfo, StreamInfo};
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_raft::{GroupId, Replica, RpcClass, Transport};
-use unibus_state::{Location, StoredMessage, Stream};
+use unibus_state::{Consumer, Location, StoredMessage, Stream};
 
 use super::JetStreamOptions;
 use super::api::Counters;
@@ -37,7 +37,9 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn now() -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 
@@ -83,12 +85,15 @@ impl Core {
         let cluster = self.cluster_info();
         let mut info = self.replica.with_state(|state| {
             let held = state.stream(stream)?;
-            held.consumer(name).map(|consumer| consumer.info(held))
+            held.consumer(name)
+                .map(|consumer| replicated_info(held, consumer))
         })?;
         info.ts = Self::now();
         info.cluster = Some(cluster);
         info.push_bound = info.config.is_push()
-            && self.broker.has_interest(info.config.deliver_subject.as_bytes());
+            && self
+                .broker
+                .has_interest(info.config.deliver_subject.as_bytes());
         let needs = info.config.required_api_level();
         let (level, version) = (self.options.api_level, self.options.version.as_str());
         add_server_metadata(&mut info.config.metadata, needs, level, version);
@@ -103,11 +108,13 @@ impl Core {
     ) -> Option<ConsumerInfo> {
         let mut info = self.consumer_info(stream, name)?;
         if self.is_leader() {
-            self.engine.add_live(&mut info);
+            self.engine.add_live(&self.replica, &mut info);
             return Some(info);
         }
-        let request =
-            ToLeader::ConsumerInfo { stream: stream.to_owned(), consumer: name.to_owned() };
+        let request = ToLeader::ConsumerInfo {
+            stream: stream.to_owned(),
+            consumer: name.to_owned(),
+        };
         let answer = tokio::time::timeout(LEADER_ANSWER_MAX, self.ask_leader(&request)).await;
         match answer {
             Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok().or(Some(info)),
@@ -122,7 +129,8 @@ impl Core {
     ) -> impl Future<Output = Option<bytes::Bytes>> + Send + 'static {
         let leader = self.replica.leadership().borrow().leader;
         let call = leader.map(|leader| {
-            self.leader_link.call(leader, RpcClass::Leader, GroupId(0), request.encode())
+            self.leader_link
+                .call(leader, RpcClass::Leader, GroupId(0), request.encode())
         });
         async move {
             call?
@@ -137,7 +145,10 @@ impl Core {
         let status = self.replica.status();
         let own_name = &self.options.server_name;
         if status.voters.len() <= 1 {
-            return ClusterInfo { leader: Some(own_name.clone()), ..ClusterInfo::default() };
+            return ClusterInfo {
+                leader: Some(own_name.clone()),
+                ..ClusterInfo::default()
+            };
         }
         let connected = self.leader_link.connected();
         let reachable = |id: &NodeId| id.0 == status.node_id || connected.contains(id);
@@ -160,5 +171,21 @@ impl Core {
             leader: status.leader.and_then(|id| status.voters.get(&id).cloned()),
             replicas,
         }
+    }
+}
+
+/// What the replicated state knows of a consumer.
+fn replicated_info(stream: &Stream, consumer: &Consumer) -> ConsumerInfo {
+    let delivered = consumer.delivered();
+    ConsumerInfo {
+        stream_name: stream.name().to_string(),
+        name: consumer.name().to_string(),
+        created: Timestamp(consumer.created_ns()),
+        config: consumer.config().clone(),
+        delivered,
+        // Nothing is ever unacknowledged: what is delivered is done.
+        ack_floor: delivered,
+        num_pending: consumer.num_pending(stream),
+        ..ConsumerInfo::default()
     }
 }

@@ -22,13 +22,16 @@ struct Entry {
     consumers: HashMap<String, bool>,
 }
 
-/// Changes that the delivery engine has not seen yet. Sets of stream names: bounded by the streams.
+/// Changes that the delivery engine has not seen yet. Sets of names:
+/// bounded by the streams and consumers there are.
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// Streams that have new messages (or lost some).
     pub(super) advanced: HashSet<String>,
-    /// Streams whose consumers came, went or changed.
+    /// Streams that came, went or changed.
     pub(super) reshaped: HashSet<String>,
+    /// (stream, consumer): consumers that came, went or changed.
+    pub(super) consumers: HashSet<(String, String)>,
 }
 
 /// The subjects this node captures.
@@ -51,7 +54,9 @@ pub(super) struct Hooks {
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hooks").field("streams", &self.catalog.read().len()).finish_non_exhaustive()
+        f.debug_struct("Hooks")
+            .field("streams", &self.catalog.read().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,7 +64,11 @@ impl Hooks {
     /// From here on stream subjects are captured by `service`. The caller follows with
     /// [`Hooks::resync`] under the state's read lock. Only the first call counts.
     pub(super) fn attach(&self, broker: Broker, service: Arc<dyn Service>) {
-        let captures = Captures { broker, service, filters: Mutex::default() };
+        let captures = Captures {
+            broker,
+            service,
+            filters: Mutex::default(),
+        };
         if self.captures.set(captures).is_err() {
             tracing::error!("JetStream is attached twice");
         }
@@ -83,6 +92,7 @@ impl Hooks {
     /// Follows what entries changed.
     pub(super) fn applied(&self, state: &State, effects: &[Effect]) {
         let mut reshaped = HashSet::new();
+        let mut consumers = HashSet::new();
         let mut advanced = false;
         for effect in effects {
             match effect {
@@ -91,18 +101,22 @@ impl Hooks {
                 | Effect::StreamRemoved { name } => {
                     reshaped.insert(name.to_string());
                 }
-                Effect::ConsumerCreated { stream, .. } | Effect::ConsumerRemoved { stream, .. } => {
-                    reshaped.insert(stream.to_string());
+                Effect::ConsumerCreated { stream, name }
+                | Effect::ConsumerUpdated { stream, name }
+                | Effect::ConsumerRemoved { stream, name } => {
+                    consumers.insert((stream.to_string(), name.to_string()));
                 }
-                Effect::StreamAdvanced { name } => {
-                    advanced |= self.note_advanced(name);
-                }
-                _ => {}
+                Effect::StreamAdvanced { name } => advanced |= self.note_advanced(name),
+                Effect::ControlChanged { .. } => {}
             }
         }
         if !reshaped.is_empty() {
             self.refresh(state, &reshaped);
-        } else if advanced {
+        }
+        if !consumers.is_empty() {
+            self.refresh_consumers(state, consumers);
+        }
+        if advanced {
             self.wake_delivery.notify_one();
         }
         self.wake_clock.notify_one();
@@ -110,22 +124,58 @@ impl Hooks {
 
     /// Whether a stream answers direct gets here. Unknown streams do not.
     pub(super) fn allows_direct(&self, stream: &str) -> bool {
-        self.catalog.read().get(stream).is_some_and(|entry| entry.allow_direct)
+        self.catalog
+            .read()
+            .get(stream)
+            .is_some_and(|entry| entry.allow_direct)
     }
 
     /// Whether a consumer exists and pushes.
     pub(super) fn consumer_pushes(&self, stream: &str, consumer: &str) -> Option<bool> {
-        self.catalog.read().get(stream)?.consumers.get(consumer).copied()
+        self.catalog
+            .read()
+            .get(stream)?
+            .consumers
+            .get(consumer)
+            .copied()
     }
 
     pub(super) fn take_news(&self) -> News {
         std::mem::take(&mut *self.news.lock())
     }
 
+    fn refresh_consumers(&self, state: &State, names: HashSet<(String, String)>) {
+        {
+            let mut catalog = self.catalog.write();
+            for (stream, name) in &names {
+                let Some(entry) = catalog.get_mut(stream) else {
+                    continue;
+                };
+                match state.stream(stream).and_then(|held| held.consumer(name)) {
+                    Some(consumer) => {
+                        entry
+                            .consumers
+                            .insert(name.clone(), consumer.config().is_push());
+                    }
+                    None => {
+                        entry.consumers.remove(name);
+                    }
+                }
+            }
+        }
+        self.news.lock().consumers.extend(names);
+        self.wake_delivery.notify_one();
+    }
+
     /// Whether this is news.
     fn note_advanced(&self, name: &str) -> bool {
         // Streams without consumers have nothing to deliver.
-        if self.catalog.read().get(name).is_none_or(|entry| entry.consumers.is_empty()) {
+        if self
+            .catalog
+            .read()
+            .get(name)
+            .is_none_or(|entry| entry.consumers.is_empty())
+        {
             return false;
         }
         let mut news = self.news.lock();
@@ -158,9 +208,12 @@ impl Entry {
     fn of(stream: &Stream) -> Self {
         let consumers = stream
             .consumers()
-            .map(|consumer| (consumer.name().to_owned(), consumer.config().is_push()))
+            .map(|consumer| (consumer.name().to_string(), consumer.config().is_push()))
             .collect();
-        Self { allow_direct: stream.config().allow_direct, consumers }
+        Self {
+            allow_direct: stream.config().allow_direct,
+            consumers,
+        }
     }
 }
 
@@ -181,7 +234,9 @@ impl Captures {
         }
         for name in names {
             let wanted = subjects_of(state, name);
-            let Some(filters) = held.get_mut(name) else { continue };
+            let Some(filters) = held.get_mut(name) else {
+                continue;
+            };
             filters.retain(|filter, id| {
                 let keep = wanted.contains(filter);
                 if !keep {
@@ -205,5 +260,7 @@ impl Captures {
 }
 
 fn subjects_of<'a>(state: &'a State, stream: &str) -> &'a [String] {
-    state.stream(stream).map_or(&[], |stream| stream.config().subjects.as_slice())
+    state
+        .stream(stream)
+        .map_or(&[], |stream| stream.config().subjects.as_slice())
 }

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use unibus_broker::{Broker, Inbound, Publication, Service};
+use unibus_broker::{Broker, Inbound, Internal, Publication, Service};
 use unibus_proto::jetstream::error::CLUSTER_NOT_AVAILABLE;
 use unibus_proto::jetstream::info::{write_pub_ack, write_pub_refusal};
 use unibus_raft::{Proposal, ProposeError, Proposed, Replica};
@@ -92,7 +92,9 @@ pub(super) struct Ingest {
 
 impl std::fmt::Debug for Ingest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ingest").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Ingest")
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,14 +112,15 @@ impl Ingest {
     }
 
     /// Starts proposing and answering. The tasks end after [`Ingest::stop`].
-    pub(super) fn start(
-        self: &Arc<Self>,
-        broker: Broker,
-        replica: Replica,
-    ) -> [JoinHandle<()>; 2] {
+    pub(super) fn start(self: &Arc<Self>, broker: Broker, replica: Replica) -> [JoinHandle<()>; 2] {
         let (flights, landed) = mpsc::channel(IN_FLIGHT_MAX);
         let flusher = Arc::clone(self).flush_all(replica.clone(), flights);
-        let answerer = Answerer { ingest: Arc::clone(self), broker, replica, scratch: Vec::new() };
+        let answerer = Answerer {
+            ingest: Arc::clone(self),
+            broker,
+            replica,
+            scratch: Vec::new(),
+        };
         [tokio::spawn(flusher), tokio::spawn(answerer.run(landed))]
     }
 
@@ -125,14 +128,21 @@ impl Ingest {
     pub(super) fn publish(&self, m: &Inbound<'_>) -> bool {
         let mut queue = self.queue.lock();
         let privileged = m.origin.internal;
-        if queue.batch.push_append(m.subject, m.header_len, m.data, privileged).is_err() {
+        if queue
+            .batch
+            .push_append(m.subject, m.header_len, m.data, privileged)
+            .is_err()
+        {
             return false;
         }
         let slot = match m.reply {
             Some(reply) if !reply.is_empty() => {
                 let at = queue.replies.len();
                 queue.replies.extend_from_slice(reply);
-                Slot::Reply { at, len: reply.len() }
+                Slot::Reply {
+                    at,
+                    len: reply.len(),
+                }
             }
             _ => Slot::Silent,
         };
@@ -208,7 +218,15 @@ impl Ingest {
                     ready.await;
                 }
                 let proposal = replica.propose(batch);
-                if flights.send(Flight { proposal, slots, replies }).await.is_err() {
+                if flights
+                    .send(Flight {
+                        proposal,
+                        slots,
+                        replies,
+                    })
+                    .await
+                    .is_err()
+                {
                     return self.fail_queued();
                 }
             }
@@ -248,7 +266,11 @@ impl Ingest {
 
 impl Queue {
     fn new() -> Self {
-        Self { batch: CommandBatch::new(), slots: Vec::new(), replies: Vec::new() }
+        Self {
+            batch: CommandBatch::new(),
+            slots: Vec::new(),
+            replies: Vec::new(),
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -298,28 +320,37 @@ impl Answerer {
     async fn answer(&mut self, proposed: Proposed, slots: Vec<Slot>, replies: &[u8]) {
         let index = proposed.index;
         if slots.len() != proposed.outcomes.len() {
-            tracing::error!(index, waiting = slots.len(), "outcomes do not fit their commands");
+            tracing::error!(
+                index,
+                waiting = slots.len(),
+                "outcomes do not fit their commands"
+            );
         }
+        let mut settled = slots.into_iter().zip(proposed.outcomes);
         let mut deferred = Vec::new();
-        for (turn, (slot, outcome)) in slots.into_iter().zip(proposed.outcomes).enumerate() {
-            if turn % ANSWERS_PER_TURN == ANSWERS_PER_TURN - 1 {
-                tokio::task::yield_now().await;
-            }
-            match slot {
-                Slot::Silent => {}
-                Slot::Call(sender) => {
-                    // The caller may have gone.
-                    let _ = sender.send(Ok(Answered { index, outcome }));
-                }
-                Slot::Reply { at, len } => {
-                    let reply = &replies[at..at + len];
-                    if is_control(&outcome) {
-                        deferred.push((reply.to_vec(), outcome));
-                    } else {
-                        acknowledge(&self.broker, &mut self.scratch, reply, &outcome);
+        loop {
+            let scratch = &mut self.scratch;
+            // One wake-up of each receiver for a whole turn of answers.
+            let more = self.broker.batch(|out| {
+                for (slot, outcome) in settled.by_ref().take(ANSWERS_PER_TURN) {
+                    match slot {
+                        Slot::Silent => {}
+                        // The caller may have gone.
+                        Slot::Call(sender) => drop(sender.send(Ok(Answered { index, outcome }))),
+                        Slot::Reply { at, len } if is_control(&outcome) => {
+                            deferred.push((replies[at..at + len].to_vec(), outcome));
+                        }
+                        Slot::Reply { at, len } => {
+                            acknowledge(out, scratch, &replies[at..at + len], &outcome);
+                        }
                     }
                 }
+                settled.len() > 0
+            });
+            if !more {
+                break;
             }
+            tokio::task::yield_now().await;
         }
         if !deferred.is_empty() {
             let (broker, replica) = (self.broker.clone(), self.replica.clone());
@@ -340,7 +371,8 @@ impl Answerer {
                 Slot::Reply { at, len } => {
                     self.scratch.clear();
                     write_pub_refusal(&mut self.scratch, "", &CLUSTER_NOT_AVAILABLE);
-                    send(&self.broker, &replies[at..at + len], 0, &self.scratch);
+                    self.broker
+                        .publish(answer_to(&replies[at..at + len], 0, &self.scratch));
                 }
             }
         }
@@ -356,12 +388,18 @@ async fn answer_everywhere(
 ) {
     let late = replica.applied_everywhere(index, EVERYWHERE_MAX).await;
     if !late.is_empty() {
-        tracing::warn!(index, nodes = late.len(), "a control change is not in force everywhere");
+        tracing::warn!(
+            index,
+            nodes = late.len(),
+            "a control change is not in force everywhere"
+        );
     }
     let mut scratch = Vec::new();
-    for (reply, outcome) in answers {
-        acknowledge(&broker, &mut scratch, &reply, &outcome);
-    }
+    broker.batch(|out| {
+        for (reply, outcome) in answers {
+            acknowledge(out, &mut scratch, &reply, &outcome);
+        }
+    });
 }
 
 fn is_control(outcome: &Outcome) -> bool {
@@ -377,11 +415,15 @@ fn may_be_applied(error: &ProposeError) -> bool {
 }
 
 /// Tells a publisher what became of its message.
-fn acknowledge(broker: &Broker, scratch: &mut Vec<u8>, reply: &[u8], outcome: &Outcome) {
+fn acknowledge(out: &mut Internal<'_>, scratch: &mut Vec<u8>, reply: &[u8], outcome: &Outcome) {
     scratch.clear();
     let mut header_len = 0;
     match outcome {
-        Outcome::Published { stream, seq, duplicate } => {
+        Outcome::Published {
+            stream,
+            seq,
+            duplicate,
+        } => {
             write_pub_ack(scratch, stream, *seq, *duplicate);
         }
         Outcome::Refused(refusal) => {
@@ -397,17 +439,17 @@ fn acknowledge(broker: &Broker, scratch: &mut Vec<u8>, reply: &[u8], outcome: &O
         }
         _ => return,
     }
-    send(broker, reply, header_len, scratch);
+    out.publish(answer_to(reply, header_len, scratch));
 }
 
-/// Sends an answer to a reply subject; streams do not see answers.
-pub(super) fn send(broker: &Broker, reply: &[u8], header_len: usize, data: &[u8]) {
-    broker.publish(Publication {
+/// An answer to a reply subject; streams do not see answers.
+pub(super) fn answer_to<'a>(reply: &'a [u8], header_len: usize, data: &'a [u8]) -> Publication<'a> {
+    Publication {
         subject: reply,
         shown: None,
         reply: None,
         header_len,
         data,
         capture: false,
-    });
+    }
 }

@@ -11,14 +11,18 @@ const RESERVED: [&[u8]; 2] = [b"$JS.>", b"$SYS.>"];
 
 /// Whether a stream holds control-plane records.
 pub(super) fn is_stream(name: &str) -> bool {
-    STREAM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    STREAM_PREFIXES
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether a literal subject belongs to a control-plane stream.
 pub(super) fn is_subject(subject: &[u8]) -> bool {
     // Nearly every subject is told apart by its first byte.
     subject.first() == Some(&b'$')
-        && SUBJECT_PREFIXES.iter().any(|prefix| subject.starts_with(prefix))
+        && SUBJECT_PREFIXES
+            .iter()
+            .any(|prefix| subject.starts_with(prefix))
 }
 
 /// Whether a consumer of an ordinary caller may deliver to this subject.

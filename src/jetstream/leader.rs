@@ -45,13 +45,20 @@ impl ToLeader {
     }
 
     pub(super) fn decode(frame: &Bytes) -> Result<Self, MalformedFrame> {
-        let [VERSION, kind, body @ ..] = &frame[..] else { return Err(MalformedFrame) };
+        let [VERSION, kind, body @ ..] = &frame[..] else {
+            return Err(MalformedFrame);
+        };
         match *kind {
-            FLOW_REPLY => Ok(Self::FlowReply { subject: frame.slice_ref(body) }),
+            FLOW_REPLY => Ok(Self::FlowReply {
+                subject: frame.slice_ref(body),
+            }),
             CONSUMER_INFO => {
                 let text = std::str::from_utf8(body).map_err(|_| MalformedFrame)?;
                 let (stream, consumer) = text.split_once('.').ok_or(MalformedFrame)?;
-                Ok(Self::ConsumerInfo { stream: stream.to_owned(), consumer: consumer.to_owned() })
+                Ok(Self::ConsumerInfo {
+                    stream: stream.to_owned(),
+                    consumer: consumer.to_owned(),
+                })
             }
             _ => Err(MalformedFrame),
         }
@@ -67,8 +74,13 @@ mod tests {
     #[test]
     fn frames_read_back() {
         let frames = [
-            ToLeader::FlowReply { subject: Bytes::from_static(b"$JS.FC.S.c.AB12") },
-            ToLeader::ConsumerInfo { stream: "S".into(), consumer: "c".into() },
+            ToLeader::FlowReply {
+                subject: Bytes::from_static(b"$JS.FC.S.c.AB12"),
+            },
+            ToLeader::ConsumerInfo {
+                stream: "S".into(),
+                consumer: "c".into(),
+            },
         ];
         for frame in frames {
             assert_eq!(ToLeader::decode(&frame.encode()), Ok(frame));
@@ -77,7 +89,13 @@ mod tests {
 
     #[test]
     fn strange_frames_are_refused() {
-        for frame in [&b""[..], b"\x01", b"\x02\x01x", b"\x01\x09x", b"\x01\x02nodot"] {
+        for frame in [
+            &b""[..],
+            b"\x01",
+            b"\x02\x01x",
+            b"\x01\x09x",
+            b"\x01\x02nodot",
+        ] {
             let frame = Bytes::copy_from_slice(frame);
             assert_eq!(ToLeader::decode(&frame), Err(MalformedFrame), "{frame:?}");
         }

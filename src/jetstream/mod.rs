@@ -20,6 +20,7 @@ mod hooks;
 mod ingest;
 mod internal;
 mod leader;
+mod pusher;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -135,14 +136,18 @@ impl JetStream {
         tasks.push(tokio::spawn(Arc::clone(&reader).run(Arc::clone(&core))));
         tasks.push(tokio::spawn(delivery::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
-        core.hooks.attach(broker.clone(), Arc::new(Capture { ingest }));
+        core.hooks
+            .attach(broker.clone(), Arc::new(Capture { ingest }));
         replica.with_state(|state| core.hooks.resync(state));
         let services = vec![
             broker.add_service("$JS.API.>", Arc::new(Api::new(Arc::clone(&core), reader))),
             broker.add_service("$JS.FC.>", Arc::new(FlowReplies::new(Arc::clone(&core)))),
         ];
         let running = Running { services, tasks };
-        Self { core, running: Arc::new(Mutex::new(running)) }
+        Self {
+            core,
+            running: Arc::new(Mutex::new(running)),
+        }
     }
 
     /// Serves `RpcClass::Leader`. Everything whose order matters happens before the future is
@@ -184,8 +189,10 @@ impl JetStream {
                 let Some(mut info) = self.core.consumer_info(&stream, &consumer) else {
                     return Ok(Bytes::new());
                 };
-                self.core.engine.add_live(&mut info);
-                serde_json::to_vec(&info).map(Bytes::from).map_err(|error| error.to_string())
+                self.core.engine.add_live(&self.core.replica, &mut info);
+                serde_json::to_vec(&info)
+                    .map(Bytes::from)
+                    .map_err(|error| error.to_string())
             }
         }
     }

@@ -20,12 +20,24 @@ pub(super) enum Endpoint<'a> {
     MessageGet(&'a str),
     MessageDelete(&'a str),
     ConsumerCreate(ConsumerTarget<'a>),
-    ConsumerInfo { stream: &'a str, consumer: &'a str },
+    ConsumerInfo {
+        stream: &'a str,
+        consumer: &'a str,
+    },
     ConsumerNames(&'a str),
     ConsumerList(&'a str),
-    ConsumerDelete { stream: &'a str, consumer: &'a str },
-    ConsumerNext { stream: &'a str, consumer: &'a str },
-    DirectGet { stream: &'a str, subject: Option<&'a str> },
+    ConsumerDelete {
+        stream: &'a str,
+        consumer: &'a str,
+    },
+    ConsumerNext {
+        stream: &'a str,
+        consumer: &'a str,
+    },
+    DirectGet {
+        stream: &'a str,
+        subject: Option<&'a str>,
+    },
     /// A request of nats-server that this version does not serve; carries its response type.
     Unsupported(&'static str),
     /// Not a request of the API at all.
@@ -46,8 +58,9 @@ pub(super) struct ConsumerTarget<'a> {
 
 /// Reads an API subject. Anything that is not UTF-8 or not of the table is [`Endpoint::Unknown`].
 pub(super) fn parse(subject: &[u8]) -> Endpoint<'_> {
-    let Some(rest) =
-        std::str::from_utf8(subject).ok().and_then(|text| text.strip_prefix(API_PREFIX))
+    let Some(rest) = std::str::from_utf8(subject)
+        .ok()
+        .and_then(|text| text.strip_prefix(API_PREFIX))
     else {
         return Endpoint::Unknown;
     };
@@ -62,8 +75,14 @@ pub(super) fn parse(subject: &[u8]) -> Endpoint<'_> {
     }
     match rest.strip_prefix("DIRECT.GET.") {
         Some(target) => match target.split_once('.') {
-            Some((stream, subject)) => Endpoint::DirectGet { stream, subject: Some(subject) },
-            None => Endpoint::DirectGet { stream: target, subject: None },
+            Some((stream, subject)) => Endpoint::DirectGet {
+                stream,
+                subject: Some(subject),
+            },
+            None => Endpoint::DirectGet {
+                stream: target,
+                subject: None,
+            },
         },
         None => Endpoint::Unknown,
     }
@@ -75,7 +94,9 @@ fn stream_endpoint(rest: &str) -> Endpoint<'_> {
         "LIST" => return Endpoint::StreamList,
         _ => {}
     }
-    let Some((verb, target)) = rest.split_once('.') else { return Endpoint::Unknown };
+    let Some((verb, target)) = rest.split_once('.') else {
+        return Endpoint::Unknown;
+    };
     let (verb, stream) = match (verb, target.split_once('.')) {
         ("MSG", Some((verb @ ("GET" | "DELETE"), stream))) => (verb, stream),
         ("LEADER", Some(("STEPDOWN", _))) => {
@@ -131,7 +152,9 @@ fn consumer_endpoint(rest: &str) -> Endpoint<'_> {
     if rest.starts_with("LEADER.STEPDOWN.") {
         return Endpoint::Unsupported("consumer_leader_stepdown_response");
     }
-    let Some((verb, target)) = rest.split_once('.') else { return Endpoint::Unknown };
+    let Some((verb, target)) = rest.split_once('.') else {
+        return Endpoint::Unknown;
+    };
     match (verb, pair(target)) {
         ("INFO", Some((stream, consumer))) => Endpoint::ConsumerInfo { stream, consumer },
         ("DELETE", Some((stream, consumer))) => Endpoint::ConsumerDelete { stream, consumer },
@@ -168,13 +191,28 @@ mod tests {
     #[test]
     fn stream_requests() {
         assert_eq!(parse(b"$JS.API.INFO"), Endpoint::AccountInfo);
-        assert_eq!(parse(b"$JS.API.STREAM.CREATE.S"), Endpoint::StreamCreate("S"));
-        assert_eq!(parse(b"$JS.API.STREAM.UPDATE.S"), Endpoint::StreamUpdate("S"));
+        assert_eq!(
+            parse(b"$JS.API.STREAM.CREATE.S"),
+            Endpoint::StreamCreate("S")
+        );
+        assert_eq!(
+            parse(b"$JS.API.STREAM.UPDATE.S"),
+            Endpoint::StreamUpdate("S")
+        );
         assert_eq!(parse(b"$JS.API.STREAM.NAMES"), Endpoint::StreamNames);
         assert_eq!(parse(b"$JS.API.STREAM.LIST"), Endpoint::StreamList);
-        assert_eq!(parse(b"$JS.API.STREAM.INFO.KV_b"), Endpoint::StreamInfo("KV_b"));
-        assert_eq!(parse(b"$JS.API.STREAM.MSG.GET.S"), Endpoint::MessageGet("S"));
-        assert_eq!(parse(b"$JS.API.STREAM.MSG.DELETE.S"), Endpoint::MessageDelete("S"));
+        assert_eq!(
+            parse(b"$JS.API.STREAM.INFO.KV_b"),
+            Endpoint::StreamInfo("KV_b")
+        );
+        assert_eq!(
+            parse(b"$JS.API.STREAM.MSG.GET.S"),
+            Endpoint::MessageGet("S")
+        );
+        assert_eq!(
+            parse(b"$JS.API.STREAM.MSG.DELETE.S"),
+            Endpoint::MessageDelete("S")
+        );
         assert_eq!(parse(b"$JS.API.STREAM.MSG.GET.S.x"), Endpoint::Unknown);
         assert_eq!(parse(b"$JS.API.STREAM.INFO.a.b"), Endpoint::Unknown);
     }
@@ -182,10 +220,21 @@ mod tests {
     #[test]
     fn consumer_create_has_four_forms() {
         let target = |stream, name, filter, durable| {
-            Endpoint::ConsumerCreate(ConsumerTarget { stream, name, filter, durable })
+            Endpoint::ConsumerCreate(ConsumerTarget {
+                stream,
+                name,
+                filter,
+                durable,
+            })
         };
-        assert_eq!(parse(b"$JS.API.CONSUMER.CREATE.S"), target("S", None, None, false));
-        assert_eq!(parse(b"$JS.API.CONSUMER.CREATE.S.c"), target("S", Some("c"), None, false));
+        assert_eq!(
+            parse(b"$JS.API.CONSUMER.CREATE.S"),
+            target("S", None, None, false)
+        );
+        assert_eq!(
+            parse(b"$JS.API.CONSUMER.CREATE.S.c"),
+            target("S", Some("c"), None, false)
+        );
         assert_eq!(
             parse(b"$JS.API.CONSUMER.CREATE.KV_b.c.$KV.b.*.>"),
             target("KV_b", Some("c"), Some("$KV.b.*.>"), false)
@@ -200,20 +249,35 @@ mod tests {
     fn consumer_and_direct_requests() {
         assert_eq!(
             parse(b"$JS.API.CONSUMER.INFO.S.c"),
-            Endpoint::ConsumerInfo { stream: "S", consumer: "c" }
+            Endpoint::ConsumerInfo {
+                stream: "S",
+                consumer: "c"
+            }
         );
         assert_eq!(
             parse(b"$JS.API.CONSUMER.MSG.NEXT.S.c"),
-            Endpoint::ConsumerNext { stream: "S", consumer: "c" }
+            Endpoint::ConsumerNext {
+                stream: "S",
+                consumer: "c"
+            }
         );
-        assert_eq!(parse(b"$JS.API.CONSUMER.NAMES.S"), Endpoint::ConsumerNames("S"));
+        assert_eq!(
+            parse(b"$JS.API.CONSUMER.NAMES.S"),
+            Endpoint::ConsumerNames("S")
+        );
         assert_eq!(
             parse(b"$JS.API.DIRECT.GET.KV_b.$KV.b.k"),
-            Endpoint::DirectGet { stream: "KV_b", subject: Some("$KV.b.k") }
+            Endpoint::DirectGet {
+                stream: "KV_b",
+                subject: Some("$KV.b.k")
+            }
         );
         assert_eq!(
             parse(b"$JS.API.DIRECT.GET.KV_b"),
-            Endpoint::DirectGet { stream: "KV_b", subject: None }
+            Endpoint::DirectGet {
+                stream: "KV_b",
+                subject: None
+            }
         );
     }
 

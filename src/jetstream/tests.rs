@@ -1,6 +1,7 @@
 //! One node's JetStream as standard clients see it: a real broker, a real replica in a temporary
 //! folder, and async-nats over loopback TCP.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use unibus_broker::{
 use unibus_proto::NodeId;
 use unibus_proto::permissions::Permissions;
 use unibus_raft::{
-    GroupId, Observer, Replica, ReplicaOptions, RpcClass, Transport, TransportError,
+    GroupId, InitializeError, Observer, Replica, ReplicaOptions, RpcClass, Transport,
+    TransportError,
 };
 use unibus_state::{Effect, State};
 
@@ -52,7 +54,11 @@ struct Open(watch::Sender<Grant>);
 impl Authenticator for Open {
     fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
         let internal = request.connect.name.as_deref() == Some("internal");
-        Ok(Admission { identity: None, internal, grant: self.0.subscribe() })
+        Ok(Admission {
+            identity: None,
+            internal,
+            grant: self.0.subscribe(),
+        })
     }
 }
 
@@ -65,6 +71,7 @@ impl Observer for Watcher {
 }
 
 struct Node {
+    broker: Broker,
     jetstream: JetStream,
     replica: Replica,
     address: String,
@@ -80,20 +87,26 @@ impl Node {
     async fn start_in(dir: tempfile::TempDir) -> Self {
         let hooks = JetStreamHooks::new();
         let id = Replica::node_id_in(dir.path()).unwrap();
-        let options = ReplicaOptions::new(dir.path(), "n1");
-        let observer = Arc::new(Watcher(hooks.clone()));
-        let replica = Replica::start(options, id, Arc::new(Alone), observer).await.unwrap();
-        if !replica.status().initialized {
-            replica.initialize([(id, "n1".to_owned())].into()).await.unwrap();
+        let replica = soon(open(dir.path(), id, &hooks)).await;
+        match replica.initialize([(id, "n1".to_owned())].into()).await {
+            Ok(()) | Err(InitializeError::NotPristine) => {}
+            Err(error) => panic!("{error}"),
         }
         let mut leadership = replica.leadership();
         let leads = leadership.wait_for(|known| known.is_leader);
-        tokio::time::timeout(PATIENCE, leads).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, leads)
+            .await
+            .unwrap()
+            .unwrap();
 
         let grant = watch::Sender::new(Grant::Active(Arc::new(Permissions::all())));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let options = BrokerOptions { jetstream: true, api_level: 1, ..BrokerOptions::default() };
+        let options = BrokerOptions {
+            jetstream: true,
+            api_level: 1,
+            ..BrokerOptions::default()
+        };
         let broker = Broker::new(options, Arc::new(Open(grant)));
         let jetstream = JetStream::start(
             broker.clone(),
@@ -103,8 +116,16 @@ impl Node {
             &hooks,
         );
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(async move { broker.serve(listener, stopped).await });
-        Self { jetstream, replica, address, stop, dir }
+        let serving = broker.clone();
+        tokio::spawn(async move { serving.serve(listener, stopped).await });
+        Self {
+            broker,
+            jetstream,
+            replica,
+            address,
+            stop,
+            dir,
+        }
     }
 
     async fn client(&self) -> async_nats::Client {
@@ -116,20 +137,40 @@ impl Node {
     }
 
     async fn bucket(&self, history: i64) -> kv::Store {
-        let config = kv::Config { bucket: "b".into(), history, ..kv::Config::default() };
+        let config = kv::Config {
+            bucket: "b".into(),
+            history,
+            ..kv::Config::default()
+        };
         self.context().await.create_key_value(config).await.unwrap()
     }
 
     async fn stop(self) -> tempfile::TempDir {
         self.jetstream.shutdown();
         let _ = self.stop.send(true);
+        self.broker.shutdown(PATIENCE).await;
         self.replica.shutdown().await;
         self.dir
     }
 }
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("too late")
+/// Opens the replica. The tasks of one that stopped a moment ago may still hold its folder.
+async fn open(dir: &Path, id: NodeId, hooks: &JetStreamHooks) -> Replica {
+    loop {
+        let observer = Arc::new(Watcher(hooks.clone()));
+        let options = ReplicaOptions::new(dir, "n1");
+        match Replica::start(options, id, Arc::new(Alone), observer).await {
+            Ok(replica) => return replica,
+            Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn soon<T>(what: impl IntoFuture<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("too late")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,22 +185,31 @@ async fn streams_are_created_published_to_and_told_of() {
     let mut stream = soon(context.create_stream(config.clone())).await.unwrap();
     for expected in 1..=3 {
         let ack = soon(context.publish("s.a", "x".into())).await.unwrap();
-        let ack = soon(ack.into_future()).await.unwrap();
+        let ack = soon(ack).await.unwrap();
         assert_eq!((ack.stream.as_str(), ack.sequence), ("S", expected));
     }
     let info = soon(stream.info()).await.unwrap();
     assert_eq!(info.state.messages, 3);
     assert_eq!(info.cluster.as_ref().unwrap().leader.as_deref(), Some("n1"));
     soon(context.create_stream(config)).await.unwrap();
-    assert_eq!(soon(stream.get_raw_message(2)).await.unwrap().payload, Bytes::from("x"));
+    assert_eq!(
+        soon(stream.get_raw_message(2)).await.unwrap().payload,
+        Bytes::from("x")
+    );
     soon(stream.delete_message(2)).await.unwrap();
     assert!(soon(stream.get_raw_message(2)).await.is_err());
     let names: Vec<_> = soon(context.stream_names().collect::<Vec<_>>()).await;
-    assert_eq!(names.into_iter().map(Result::unwrap).collect::<Vec<_>>(), ["S"]);
+    assert_eq!(
+        names.into_iter().map(Result::unwrap).collect::<Vec<_>>(),
+        ["S"]
+    );
     assert_eq!(soon(stream.purge()).await.unwrap().purged, 2);
     soon(context.delete_stream("S")).await.unwrap();
     let gone = soon(context.publish("s.a", "x".into())).await.unwrap();
-    assert!(soon(gone.into_future()).await.is_err(), "nobody captures the subject any more");
+    assert!(
+        soon(gone).await.is_err(),
+        "nobody captures the subject any more"
+    );
     node.stop().await;
 }
 
@@ -171,8 +221,14 @@ async fn keys_are_put_got_compared_and_removed() {
     assert_eq!(soon(bucket.get("k")).await.unwrap(), Some(Bytes::from("1")));
     assert_eq!(soon(bucket.get("none")).await.unwrap(), None);
     assert_eq!(soon(bucket.update("k", "2".into(), 1)).await.unwrap(), 2);
-    assert!(soon(bucket.update("k", "3".into(), 1)).await.is_err(), "revision 1 is not the last");
-    assert!(soon(bucket.create("k", "x".into())).await.is_err(), "the key exists");
+    assert!(
+        soon(bucket.update("k", "3".into(), 1)).await.is_err(),
+        "revision 1 is not the last"
+    );
+    assert!(
+        soon(bucket.create("k", "x".into())).await.is_err(),
+        "the key exists"
+    );
     let entry = soon(bucket.entry("k")).await.unwrap().unwrap();
     assert_eq!((entry.value, entry.revision), (Bytes::from("2"), 2));
     soon(bucket.delete("k")).await.unwrap();
@@ -180,7 +236,14 @@ async fn keys_are_put_got_compared_and_removed() {
     soon(bucket.create("k", "4".into())).await.unwrap();
     soon(bucket.purge("k")).await.unwrap();
     assert_eq!(soon(bucket.get("k")).await.unwrap(), None);
-    assert_eq!(soon(bucket.status()).await.unwrap().values(), 1);
+    let mut stream = soon(async { node.context().await.get_stream("KV_b").await })
+        .await
+        .unwrap();
+    assert_eq!(
+        soon(stream.info()).await.unwrap().state.messages,
+        1,
+        "only the purge is left"
+    );
     node.stop().await;
 }
 
@@ -191,8 +254,12 @@ async fn history_and_keys_end_and_watches_go_on() {
     for (key, value) in [("a", "1"), ("b", "2"), ("a", "3")] {
         soon(bucket.put(key, value.into())).await.unwrap();
     }
-    let history: Vec<_> = soon(async { bucket.history("a").await.unwrap().collect::<Vec<_>>().await }).await;
-    let values: Vec<_> = history.into_iter().map(|entry| entry.unwrap().value).collect();
+    let history: Vec<_> =
+        soon(async { bucket.history("a").await.unwrap().collect::<Vec<_>>().await }).await;
+    let values: Vec<_> = history
+        .into_iter()
+        .map(|entry| entry.unwrap().value)
+        .collect();
     assert_eq!(values, [Bytes::from("1"), Bytes::from("3")]);
     let keys: Vec<_> = soon(async { bucket.keys().await.unwrap().collect::<Vec<_>>().await }).await;
     let mut keys: Vec<_> = keys.into_iter().map(Result::unwrap).collect();
@@ -205,9 +272,14 @@ async fn history_and_keys_end_and_watches_go_on() {
         assert_eq!(entry.value, Bytes::from(expected));
     }
     for round in 0..20 {
-        soon(bucket.put("live", round.to_string().into())).await.unwrap();
+        soon(bucket.put("live", round.to_string().into()))
+            .await
+            .unwrap();
         let entry = soon(watch.next()).await.unwrap().unwrap();
-        assert_eq!((entry.key.as_str(), entry.value), ("live", Bytes::from(round.to_string())));
+        assert_eq!(
+            (entry.key.as_str(), entry.value),
+            ("live", Bytes::from(round.to_string()))
+        );
     }
     node.stop().await;
 }
@@ -230,7 +302,7 @@ async fn an_ordered_consumer_gets_everything_in_order_under_flow_control() {
         acks.push(soon(context.publish("s.a", payload.clone())).await.unwrap());
     }
     for ack in acks {
-        soon(ack.into_future()).await.unwrap();
+        soon(ack).await.unwrap();
     }
     let consumer = soon(stream.create_consumer(push::OrderedConfig {
         deliver_subject: "_INBOX.ordered".into(),
@@ -252,9 +324,14 @@ async fn an_ordered_consumer_gets_everything_in_order_under_flow_control() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_plane_buckets_are_hidden_and_shut() {
     let node = Node::start().await;
-    let inside = async_nats::ConnectOptions::new().name("internal").connect(&node.address);
+    let inside = async_nats::ConnectOptions::new()
+        .name("internal")
+        .connect(&node.address);
     let inside = async_nats::jetstream::new(soon(inside).await.unwrap());
-    let config = kv::Config { bucket: "UNIBUS_users".into(), ..kv::Config::default() };
+    let config = kv::Config {
+        bucket: "UNIBUS_users".into(),
+        ..kv::Config::default()
+    };
     let users = soon(inside.create_key_value(config)).await.unwrap();
     soon(users.put("u", "1".into())).await.unwrap();
     let outside = node.context().await;
@@ -262,8 +339,10 @@ async fn control_plane_buckets_are_hidden_and_shut() {
     assert!(soon(outside.get_key_value("UNIBUS_users")).await.is_err());
     let names: Vec<_> = soon(outside.stream_names().collect::<Vec<_>>()).await;
     assert!(names.is_empty());
-    let refused = soon(outside.publish("$KV.UNIBUS_users.u", "2".into())).await.unwrap();
-    assert!(soon(refused.into_future()).await.is_err());
+    let refused = soon(outside.publish("$KV.UNIBUS_users.u", "2".into()))
+        .await
+        .unwrap();
+    assert!(soon(refused).await.is_err());
     assert_eq!(soon(users.get("u")).await.unwrap(), Some(Bytes::from("1")));
     node.stop().await;
 }
@@ -275,8 +354,13 @@ async fn a_restart_keeps_streams_and_their_subjects() {
     soon(bucket.put("k", "before".into())).await.unwrap();
     let dir = node.stop().await;
     let node = Node::start_in(dir).await;
-    let bucket = soon(async { node.context().await.get_key_value("b").await }).await.unwrap();
-    assert_eq!(soon(bucket.get("k")).await.unwrap(), Some(Bytes::from("before")));
+    let bucket = soon(async { node.context().await.get_key_value("b").await })
+        .await
+        .unwrap();
+    assert_eq!(
+        soon(bucket.get("k")).await.unwrap(),
+        Some(Bytes::from("before"))
+    );
     assert_eq!(soon(bucket.put("k", "after".into())).await.unwrap(), 2);
     node.stop().await;
 }
@@ -286,27 +370,40 @@ async fn raw_requests_get_the_words_that_clients_match() {
     let node = Node::start().await;
     let client = node.client().await;
     let ask = async |subject: &str, body: &str| {
-        let answer = soon(client.request(subject.to_owned(), body.to_owned().into())).await.unwrap();
+        let answer = soon(client.request(subject.to_owned(), body.to_owned().into()))
+            .await
+            .unwrap();
         String::from_utf8(answer.payload.to_vec()).unwrap()
     };
     assert_eq!(
         ask("$JS.API.STREAM.INFO.S", "").await,
         r#"{"type":"io.nats.jetstream.api.v1.stream_info_response","error":{"code":404,"err_code":10059,"description":"stream not found"},"total":0,"offset":0,"limit":0}"#
     );
-    let created =
-        ask("$JS.API.STREAM.CREATE.S", r#"{"name":"S","subjects":["s.>"],"allow_direct":true}"#).await;
+    let created = ask(
+        "$JS.API.STREAM.CREATE.S",
+        r#"{"name":"S","subjects":["s.>"],"allow_direct":true}"#,
+    )
+    .await;
     assert!(created.starts_with(
         r#"{"type":"io.nats.jetstream.api.v1.stream_create_response","config":{"name":"S","subjects":["s."#
     ), "{created}");
     assert!(created.ends_with(r#","did_create":true}"#), "{created}");
     assert_eq!(ask("s.a", "v").await, r#"{"stream":"S","seq":1}"#);
-    assert!(ask("$JS.API.NOPE", "").await.contains(r#""err_code":10003"#));
-    let direct = soon(client.request("$JS.API.DIRECT.GET.S.s.a", "".into())).await.unwrap();
+    assert!(
+        ask("$JS.API.NOPE", "")
+            .await
+            .contains(r#""err_code":10003"#)
+    );
+    let direct = soon(client.request("$JS.API.DIRECT.GET.S.s.a", "".into()))
+        .await
+        .unwrap();
     assert_eq!(direct.payload, Bytes::from("v"));
     let headers = direct.headers.unwrap();
     assert_eq!(headers.get("Nats-Sequence").unwrap().as_str(), "1");
     assert_eq!(headers.get("Nats-Stream").unwrap().as_str(), "S");
-    let missing = soon(client.request("$JS.API.DIRECT.GET.S.s.b", "".into())).await.unwrap();
+    let missing = soon(client.request("$JS.API.DIRECT.GET.S.s.b", "".into()))
+        .await
+        .unwrap();
     assert_eq!(missing.status.unwrap().as_u16(), 404);
     let no_stream = soon(client.request("$JS.API.DIRECT.GET.T.s.b", "".into())).await;
     assert!(no_stream.is_err(), "no responders");

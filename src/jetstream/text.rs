@@ -81,7 +81,12 @@ pub(super) fn end_of_batch(out: &mut Vec<u8>, pending: u64, last: u64, up_to: Op
 }
 
 /// A push consumer's sign of life; `stalled` names the flow-control subject it waits for.
-pub(super) fn heartbeat(out: &mut Vec<u8>, consumer_seq: u64, stream_seq: u64, stalled: Option<&str>) {
+pub(super) fn heartbeat(
+    out: &mut Vec<u8>,
+    consumer_seq: u64,
+    stream_seq: u64,
+    stalled: Option<&str>,
+) {
     out.extend_from_slice(b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: ");
     decimal(out, consumer_seq);
     out.extend_from_slice(b"\r\nNats-Last-Stream: ");
@@ -113,8 +118,13 @@ pub(super) fn ack_subject(out: &mut Vec<u8>, place: &AckPlace<'_>) {
     out.extend_from_slice(place.stream.as_bytes());
     out.push(b'.');
     out.extend_from_slice(place.consumer.as_bytes());
-    let numbers =
-        [place.delivered, place.stream_seq, place.consumer_seq, place.ts_ns, place.pending];
+    let numbers = [
+        place.delivered,
+        place.stream_seq,
+        place.consumer_seq,
+        place.ts_ns,
+        place.pending,
+    ];
     for number in numbers {
         out.push(b'.');
         decimal(out, number);
@@ -174,10 +184,16 @@ mod tests {
              Nats-Time-Stamp: 2026-11-22T03:52:35.794488103Z\r\n\r\n"
         );
         let mut out = Vec::new();
-        let batch = DirectPlace { batch: Some((3, 4)), ..place };
+        let batch = DirectPlace {
+            batch: Some((3, 4)),
+            ..place
+        };
         direct_headers(&mut out, b"NATS/1.0\r\nA: b\r\n\r\n", &batch);
         let text = String::from_utf8(out).unwrap();
-        assert!(text.starts_with("NATS/1.0\r\nA: b\r\nNats-Stream: KV_b\r\n"), "{text}");
+        assert!(
+            text.starts_with("NATS/1.0\r\nA: b\r\nNats-Stream: KV_b\r\n"),
+            "{text}"
+        );
         assert!(
             text.ends_with("Z\r\nNats-Num-Pending: 3\r\nNats-Last-Sequence: 4\r\n\r\n"),
             "{text}"
@@ -187,7 +203,10 @@ mod tests {
     #[test]
     fn statuses_are_byte_exact() {
         let text = written(|out| status(out, 404, "Message Not Found"));
-        assert_eq!((text.as_str(), text.len()), ("NATS/1.0 404 Message Not Found\r\n\r\n", 34));
+        assert_eq!(
+            (text.as_str(), text.len()),
+            ("NATS/1.0 404 Message Not Found\r\n\r\n", 34)
+        );
         let text = written(|out| heartbeat(out, 5, 5, None));
         assert_eq!(text.len(), 75);
         assert_eq!(

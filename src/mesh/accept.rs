@@ -1,4 +1,5 @@
-//! Incoming connections: a bounded number in handshake at once, strangers first prove their address.
+//! Incoming connections: a bounded number in handshake at once; under load, strangers first prove
+//! their address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -15,7 +15,10 @@ pub enum MeshError {
         source: std::io::Error,
     },
     /// A PEM file could not be read.
-    #[error("route TLS file {}: {reason}; make it with `unibus-node pki init` and `pki issue`", path.display())]
+    #[error(
+        "route TLS file {}: {reason}; make it with `unibus-node pki init` and `pki issue`",
+        path.display()
+    )]
     Pem {
         /// The file.
         path: PathBuf,
@@ -24,13 +27,15 @@ pub enum MeshError {
     },
     /// The certificate carries no DNS name.
     #[error(
-        "certificate {} has no DNS name, so it is nobody's identity; make one with `unibus-node pki issue <name>`",
+        "certificate {} has no DNS name, so it is nobody's identity; \
+         make one with `unibus-node pki issue <name>`",
         .0.display()
     )]
     NoName(PathBuf),
     /// The certificate is another node's.
     #[error(
-        "certificate {path} belongs to {found:?}, this node is {wanted:?}; use its own certificate or `--server-name {found}`",
+        "certificate {path} belongs to {found:?}, this node is {wanted:?}; \
+         use its own certificate or `--server-name {found}`",
         path = path.display()
     )]
     OtherName {

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use unibus_proto::NodeId;
 
 use super::control::{Control, ControlError, Frame, Hello, Kind, RefusedFrame, encode};
-use super::limits::{HANDSHAKE_TIMEOUT, REFUSAL_LINGER};
+use super::limits::{HANDSHAKE_TIMEOUT, PROTOCOL_MAX, PROTOCOL_MIN, REFUSAL_LINGER};
 use super::peer::Peer;
 use super::refusals::{RefusalReason, RefusedBy};
 use super::registry::{Arbiter, Verdict};
@@ -205,12 +205,10 @@ async fn accept_steps(
 /// Everything that one HELLO must satisfy.
 fn check(shared: &Shared, hello: &Hello, certificate: &str) -> Result<(), Failure> {
     let own = &shared.own;
-    let ours = shared.hello();
-    if hello.protocol_min > ours.protocol_max || hello.protocol_max < ours.protocol_min {
+    if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
         let (min, max) = (hello.protocol_min, hello.protocol_max);
         let detail = format!(
-            "the peer speaks versions {min} to {max}, this node {} to {}",
-            ours.protocol_min, ours.protocol_max
+            "the peer speaks versions {min} to {max}, this node {PROTOCOL_MIN} to {PROTOCOL_MAX}"
         );
         return Err(us(RefusalReason::Protocol, detail));
     }
@@ -379,7 +377,8 @@ async fn accept_messages(
     Ok((recv, send))
 }
 
-/// Tells the peer why, if this end refuses, and closes.
+/// Tells the peer why, if this end refuses, and closes. A connection that failed otherwise stays as
+/// it is: closing it would hide the reason why it failed.
 async fn deliver(connection: &Connection, control: &mut Control, failure: &Failure) {
     if let Failure::Refused {
         by: RefusedBy::Us,
@@ -400,8 +399,6 @@ async fn deliver(connection: &Connection, control: &mut Control, failure: &Failu
             linger(control).await;
         }
         connection.close(CloseCode::Refused.wire(), reason.to_string().as_bytes());
-    } else {
-        connection.close(CloseCode::Refused.wire(), b"");
     }
 }
 

@@ -47,9 +47,11 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// the smaller one, a flood of messages would fill it and votes would wait.
 pub(crate) const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A half-open peer is gone in under 5 s (cluster.md, Routes).
+/// A half-open peer is gone in under 5 s (cluster.md, Routes). QUIC restarts the idle timer at the
+/// first send after a receive, so silence is noticed one keep-alive plus one idle timeout after it
+/// began: 4 s.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One attempt to reach one address.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,9 +1,10 @@
 //! The route mesh: one mutually authenticated QUIC connection per pair of nodes, carrying an
-//! ordered message stream for the broker and raft RPCs on streams of their own (cluster.md, Routes).
+//! ordered message stream for the broker and raft RPCs on streams of their own (cluster.md,
+//! Routes).
 //!
 //! It decides who is let in, keeps one connection per peer, dials every configured route for ever,
-//! and implements [`Transport`]. It knows nothing of subjects, raft or NATS, and must never let bulk
-//! data delay an election: every stream has a priority and every queue a limit (`limits`).
+//! and implements [`Transport`]. It knows nothing of subjects, raft or NATS, and must never let
+//! bulk data delay an election: every stream has a priority and every queue a limit (`limits`).
 
 mod accept;
 mod control;
@@ -112,7 +113,7 @@ impl Mesh {
     /// Reads the TLS files, opens the UDP endpoint, and starts dialing and accepting.
     #[allow(
         clippy::unused_async,
-        reason = "part of the node's start sequence; the endpoint needs the runtime that async implies"
+        reason = "the endpoint needs the runtime that async implies"
     )]
     pub async fn start(
         options: MeshOptions,

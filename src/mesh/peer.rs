@@ -114,8 +114,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, peer: Arc<Peer>, control: Control,
         error = listen(shared, &peer, reader) => error.to_string(),
         error = rpc::serve(shared, &peer) => error.to_string(),
     };
-    // Whichever loop ended first, the route ends as a whole; a connection that is closed keeps its
-    // first reason.
+    // Whichever loop ended first, the route ends as a whole.
     peer.close(CloseCode::Protocol, &broken);
     peer.calls.fail_all();
     shared.registry.withdraw(&peer, shared.hooks.as_ref());

@@ -26,7 +26,10 @@ pub struct RouteSecret {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file could not be read.
-    #[error("route secret {path}: {source}; make it with `unibus-node pki init`", path = path.display())]
+    #[error(
+        "route secret {path}: {source}; make it with `unibus-node pki init`",
+        path = path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -37,7 +40,10 @@ pub enum SecretError {
     #[error("route secret {} is empty; make it anew with `unibus-node pki init`", .0.display())]
     Empty(PathBuf),
     /// The file is too large to be a secret.
-    #[error("route secret {} is over {SECRET_BYTES_MAX} bytes; is it the right file?", .0.display())]
+    #[error(
+        "route secret {} is over {SECRET_BYTES_MAX} bytes; is it the right file?",
+        .0.display()
+    )]
     TooLarge(PathBuf),
 }
 

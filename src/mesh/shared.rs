@@ -1,4 +1,4 @@
-//! What all tasks of one mesh share: identity, endpoint, peers, routes, refusals and the stop signal.
+//! What all tasks of one mesh share: identity, endpoint, peers, routes, refusals, the stop signal.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use unibus_proto::headers::HeaderMap;
 use unibus_proto::jetstream::config::StreamConfig;
 use unibus_raft::Replica;
-use unibus_state::{Command, CommandBatch, Effect, Location, State, StoredMessage};
+use unibus_state::{
+    Command, CommandBatch, Effect, Location, State, StoredMessage, StreamPut,
+};
 
 use crate::access::Directory;
 use crate::shutdown::Shutdown;
@@ -45,8 +47,8 @@ pub(super) fn load(state: &State, replica: &Replica, directory: &Directory) {
 
 fn locations(state: &State) -> Vec<Location> {
     let Some(stream) = state.stream(USERS_STREAM) else { return Vec::new() };
-    let subjects = stream.subjects(USERS_FILTER.as_bytes());
-    subjects.filter_map(|(subject, _)| stream.last_for(subject)).map(|(_, at)| at).collect()
+    let last = stream.last_seqs(&[USERS_FILTER]);
+    last.into_iter().filter_map(|seq| stream.get(seq)).collect()
 }
 
 /// A user's key and JSON; `None` for a tombstone.
@@ -54,7 +56,7 @@ fn read(replica: &Replica, at: &Location) -> Result<Option<(String, Vec<u8>)>, S
     let record = replica.read_record(at).map_err(|e| e.to_string())?;
     let message = StoredMessage::decode(record).map_err(|e| e.to_string())?;
     let headers = HeaderMap::parse(&message.headers);
-    if headers.is_some_and(|headers| headers.get("KV-Operation").is_some()) {
+    if headers.is_ok_and(|headers| headers.get("KV-Operation").is_some()) {
         return Ok(None);
     }
     let subject = std::str::from_utf8(&message.subject).map_err(|e| e.to_string())?;
@@ -70,7 +72,7 @@ pub(super) async fn ensure_bucket(replica: Replica, mut shutdown: Shutdown) {
         }
         if replica.leadership().borrow().is_leader {
             let mut batch = CommandBatch::new();
-            batch.push(&Command::StreamCreate { config: bucket(), privileged: true });
+            batch.push(&Command::StreamCreate(StreamPut { config: bucket(), privileged: true }));
             match replica.propose(batch.freeze()).await {
                 Ok(proposed) => {
                     tracing::debug!(index = proposed.index, "made the users' bucket");
@@ -88,7 +90,7 @@ pub(super) async fn ensure_bucket(replica: Replica, mut shutdown: Shutdown) {
 fn bucket() -> StreamConfig {
     StreamConfig {
         name: USERS_STREAM.to_owned(),
-        description: Some("who may use the bus".to_owned()),
+        description: "who may use the bus".to_owned(),
         subjects: vec![USERS_FILTER.to_owned()],
         max_msgs_per_subject: 8,
         allow_rollup_hdrs: true,

@@ -94,22 +94,22 @@ async fn killing_the_leader_loses_nothing_acknowledged() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_empty_node_is_fed_a_snapshot_and_takes_part() -> anyhow::Result<()> {
-    let options = ClusterOptions { checkpoint_log_bytes: Some(256 * 1024), ..Default::default() };
+    let options = ClusterOptions { checkpoint_log_mb: Some(1), ..Default::default() };
     let mut cluster = Cluster::start(binary(), options).await?;
     let store = bucket(&cluster, 1, "data").await?;
-    for i in 0..400 {
+    for i in 0..800 {
         store.put(format!("k{i}"), vec![b'x'; 4096].into()).await?;
     }
     cluster.nodes[2].kill();
     std::fs::remove_dir_all(cluster.data_dir(2))?;
-    for i in 400..500 {
+    for i in 800..900 {
         store.put(format!("k{i}"), vec![b'y'; 4096].into()).await?;
     }
     cluster.nodes[2].start()?;
     cluster.nodes[2].ready(PATIENCE).await?;
     let here = bucket(&cluster, 2, "data").await?;
     let keys: Vec<String> = here.keys().await?.try_collect().await?;
-    assert_eq!(keys.len(), 500);
+    assert_eq!(keys.len(), 900);
     // It counts as a voter under its new identity: with another node gone it makes the majority.
     eventually("three voters again", PATIENCE, || async {
         let (_, health) = cluster.nodes[2].health().await?;

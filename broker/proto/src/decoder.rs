@@ -1,8 +1,8 @@
 //! The client-to-broker decoder: bytes in, borrowed operations out (nats-surface §1.1, §1.7).
 //!
 //! Owns the grammar, its limits, and the choice between answering a violation and closing silently.
-//! Works in place on the caller's buffer and must never allocate, copy a payload, or look at a payload
-//! byte: this runs once for every message a client publishes.
+//! Works in place on the caller's buffer and must never allocate, copy a payload, or look at a
+//! payload byte: this runs once for every message a client publishes.
 
 use memchr::memchr;
 use thiserror::Error;
@@ -51,7 +51,8 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The text between the quotes of `-ERR '…'`, for [`crate::encoder::err`]; `None` = close silently.
+    /// The text between the quotes of `-ERR '…'`, for [`crate::encoder::err`]; `None` = close
+    /// silently.
     pub fn err_line(&self) -> Option<&'static str> {
         match self {
             Self::UnknownOperation => Some("Unknown Protocol Operation"),
@@ -121,27 +122,29 @@ impl Decoder {
         self.limits
     }
 
-    /// How many bytes beyond the buffer last given to `decode` the unfinished operation needs at least.
-    /// Exact once its control line is complete, so a reader can make room for the whole payload.
+    /// How many bytes beyond the buffer last given to `decode` the unfinished operation needs at
+    /// least. Exact once its control line is complete, so a reader can make room for the whole
+    /// payload.
     pub fn wanted(&self) -> usize {
         if self.resume_len == 0 { 1 } else { self.wanted }
     }
 
     /// Reads the operation at the start of `buf`.
     ///
-    /// `Ok(Some((op, consumed)))`: drop `consumed` bytes, then call again. `Ok(None)`: call again with the
-    /// same bytes followed by more. After an error the connection ends and the decoder must not be used.
+    /// `Ok(Some((op, consumed)))`: drop `consumed` bytes, then call again. `Ok(None)`: call again
+    /// with the same bytes followed by more. After an error the connection ends and the decoder
+    /// must not be used.
     ///
-    /// An unfinished control line is scanned again from its start when more of it arrives, which its
-    /// limit bounds; an unfinished payload is not looked at.
+    /// An unfinished control line is scanned again from its start when more of it arrives, which
+    /// its limit bounds; an unfinished payload is not looked at.
     #[inline]
     pub fn decode<'a>(&mut self, buf: &'a [u8]) -> Decoded<'a> {
         if buf.len() < self.resume_len {
             self.wanted = self.full_len - buf.len();
             return Ok(None);
         }
-        // Every arm is a tail call that writes the result where the caller wants it: moving an operation
-        // from frame to frame costs more than decoding it.
+        // Every arm is a tail call that writes the result where the caller wants it: moving an
+        // operation from frame to frame costs more than decoding it.
         match buf {
             [b'P', b'U', b'B', b' ', ..] => self.publish(buf, 3),
             [b'H', b'P', b'U', b'B', b' ', ..] => self.publish_headers(buf, 4),

@@ -1,7 +1,7 @@
 //! Broker-to-client lines, appended to a write buffer (nats-surface §1.1).
 //!
-//! Owns the exact bytes. One reserve per message, integers by hand: this runs once for every delivery.
-//! Never checks its arguments; the decoder and the session have done so.
+//! Owns the exact bytes. One reserve per message, integers by hand: this runs once for every
+//! delivery. Never checks its arguments; the decoder and the session have done so.
 
 use bytes::{BufMut, BytesMut};
 
@@ -16,8 +16,8 @@ const DELIVERY_OVERHEAD_MAX: usize = 16 + 2 * DECIMAL_DIGITS_MAX;
 const NO_RESPONDERS_HEAD: &[u8] = b"NATS/1.0 503\r\nNats-Subject: ";
 const NO_RESPONDERS_TAIL: &[u8] = b"\r\n\r\n";
 
-/// A delivery: `MSG` if `header_len` is 0, else `HMSG`. `data` holds headers and payload, without the
-/// closing CRLF.
+/// A delivery: `MSG` if `header_len` is 0, else `HMSG`. `data` holds headers and payload, without
+/// the closing CRLF.
 #[inline]
 pub fn msg(
     out: &mut BytesMut,
@@ -81,7 +81,8 @@ pub fn info(out: &mut BytesMut, info: &ServerInfo) {
     out.put_slice(b" \r\n");
 }
 
-/// `-ERR '<text>'`. `text` without quotes and line ends; see nats-surface §1.8 for those clients know.
+/// `-ERR '<text>'`. `text` without quotes and line ends; see nats-surface §1.8 for those clients
+/// know.
 pub fn err(out: &mut BytesMut, text: &str) {
     out.put_slice(b"-ERR '");
     out.put_slice(text.as_bytes());

@@ -9,8 +9,8 @@ use thiserror::Error;
 
 /// The broker's side: every field of nats-surface §1.2, in the stock server's order.
 ///
-/// `Default` is all empty, which no client accepts: `server_id`, `server_name`, `version`, `proto` (1),
-/// `host`, `port`, `headers` (true) and `max_payload` have to be filled in.
+/// `Default` is all empty, which no client accepts: `server_id`, `server_name`, `version`, `proto`
+/// (1), `host`, `port`, `headers` (true) and `max_payload` have to be filled in.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerInfo {
@@ -94,8 +94,8 @@ pub struct ServerInfo {
     pub acc_is_sys: bool,
 }
 
-/// The client's side: every field of nats-surface §1.3. Unknown fields are ignored, `null` and empty
-/// strings count as absent.
+/// The client's side: every field of nats-surface §1.3. Unknown fields are ignored, `null` and
+/// empty strings count as absent.
 #[derive(Clone, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConnectOptions {
@@ -173,7 +173,8 @@ impl ConnectOptions {
         serde_json::from_slice(json).map_err(|_| MalformedConnect)
     }
 
-    /// The `-ERR` text with which these options have to be refused whatever the credentials, if any.
+    /// The `-ERR` text with which these options have to be refused whatever the credentials, if
+    /// any.
     pub fn violation(&self) -> Option<&'static str> {
         if !(0..=1).contains(&self.protocol) {
             return Some("invalid client protocol");

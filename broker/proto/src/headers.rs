@@ -67,7 +67,8 @@ impl<'a> HeaderMap<'a> {
             .map(|(_, value)| value)
     }
 
-    /// Names and values in order, repeated names included. Values are trimmed of surrounding blanks.
+    /// Names and values in order, repeated names included. Values are trimmed of surrounding
+    /// blanks.
     pub fn iter(&self) -> HeaderIter<'a> {
         HeaderIter { rest: self.fields }
     }
@@ -115,8 +116,8 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Writes a header block.
 ///
-/// Line ends inside names, values and descriptions are written as blanks, so that no value can forge a
-/// header of its own.
+/// Line ends inside names, values and descriptions are written as blanks, so that no value can
+/// forge a header of its own.
 #[derive(Clone, Debug)]
 pub struct HeaderBuilder {
     block: BytesMut,

@@ -18,22 +18,38 @@ pub struct InterestChange<'a> {
 }
 
 /// This node's own subscriptions, with what peers have to hear about them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InterestTable<T> {
     sublist: Sublist<T>,
+}
+
+impl<T> Default for InterestTable<T> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<T> InterestTable<T> {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
-        Self { sublist: Sublist::new() }
+        Self {
+            sublist: Sublist::new(),
+        }
     }
 
     /// Adds a subscription. Returns its place and, when peers have to hear of it, the new weight.
-    pub fn insert(&mut self, filter: &[u8], queue: Option<&[u8]>, value: T) -> (Handle, Option<u32>) {
+    pub fn insert(
+        &mut self,
+        filter: &[u8],
+        queue: Option<&[u8]>,
+        value: T,
+    ) -> (Handle, Option<u32>) {
         let inserted = self.sublist.insert(filter, queue, value);
-        (inserted.handle, advertised(queue, inserted.members, inserted.members == 1))
+        (
+            inserted.handle,
+            advertised(queue, inserted.members, inserted.members == 1),
+        )
     }
 
     /// Removes a subscription. Returns the new weight when peers have to hear of it.
@@ -53,8 +69,16 @@ impl<T> InterestTable<T> {
         self.sublist.for_each(|handle, queue, members| {
             filter.clear();
             self.sublist.filter_of(handle, &mut filter);
-            let weight = if queue.is_some() { weight_of(members.len()) } else { 1 };
-            visit(InterestChange { filter: &filter, queue, weight });
+            let weight = if queue.is_some() {
+                weight_of(members.len())
+            } else {
+                1
+            };
+            visit(InterestChange {
+                filter: &filter,
+                queue,
+                weight,
+            });
         });
     }
 
@@ -100,16 +124,23 @@ impl<P: Copy + Eq> RemoteInterest<P> {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
-        Self { sublist: Sublist::new() }
+        Self {
+            sublist: Sublist::new(),
+        }
     }
 
     /// Takes over what `peer` said. Saying the same twice changes nothing.
     pub fn set(&mut self, peer: P, change: InterestChange<'_>) {
-        let InterestChange { filter, queue, weight } = change;
+        let InterestChange {
+            filter,
+            queue,
+            weight,
+        } = change;
         let known = self.sublist.find(filter);
         if weight == 0 {
             if let Some(handle) = known {
-                self.sublist.remove(handle, queue, |remote| remote.peer == peer);
+                self.sublist
+                    .remove(handle, queue, |remote| remote.peer == peer);
             }
             return;
         }
@@ -204,11 +235,28 @@ mod tests {
     fn a_peer_that_left_wants_nothing() {
         let mut table = RemoteInterest::new();
         for peer in [1, 2] {
-            table.set(peer, InterestChange { filter: b"a.>", queue: None, weight: 1 });
-            table.set(peer, InterestChange { filter: b"a.>", queue: Some(b"q"), weight: 3 });
+            table.set(
+                peer,
+                InterestChange {
+                    filter: b"a.>",
+                    queue: None,
+                    weight: 1,
+                },
+            );
+            table.set(
+                peer,
+                InterestChange {
+                    filter: b"a.>",
+                    queue: Some(b"q"),
+                    weight: 3,
+                },
+            );
         }
         table.forget(1);
-        assert_eq!(remote_hits(&table, b"a.b"), [(None, 2, 1), (Some(b"q".to_vec()), 2, 3)]);
+        assert_eq!(
+            remote_hits(&table, b"a.b"),
+            [(None, 2, 1), (Some(b"q".to_vec()), 2, 3)]
+        );
         table.forget(2);
         assert!(table.is_empty());
     }

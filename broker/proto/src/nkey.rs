@@ -1,10 +1,11 @@
 //! User nkeys: Ed25519 keys in the text form NATS gives them, and the nonce challenge (§1.12).
 //!
-//! Owns parsing, printing and verification. Randomness comes from the caller. A seed is never printed by
-//! `Debug` and is wiped when dropped.
+//! Owns parsing, printing and verification. Randomness comes from the caller. A seed is never
+//! printed by `Debug` and is wiped when dropped.
 //!
-//! Text form (nkeys library): base32 without padding of a prefix, the key and a CRC-16/XMODEM, low byte
-//! first. `U` is a user's public key; `SU` a user's seed, with both prefixes folded into two bytes.
+//! Text form (nkeys library): base32 without padding of a prefix, the key and a CRC-16/XMODEM, low
+//! byte first. `U` is a user's public key; `SU` a user's seed, with both prefixes folded into two
+//! bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -93,8 +94,9 @@ impl NkeyPublic {
         HEXLOWER.encode(&self.0)
     }
 
-    /// Whether `signature` is this key's over `nonce`: base64url without padding as the clients send it, or
-    /// standard base64. Strict: small-order points and malleable signatures are refused (RFC 8032 §5.1.7).
+    /// Whether `signature` is this key's over `nonce`: base64url without padding as the clients
+    /// send it, or standard base64. Strict: small-order points and malleable signatures are refused
+    /// (RFC 8032 §5.1.7).
     pub fn verify(&self, nonce: &[u8], signature: &str) -> bool {
         let Some(signature) = decode_signature(signature) else {
             return false;
@@ -334,7 +336,8 @@ mod tests {
 
     #[test]
     fn a_signature_with_s_beyond_the_group_order_does_not_verify() {
-        // The order of the base point (RFC 8032 §5.1), little-endian: S + L signs the same for a lax verifier.
+        // The order of the base point (RFC 8032 §5.1), little-endian: S + L signs the same for a
+        // lax verifier.
         let order = HEXLOWER
             .decode(b"edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010")
             .unwrap();

@@ -7,7 +7,8 @@ use std::fmt;
 
 /// One operation from a client, borrowed from the read buffer.
 ///
-/// Subjects and queue names are unchecked bytes without SP, TAB, CR or LF (nats-surface §1.1, §1.9).
+/// Subjects and queue names are unchecked bytes without SP, TAB, CR or LF (nats-surface §1.1,
+/// §1.9).
 #[derive(Copy, Clone, Eq, PartialEq)]
 pub enum ClientOp<'a> {
     /// `CONNECT {json}`: the JSON text, for [`crate::handshake::ConnectOptions::parse`].

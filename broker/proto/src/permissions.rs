@@ -46,7 +46,10 @@ impl Permissions {
     /// Nothing is allowed.
     #[must_use]
     pub fn none() -> Self {
-        Self { publish: SubjectSet::none(), subscribe: SubjectSet::none() }
+        Self {
+            publish: SubjectSet::none(),
+            subscribe: SubjectSet::none(),
+        }
     }
 
     /// Whether the literal `subject` may be published to.
@@ -62,9 +65,13 @@ impl Permissions {
         let set = &self.subscribe;
         let within = |rule: &SubjectFilter| is_subset(filter, rule.as_bytes());
         let in_queue = |rule: &QueueRule| {
-            queue.is_some_and(|queue| matches(rule.queue.as_bytes(), queue)) && within(&rule.subject)
+            queue.is_some_and(|queue| matches(rule.queue.as_bytes(), queue))
+                && within(&rule.subject)
         };
-        let allowed = set.allow.as_ref().is_none_or(|allow| allow.iter().any(within))
+        let allowed = set
+            .allow
+            .as_ref()
+            .is_none_or(|allow| allow.iter().any(within))
             || set.allow_queues.iter().any(in_queue);
         allowed && !set.deny.iter().any(within) && !set.deny_queues.iter().any(in_queue)
     }
@@ -72,7 +79,12 @@ impl Permissions {
     /// Whether deliveries to a subscription with `filter` have to be checked one by one.
     #[must_use]
     pub fn needs_delivery_check(&self, filter: &[u8]) -> bool {
-        has_wildcard(filter) && self.subscribe.deny.iter().any(|deny| collide(filter, deny.as_bytes()))
+        has_wildcard(filter)
+            && self
+                .subscribe
+                .deny
+                .iter()
+                .any(|deny| collide(filter, deny.as_bytes()))
     }
 
     /// Whether a message with the literal `subject` must not reach this client's wildcard subscription.
@@ -98,20 +110,28 @@ impl SubjectSet {
     /// Only what these filters select.
     #[must_use]
     pub fn allowing(allow: Vec<SubjectFilter>) -> Self {
-        Self { allow: Some(allow), ..Self::default() }
+        Self {
+            allow: Some(allow),
+            ..Self::default()
+        }
     }
 
     /// Everything but what these filters select.
     #[must_use]
     pub fn denying(deny: Vec<SubjectFilter>) -> Self {
-        Self { deny, ..Self::default() }
+        Self {
+            deny,
+            ..Self::default()
+        }
     }
 
     /// Whether the set has the literal `subject`.
     #[must_use]
     pub fn contains(&self, subject: &[u8]) -> bool {
         let selects = |rule: &SubjectFilter| rule.matches(subject);
-        self.allow.as_ref().is_none_or(|allow| allow.iter().any(selects))
+        self.allow
+            .as_ref()
+            .is_none_or(|allow| allow.iter().any(selects))
             && !self.deny.iter().any(selects)
     }
 }
@@ -125,15 +145,24 @@ mod tests {
     }
 
     fn subscriber(allow: &[&str], deny: &[&str]) -> Permissions {
-        let subscribe = SubjectSet { deny: filters(deny), ..SubjectSet::allowing(filters(allow)) };
-        Permissions { publish: SubjectSet::all(), subscribe }
+        let subscribe = SubjectSet {
+            deny: filters(deny),
+            ..SubjectSet::allowing(filters(allow))
+        };
+        Permissions {
+            publish: SubjectSet::all(),
+            subscribe,
+        }
     }
 
     #[test]
     fn deny_wins_over_allow() {
         let mut set = SubjectSet::allowing(filters(&["a.>"]));
         set.deny = filters(&["a.secret.*"]);
-        let permissions = Permissions { publish: set, subscribe: SubjectSet::all() };
+        let permissions = Permissions {
+            publish: set,
+            subscribe: SubjectSet::all(),
+        };
         assert!(permissions.can_publish(b"a.b"));
         assert!(!permissions.can_publish(b"a.secret.x"));
         assert!(!permissions.can_publish(b"b"));

@@ -35,7 +35,9 @@ pub struct RouteLimits {
 
 impl Default for RouteLimits {
     fn default() -> Self {
-        Self { frame_bytes_max: 80 * 1024 * 1024 }
+        Self {
+            frame_bytes_max: 80 * 1024 * 1024,
+        }
     }
 }
 
@@ -124,16 +126,22 @@ pub fn decode<'a>(
     buffer: &'a [u8],
     limits: &RouteLimits,
 ) -> Result<Option<(RouteOp<'a>, usize)>, RouteDecodeError> {
-    let Some((&op, rest)) = buffer.split_first() else { return Ok(None) };
+    let Some((&op, rest)) = buffer.split_first() else {
+        return Ok(None);
+    };
     if !(OP_HELLO..=OP_PONG).contains(&op) {
         return Err(RouteDecodeError::UnknownOperation(op));
     }
-    let Some((length, rest)) = take_u32(rest) else { return Ok(None) };
+    let Some((length, rest)) = take_u32(rest) else {
+        return Ok(None);
+    };
     let length = length as usize;
     if length > limits.frame_bytes_max {
         return Err(RouteDecodeError::TooLong(length));
     }
-    let Some(body) = rest.get(..length) else { return Ok(None) };
+    let Some(body) = rest.get(..length) else {
+        return Ok(None);
+    };
     let decoded = decode_body(op, body)?;
     Ok(Some((decoded, FRAME_HEAD_BYTES + length)))
 }
@@ -149,7 +157,9 @@ fn decode_body(op: u8, body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
     let malformed = RouteDecodeError::Malformed(op);
     match op {
         OP_HELLO => decode_hello(body),
-        OP_INTEREST => decode_interest(body).map(RouteOp::Interest).ok_or(malformed),
+        OP_INTEREST => decode_interest(body)
+            .map(RouteOp::Interest)
+            .ok_or(malformed),
         OP_MESSAGE => decode_message(body).map(RouteOp::Message).ok_or(malformed),
         OP_SYNCED => Ok(RouteOp::Synced),
         OP_PING => Ok(RouteOp::Ping),
@@ -165,7 +175,9 @@ fn decode_hello(body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
         return Err(RouteDecodeError::Version(version));
     }
     let node = rest.first_chunk::<8>().ok_or(malformed)?;
-    Ok(RouteOp::Hello { node: NodeId(u64::from_le_bytes(*node)) })
+    Ok(RouteOp::Hello {
+        node: NodeId(u64::from_le_bytes(*node)),
+    })
 }
 
 fn decode_interest(body: &[u8]) -> Option<InterestChange<'_>> {
@@ -175,7 +187,11 @@ fn decode_interest(body: &[u8]) -> Option<InterestChange<'_>> {
     if !rest.is_empty() || !crate::subject::is_valid_filter(filter) {
         return None;
     }
-    Some(InterestChange { filter, queue: non_empty(queue), weight })
+    Some(InterestChange {
+        filter,
+        queue: non_empty(queue),
+        weight,
+    })
 }
 
 fn decode_message(body: &[u8]) -> Option<RouteMessage<'_>> {
@@ -240,9 +256,10 @@ pub fn hello(out: &mut BytesMut, node: NodeId) {
 /// Appends an interest change. A filter or queue over 65,535 bytes is left out: no peer can ask for it.
 pub fn interest(out: &mut BytesMut, change: InterestChange<'_>) {
     let queue = change.queue.unwrap_or_default();
-    let (Ok(filter_len), Ok(queue_len)) =
-        (u16::try_from(change.filter.len()), u16::try_from(queue.len()))
-    else {
+    let (Ok(filter_len), Ok(queue_len)) = (
+        u16::try_from(change.filter.len()),
+        u16::try_from(queue.len()),
+    ) else {
         return;
     };
     head(out, OP_INTEREST, 8 + change.filter.len() + queue.len());
@@ -296,9 +313,10 @@ pub fn message<'q>(
     let lens = [message.subject.len(), shown.len(), reply.len(), queues_len];
     let names_len: usize = lens.iter().sum();
     let body_len = MESSAGE_HEAD_BYTES + names_len + message.data.len();
-    let (Ok(header_len), true) =
-        (u32::try_from(message.header_len), lens.iter().all(|len| u16::try_from(*len).is_ok()))
-    else {
+    let (Ok(header_len), true) = (
+        u32::try_from(message.header_len),
+        lens.iter().all(|len| u16::try_from(*len).is_ok()),
+    ) else {
         return false;
     };
     out.reserve(FRAME_HEAD_BYTES + body_len);
@@ -336,7 +354,10 @@ mod tests {
     fn another_version_is_refused() {
         let mut out = BytesMut::new();
         hello(&mut out, NodeId(7));
-        assert_eq!(one(&out), Ok(Some((RouteOp::Hello { node: NodeId(7) }, out.len()))));
+        assert_eq!(
+            one(&out),
+            Ok(Some((RouteOp::Hello { node: NodeId(7) }, out.len())))
+        );
         out[FRAME_HEAD_BYTES] = 9;
         assert_eq!(one(&out), Err(RouteDecodeError::Version(9)));
     }
@@ -345,7 +366,9 @@ mod tests {
     fn sizes_are_limited_before_the_body_arrives() {
         let mut out = BytesMut::new();
         head(&mut out, OP_MESSAGE, 1000);
-        let limits = RouteLimits { frame_bytes_max: 999 };
+        let limits = RouteLimits {
+            frame_bytes_max: 999,
+        };
         assert_eq!(decode(&out, &limits), Err(RouteDecodeError::TooLong(1000)));
         assert_eq!(one(&[99]), Err(RouteDecodeError::UnknownOperation(99)));
     }
@@ -353,11 +376,24 @@ mod tests {
     #[test]
     fn lying_lengths_are_malformed() {
         let mut out = BytesMut::new();
-        let body = OutgoingMessage { subject: b"a", shown: None, reply: None, header_len: 5, data: b"abc" };
+        let body = OutgoingMessage {
+            subject: b"a",
+            shown: None,
+            reply: None,
+            header_len: 5,
+            data: b"abc",
+        };
         message(&mut out, &body, std::iter::empty());
         assert_eq!(one(&out), Err(RouteDecodeError::Malformed(OP_MESSAGE)));
         let mut out = BytesMut::new();
-        interest(&mut out, InterestChange { filter: b"a..b", queue: None, weight: 1 });
+        interest(
+            &mut out,
+            InterestChange {
+                filter: b"a..b",
+                queue: None,
+                weight: 1,
+            },
+        );
         assert_eq!(one(&out), Err(RouteDecodeError::Malformed(OP_INTEREST)));
     }
 

@@ -266,7 +266,9 @@ impl SubjectFilter {
 }
 
 fn check_utf8(bytes: &[u8]) -> Result<(), SubjectError> {
-    std::str::from_utf8(bytes).map(|_| ()).map_err(|_| SubjectError::NotUtf8)
+    std::str::from_utf8(bytes)
+        .map(|_| ())
+        .map_err(|_| SubjectError::NotUtf8)
 }
 
 /// The constructors checked UTF-8, so the fallback is never taken.
@@ -396,7 +398,11 @@ mod tests {
             ("foo*", "foox", false),
         ];
         for (filter, subject, expected) in table {
-            assert_eq!(matches(filter.as_bytes(), subject.as_bytes()), *expected, "{filter} {subject}");
+            assert_eq!(
+                matches(filter.as_bytes(), subject.as_bytes()),
+                *expected,
+                "{filter} {subject}"
+            );
         }
     }
 
@@ -412,7 +418,10 @@ mod tests {
     fn newtypes_check_what_they_hold() {
         assert_eq!("a.*".parse::<Subject>(), Err(SubjectError::Wildcard));
         assert_eq!("a..b".parse::<Subject>(), Err(SubjectError::Malformed));
-        assert_eq!(">.a".parse::<SubjectFilter>(), Err(SubjectError::MisplacedRest));
+        assert_eq!(
+            ">.a".parse::<SubjectFilter>(),
+            Err(SubjectError::MisplacedRest)
+        );
         assert_eq!(Subject::try_from(&b"\xff"[..]), Err(SubjectError::NotUtf8));
         assert_eq!("a.b".parse::<Subject>().unwrap().as_str(), "a.b");
         assert!("a.>".parse::<SubjectFilter>().unwrap().matches(b"a.b"));
@@ -426,7 +435,11 @@ mod tests {
             let mut next = vec![];
             for prefix in &layer {
                 for token in ["a", "b", "z"] {
-                    next.push(if prefix.is_empty() { token.into() } else { format!("{prefix}.{token}") });
+                    next.push(if prefix.is_empty() {
+                        token.into()
+                    } else {
+                        format!("{prefix}.{token}")
+                    });
                 }
             }
             all.extend(next.iter().cloned());
@@ -447,14 +460,16 @@ mod tests {
     }
 
     fn filter_strategy() -> impl Strategy<Value = String> {
-        (prop::collection::vec(prop::sample::select(vec!["a", "b", "*"]), 0..4), any::<bool>()).prop_map(
-            |(mut tokens, rest)| {
+        (
+            prop::collection::vec(prop::sample::select(vec!["a", "b", "*"]), 0..4),
+            any::<bool>(),
+        )
+            .prop_map(|(mut tokens, rest)| {
                 if rest || tokens.is_empty() {
                     tokens.push(">");
                 }
                 tokens.join(".")
-            },
-        )
+            })
     }
 
     proptest! {

@@ -85,7 +85,11 @@ pub struct Match<'a, T> {
 
 impl<T> Default for Matches<T> {
     fn default() -> Self {
-        Self { plain: Vec::new(), queues: Vec::new(), walk: Walk::default() }
+        Self {
+            plain: Vec::new(),
+            queues: Vec::new(),
+            walk: Walk::default(),
+        }
     }
 }
 
@@ -179,7 +183,10 @@ impl<T> Sublist<T> {
         };
         self.subscriptions += 1;
         self.generation += 1;
-        Inserted { handle: Handle(at), members }
+        Inserted {
+            handle: Handle(at),
+            members,
+        }
     }
 
     /// Removes the first subscription at `handle` with that queue that `is_it` recognises, and prunes
@@ -241,7 +248,9 @@ impl<T> Sublist<T> {
         let mut chain = Vec::new();
         let mut at = handle.0;
         while at != ROOT && at != NONE {
-            let Some(node) = self.nodes.get(at as usize) else { break };
+            let Some(node) = self.nodes.get(at as usize) else {
+                break;
+            };
             chain.push(at);
             at = node.parent;
         }
@@ -357,7 +366,10 @@ impl<T> Sublist<T> {
     fn prune(&mut self, mut at: u32) {
         while at != ROOT && self.nodes[at as usize].is_unused() {
             let parent = self.nodes[at as usize].parent;
-            let node = std::mem::replace(&mut self.nodes[at as usize], Node::new(Token::new(b""), self.free));
+            let node = std::mem::replace(
+                &mut self.nodes[at as usize],
+                Node::new(Token::new(b""), self.free),
+            );
             self.free = at;
             let above = &mut self.nodes[parent as usize];
             match node.token.as_bytes() {
@@ -377,7 +389,11 @@ impl<T: Clone> Sublist<T> {
     /// Collects everything that matches a literal subject into `out`, which is cleared first.
     pub fn matches(&self, subject: &[u8], out: &mut Matches<T>) {
         out.clear();
-        let Matches { plain, queues, walk } = out;
+        let Matches {
+            plain,
+            queues,
+            walk,
+        } = out;
         self.for_each_match(subject, walk, |found| match found.queue {
             None => plain.extend_from_slice(found.members),
             Some(name) => match queues.iter_mut().find(|(known, _)| known == name) {

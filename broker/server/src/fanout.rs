@@ -5,6 +5,7 @@
 //! wait, and never write to a socket while the lock is held.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use hashbrown::HashTable;
@@ -30,6 +31,13 @@ const STAGING_BYTES_KEPT: usize = 1024 * 1024;
 
 /// Pending bytes of a receiver below which nobody considers waiting for it.
 const LAG_BYTES_MIN: usize = 1024 * 1024;
+
+/// A lag over this many bytes makes the publisher wait for `SOFT_STALL` at most before its next read.
+const SOFT_STALL_BYTES: usize = 4 * 1024 * 1024;
+const SOFT_STALL: Duration = Duration::from_millis(2);
+
+/// A lag over this share of the limit, in percent, makes it wait for `Limits::stall`.
+const HARD_STALL_PERCENT: usize = 75;
 
 /// Receivers a publisher remembers before it starts over.
 const TARGETS_MAX: usize = 16 * 1024;
@@ -96,6 +104,22 @@ pub(crate) struct Stalling {
     pub(crate) pending: usize,
 }
 
+impl Stalling {
+    /// Whether a publisher should wait before its next read.
+    fn is_serious(&self) -> bool {
+        self.pending > SOFT_STALL_BYTES
+    }
+
+    /// Waits until the receiver has caught up: briefly, or for `longest` when its limit is near.
+    pub(crate) async fn wait(self, longest: Duration) {
+        if self.outbound.is_over(self.pending, HARD_STALL_PERCENT) {
+            self.outbound.caught_up(longest).await;
+        } else if self.is_serious() {
+            self.outbound.caught_up(SOFT_STALL.min(longest)).await;
+        }
+    }
+}
+
 impl Fanout {
     pub(crate) fn new() -> Self {
         Self {
@@ -130,6 +154,7 @@ impl Fanout {
 
     /// Drops cached plans: the publisher's permissions changed.
     pub(crate) fn forget(&mut self) {
+        self.stage.hand_over();
         self.cache.clear();
         self.stage.targets.clear();
         self.target_of.clear();
@@ -204,7 +229,7 @@ impl Fanout {
         table: &Table,
         services: &ServiceTable,
         message: &Message<'_>,
-        queues: impl Iterator<Item = &'q [u8]> + Clone,
+        queues: impl Iterator<Item = &'q [u8]>,
     ) {
         let found = self.cache.lookup(message.subject);
         let cached = match found {
@@ -238,28 +263,42 @@ impl Fanout {
         subject: &[u8],
         allowed: impl FnOnce(&[u8]) -> bool,
     ) {
-        let Self { plan, stage, target_of, walk, .. } = self;
+        let Self {
+            plan,
+            stage,
+            target_of,
+            walk,
+            ..
+        } = self;
         plan.clear();
         plan.allowed = allowed(subject);
         if !plan.allowed {
             return;
         }
-        table.local.sublist().for_each_match(subject, walk, |found| {
-            for subscription in found.members {
-                if subscription.is_checked() && subscription.outbound.denies(subject) {
-                    continue;
+        table
+            .local
+            .sublist()
+            .for_each_match(subject, walk, |found| {
+                for subscription in found.members {
+                    if subscription.is_checked() && subscription.outbound.denies(subject) {
+                        continue;
+                    }
+                    let target = target_for(&mut stage.targets, target_of, &subscription.outbound);
+                    let hop = Hop {
+                        subscription: Arc::clone(subscription),
+                        target,
+                    };
+                    match found.queue {
+                        None => plan.plain.push(hop),
+                        Some(name) => plan.queue(name).local.push(hop),
+                    }
                 }
-                let target = target_for(&mut stage.targets, target_of, &subscription.outbound);
-                let hop = Hop { subscription: Arc::clone(subscription), target };
-                match found.queue {
-                    None => plan.plain.push(hop),
-                    Some(name) => plan.queue(name).local.push(hop),
-                }
-            }
-        });
+            });
         table.remote.for_each_match(subject, walk, |found| {
             for remote in found.members {
-                let Some(outbound) = table.peer(remote.peer) else { continue };
+                let Some(outbound) = table.peer(remote.peer) else {
+                    continue;
+                };
                 let target = target_for(&mut stage.targets, target_of, outbound);
                 match found.queue {
                     None if plan.peers.contains(&target) => {}
@@ -319,6 +358,14 @@ impl Fanout {
         self.stage.stalling.take()
     }
 
+    /// Whether a receiver lags so much that the publisher should wait; see [`Stalling::wait`].
+    pub(crate) fn is_stalling(&self) -> bool {
+        let worst = self.stage.stalling.as_ref();
+        worst.is_some_and(|worst| {
+            worst.is_serious() || worst.outbound.is_over(worst.pending, HARD_STALL_PERCENT)
+        })
+    }
+
     /// The services fed since the last call.
     pub(crate) fn take_fed(&mut self) -> impl Iterator<Item = Arc<dyn Service>> {
         self.fed.drain(..).map(|fed| fed.0)
@@ -336,8 +383,13 @@ fn target_for(
         return at;
     }
     let at = targets.len() as TargetId;
-    targets.push(Target { outbound: Arc::clone(outbound), staged: BytesMut::new() });
-    target_of.insert_unique(hash, at, |&known| spread(targets[known as usize].outbound.id));
+    targets.push(Target {
+        outbound: Arc::clone(outbound),
+        staged: BytesMut::new(),
+    });
+    target_of.insert_unique(hash, at, |&known| {
+        spread(targets[known as usize].outbound.id)
+    });
     at
 }
 
@@ -346,12 +398,7 @@ const fn spread(id: u64) -> u64 {
     id.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-fn feed(
-    plan: &Plan,
-    message: &Message<'_>,
-    origin: &Origin,
-    fed: &mut Vec<FedService>,
-) -> usize {
+fn feed(plan: &Plan, message: &Message<'_>, origin: &Origin, fed: &mut Vec<FedService>) -> usize {
     let inbound = Inbound {
         subject: message.subject,
         reply: message.reply,
@@ -409,7 +456,10 @@ impl Stage {
         }
         let start = self.rng.below(members);
         let (before, after) = queue.local.split_at(start);
-        after.iter().chain(before).any(|hop| self.deliver_one(hop, message, except))
+        after
+            .iter()
+            .chain(before)
+            .any(|hop| self.deliver_one(hop, message, except))
     }
 
     fn deliver_one(&mut self, hop: &Hop, message: &Message<'_>, except: Option<u64>) -> bool {
@@ -426,13 +476,23 @@ impl Stage {
         let subject = message.shown.unwrap_or(message.subject);
         let strip = message.header_len > 0 && !outbound.takes_headers();
         let (header_len, data) = if strip {
-            (0, message.data.get(message.header_len..).unwrap_or_default())
+            (
+                0,
+                message.data.get(message.header_len..).unwrap_or_default(),
+            )
         } else {
             (message.header_len, message.data)
         };
         let out = self.open(hop.target);
         let before = out.len();
-        encoder::msg(out, subject, &subscription.sid, message.reply, header_len, data);
+        encoder::msg(
+            out,
+            subject,
+            &subscription.sid,
+            message.reply,
+            header_len,
+            data,
+        );
         self.staged_bytes += out.len() - before;
         self.tally.out_msgs += 1;
         self.tally.out_bytes += data.len() as u64;
@@ -442,7 +502,12 @@ impl Stage {
     /// Chooses a peer for a queue without local members, by weight.
     fn pick_peer(&mut self, queue: &QueuePlan) {
         let open = |target: TargetId| !self.targets[target as usize].outbound.is_closed();
-        let total: u64 = queue.remote.iter().filter(|r| open(r.0)).map(|r| u64::from(r.1)).sum();
+        let total: u64 = queue
+            .remote
+            .iter()
+            .filter(|r| open(r.0))
+            .map(|r| u64::from(r.1))
+            .sum();
         if total == 0 {
             return;
         }
@@ -493,7 +558,10 @@ impl Stage {
             header_len: message.header_len,
             data: message.data,
         };
-        let queues = picked.iter().filter(|pick| pick.0 == target).map(|pick| &*pick.1);
+        let queues = picked
+            .iter()
+            .filter(|pick| pick.0 == target)
+            .map(|pick| &*pick.1);
         let out = self.open(target);
         let before = out.len();
         let sent = route::message(out, &outgoing, queues);
@@ -521,9 +589,15 @@ impl Stage {
             if staged.capacity() > STAGING_BYTES_KEPT {
                 *staged = BytesMut::new();
             }
-            let worst = self.stalling.as_ref().map_or(LAG_BYTES_MIN, |worst| worst.pending);
+            let worst = self
+                .stalling
+                .as_ref()
+                .map_or(LAG_BYTES_MIN, |worst| worst.pending);
             if pending > worst {
-                self.stalling = Some(Stalling { outbound: Arc::clone(outbound), pending });
+                self.stalling = Some(Stalling {
+                    outbound: Arc::clone(outbound),
+                    pending,
+                });
             }
             self.handed.push(Arc::clone(outbound));
         }

@@ -46,6 +46,19 @@ pub(crate) enum Close {
     AfterFlush,
 }
 
+/// A look at an [`Outbound`] for its connection's task.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) close: Option<Close>,
+    /// The socket refused bytes.
+    pub(crate) full: bool,
+    /// Since when it has taken none.
+    pub(crate) blocked: Option<Instant>,
+    pub(crate) pending: usize,
+    /// Subscriptions that reached their maximum.
+    pub(crate) expired: Vec<Arc<Subscription>>,
+}
+
 /// The writing side of one connection, shared with everyone who delivers to it.
 pub(crate) struct Outbound {
     /// Unique in the process.
@@ -71,7 +84,9 @@ struct State {
     buffer: BytesMut,
     /// Bytes in `front`, `buffer` and in a writer's hands.
     pending: usize,
-    /// Since when the socket takes nothing.
+    /// The socket refused bytes: nobody tries before it is writable again.
+    full: bool,
+    /// Since when it has taken none.
     blocked: Option<Instant>,
     /// Somebody holds the socket or bytes.
     writing: bool,
@@ -87,7 +102,10 @@ impl Outbound {
         Self {
             id,
             pending_max,
-            state: Mutex::new(State { socket, ..State::default() }),
+            state: Mutex::new(State {
+                socket,
+                ..State::default()
+            }),
             waker: AtomicWaker::new(),
             drained: Notify::new(),
             closed: AtomicBool::new(false),
@@ -114,7 +132,10 @@ impl Outbound {
 
     /// Whether a wildcard subscription here must not get this subject.
     pub(crate) fn denies(&self, subject: &[u8]) -> bool {
-        self.permissions.load().as_ref().is_some_and(|p| p.delivery_denied(subject))
+        self.permissions
+            .load()
+            .as_ref()
+            .is_some_and(|p| p.delivery_denied(subject))
     }
 
     /// Takes over everything in `staged` and leaves it empty. Returns the pending bytes then. Over the
@@ -156,13 +177,15 @@ impl Outbound {
     pub(crate) fn flush(&self) {
         let mut state = self.state.lock();
         for _ in 0..FLUSH_ROUNDS_MAX {
-            if state.pending == 0 || state.writing || state.blocked.is_some() {
+            if state.pending == 0 || state.writing || state.full {
                 if state.close.is_some() {
                     break;
                 }
                 return;
             }
-            let Some(socket) = state.socket.take() else { break };
+            let Some(socket) = state.socket.take() else {
+                break;
+            };
             let mut chunk = state.take_chunk();
             drop(state);
             let before = chunk.len();
@@ -188,6 +211,20 @@ impl Outbound {
         Some(state.take_chunk())
     }
 
+    /// Part of a taken chunk has been written: those who wait for the receiver see it at once.
+    pub(crate) fn progressed(&self, written: usize) {
+        let mut state = self.state.lock();
+        self.book(&mut state, written);
+    }
+
+    fn book(&self, state: &mut State, written: usize) {
+        state.pending = state.pending.saturating_sub(written);
+        if state.stalled && state.pending < DRAINED_BYTES {
+            state.stalled = false;
+            self.drained.notify_waiters();
+        }
+    }
+
     /// Gives back what is left of a chunk of `before` bytes.
     pub(crate) fn wrote(&self, chunk: BytesMut, before: usize, result: io::Result<()>) -> bool {
         let mut state = self.state.lock();
@@ -206,13 +243,11 @@ impl Outbound {
         if state.close == Some(Close::Gone) {
             return false;
         }
-        state.pending = state.pending.saturating_sub(before - chunk.len());
-        if state.stalled && state.pending < DRAINED_BYTES {
-            state.stalled = false;
-            self.drained.notify_waiters();
-        }
+        self.book(state, before - chunk.len());
         match result {
             Ok(()) => {
+                state.full = false;
+                state.blocked = None;
                 if state.buffer.capacity() == 0 && chunk.capacity() <= SPARE_BYTES_MAX {
                     chunk.clear();
                     state.buffer = chunk;
@@ -220,8 +255,12 @@ impl Outbound {
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let progress = chunk.len() < before;
                 state.front = chunk;
-                state.blocked = Some(Instant::now());
+                state.full = true;
+                if progress || state.blocked.is_none() {
+                    state.blocked = Some(Instant::now());
+                }
                 false
             }
             Err(_) => {
@@ -231,9 +270,16 @@ impl Outbound {
         }
     }
 
-    /// Ends the connection. The first reason stays.
-    pub(crate) fn close(&self, reason: Close) {
-        self.close_locked(&mut self.state.lock(), reason);
+    /// Ends the connection. The first reason stays, and is returned.
+    pub(crate) fn close(&self, reason: Close) -> Close {
+        let mut state = self.state.lock();
+        self.close_locked(&mut state, reason);
+        state.close.unwrap_or(reason)
+    }
+
+    /// The same, for callers that don't ask.
+    pub(crate) fn close_quietly(&self, reason: Close) {
+        self.close(reason);
     }
 
     fn close_locked(&self, state: &mut State, reason: Close) {
@@ -244,10 +290,6 @@ impl Outbound {
             self.drained.notify_waiters();
             self.waker.wake();
         }
-    }
-
-    pub(crate) fn close_reason(&self) -> Option<Close> {
-        self.state.lock().close
     }
 
     /// Drops the socket's writing side and all bytes: nobody writes to it any more.
@@ -271,18 +313,21 @@ impl Outbound {
         self.waker.wake();
     }
 
-    /// For the connection's task: since when the socket is full, if it is.
-    pub(crate) fn blocked_since(&self) -> Option<Instant> {
-        self.state.lock().blocked
+    /// What the connection's task has to act on.
+    pub(crate) fn status(&self) -> Status {
+        let mut state = self.state.lock();
+        Status {
+            close: state.close,
+            full: state.full,
+            blocked: state.blocked,
+            pending: state.pending,
+            expired: std::mem::take(&mut state.expired),
+        }
     }
 
     /// The socket has room again.
-    pub(crate) fn unblock(&self) {
-        self.state.lock().blocked = None;
-    }
-
-    pub(crate) fn pending(&self) -> usize {
-        self.state.lock().pending
+    pub(crate) fn writable(&self) {
+        self.state.lock().full = false;
     }
 
     /// Whether the pending bytes are over this share of the limit, in percent.
@@ -311,10 +356,6 @@ impl Outbound {
             state.expired.push(subscription);
             self.waker.wake();
         }
-    }
-
-    pub(crate) fn take_expired(&self) -> Vec<Arc<Subscription>> {
-        std::mem::take(&mut self.state.lock().expired)
     }
 
     /// Frees empty buffers. Returns whether nothing is pending.
@@ -366,6 +407,8 @@ pub(crate) fn poll_work(outbound: &Outbound, cx: &Context<'_>) -> bool {
 
 impl fmt::Debug for Outbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbound").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Outbound")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }

@@ -67,7 +67,11 @@ impl Plan {
             Some(at) => at,
             None => {
                 let name = Arc::clone(name);
-                self.queues.push(QueuePlan { name, local: Vec::new(), remote: Vec::new() });
+                self.queues.push(QueuePlan {
+                    name,
+                    local: Vec::new(),
+                    remote: Vec::new(),
+                });
                 self.queues.len() - 1
             }
         };
@@ -75,14 +79,20 @@ impl Plan {
     }
 
     fn hops(&self) -> usize {
-        let queued: usize = self.queues.iter().map(|q| q.local.len() + q.remote.len()).sum();
+        let queued: usize = self
+            .queues
+            .iter()
+            .map(|q| q.local.len() + q.remote.len())
+            .sum();
         self.plain.len() + self.peers.len() + queued
     }
 }
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plan").field("plain", &self.plain.len()).finish_non_exhaustive()
+        f.debug_struct("Plan")
+            .field("plain", &self.plain.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +119,10 @@ pub(crate) struct PlanCache {
 pub(crate) enum Lookup {
     Found(usize),
     /// Make the plan; `keep` says whether it is worth caching.
-    Missing { hash: u64, keep: bool },
+    Missing {
+        hash: u64,
+        keep: bool,
+    },
 }
 
 impl PlanCache {
@@ -136,17 +149,26 @@ impl PlanCache {
     }
 
     pub(crate) fn lookup(&mut self, subject: &[u8]) -> Lookup {
-        if self.entries.get(self.last).is_some_and(|entry| *entry.subject == *subject) {
+        if self
+            .entries
+            .get(self.last)
+            .is_some_and(|entry| *entry.subject == *subject)
+        {
             return Lookup::Found(self.last);
         }
         let hash = subject::hash(self.seed, subject);
         let entries = &self.entries;
-        let known = self.index.find(hash, |&at| *entries[at as usize].subject == *subject);
+        let known = self
+            .index
+            .find(hash, |&at| *entries[at as usize].subject == *subject);
         if let Some(&at) = known {
             self.last = at as usize;
             return Lookup::Found(self.last);
         }
-        Lookup::Missing { hash, keep: self.missed_before(hash) }
+        Lookup::Missing {
+            hash,
+            keep: self.missed_before(hash),
+        }
     }
 
     fn missed_before(&mut self, hash: u64) -> bool {
@@ -166,9 +188,14 @@ impl PlanCache {
             self.clear();
         }
         let at = self.entries.len();
-        self.entries.push(Cached { hash, subject: subject.into(), plan: plan.clone() });
+        self.entries.push(Cached {
+            hash,
+            subject: subject.into(),
+            plan: plan.clone(),
+        });
         let entries = &self.entries;
-        self.index.insert_unique(hash, at as u32, |&known| entries[known as usize].hash);
+        self.index
+            .insert_unique(hash, at as u32, |&known| entries[known as usize].hash);
         self.last = at;
     }
 

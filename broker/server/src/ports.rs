@@ -69,6 +69,18 @@ pub enum AuthError {
     Revoked,
 }
 
+impl AuthError {
+    /// The `-ERR` text.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Refused => "Authorization Violation",
+            Self::Expired => "User Authentication Expired",
+            Self::Revoked => "User Authentication Revoked",
+        }
+    }
+}
+
 /// An in-process consumer of what this node's own clients publish, such as stream capture.
 ///
 /// It never sees messages that came over a route: the node they were published at captured them.

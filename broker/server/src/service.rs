@@ -56,6 +56,8 @@ impl ServiceTable {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Entry")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use parking_lot::RwLockReadGuard;
 use tokio::sync::watch;
 use unibus_proto::decoder::{ClientOp, PubOp};
 use unibus_proto::encoder;
@@ -16,14 +15,13 @@ use unibus_proto::permissions::Permissions;
 use unibus_proto::subject;
 use unibus_proto::sublist::Walk;
 
+use crate::burst::Burst;
 use crate::fanout::{Fanout, Message, Reach};
 use crate::outbound::Outbound;
 use crate::ports::{AuthRequest, Grant, Origin};
-use crate::service::ServiceTable;
 use crate::shared::Shared;
 use crate::stats::count;
 use crate::subscription::{SidTable, Subscription};
-use crate::table::Table;
 
 /// Replies that clients may not ask for, and subjects they may not publish to (nats-surface §1.9).
 const RESERVED_REPLIES: [&[u8]; 3] = [b"_R_.", b"$JS.ACK.", b"_GR_."];
@@ -40,7 +38,6 @@ pub(crate) enum Violation {
 
 #[derive(Debug)]
 pub(crate) struct Session {
-    shared: Arc<Shared>,
     pub(crate) outbound: Arc<Outbound>,
     pub(crate) fanout: Fanout,
     pub(crate) subscriptions: SidTable,
@@ -67,39 +64,33 @@ struct Flags {
     info_owed: bool,
 }
 
-/// The table's read lock over a run of publishes; let go for each change of the table.
-pub(crate) struct Burst<'a> {
-    table: Option<RwLockReadGuard<'a, Table>>,
-    services: arc_swap::Guard<Arc<ServiceTable>>,
-}
-
 impl Session {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: &Shared,
         outbound: Arc<Outbound>,
         peer: SocketAddr,
         nonce: Option<Box<str>>,
     ) -> Self {
-        let origin = Origin { connection: outbound.id, ..Origin::default() };
-        let tls = shared.options.tls.is_some();
-        let flags = Flags {
-            admitted: false,
-            verbose: true,
-            pedantic: true,
-            echo: true,
-            headers: false,
-            no_responders: false,
-            info_owed: false,
+        let origin = Origin {
+            connection: outbound.id,
+            ..Origin::default()
         };
         Self {
-            shared,
             outbound,
             fanout: Fanout::new(),
             subscriptions: SidTable::new(),
             peer,
-            tls,
+            tls: shared.options.tls.is_some(),
             nonce,
-            flags,
+            flags: Flags {
+                admitted: false,
+                verbose: true,
+                pedantic: true,
+                echo: true,
+                headers: false,
+                no_responders: false,
+                info_owed: false,
+            },
             permissions: None,
             origin,
             new_grant: None,
@@ -112,39 +103,330 @@ impl Session {
     }
 
     /// INFO for this connection.
-    pub(crate) fn info(&self) -> ServerInfo {
+    pub(crate) fn info(&self, shared: &Shared) -> ServerInfo {
         ServerInfo {
             client_id: self.outbound.id,
             client_ip: Some(self.peer.ip().to_string()),
             nonce: self.nonce.as_deref().map(str::to_owned),
-            ..ServerInfo::clone(&self.shared.info.load())
+            ..ServerInfo::clone(&shared.info.load())
         }
     }
 
+    /// Acts on one operation. What it answers or delivers is staged.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection ends.
     pub(crate) fn handle(
         &mut self,
         op: ClientOp<'_>,
         burst: &mut Burst<'_>,
-        shared: &'_ Shared,
-    ) -> Result<(), Violation>
-    where
-    {
-        let _ = shared;
+    ) -> Result<(), Violation> {
         if !self.flags.admitted && !matches!(op, ClientOp::Connect(_)) {
-            self.admit_unasked()?;
+            self.admit_unasked(burst)?;
         }
         match op {
-            ClientOp::Pub(message) => return Err(Violation::Silent).or_else(|_: Violation| {
-                self.publish(&message, burst)
-            }),
+            ClientOp::Pub(message) => return self.publish(&message, burst),
             ClientOp::Connect(json) => return self.connect(json, burst),
-            ClientOp::Ping => self.ping(),
+            ClientOp::Ping => self.ping(burst),
             ClientOp::Pong => self.pings_out = 0,
-            ClientOp::Sub { subject, queue, sid } => self.subscribe(subject, queue, sid, burst),
+            ClientOp::Sub {
+                subject,
+                queue,
+                sid,
+            } => self.subscribe(subject, queue, sid, burst),
             ClientOp::Unsub { sid, max } => self.unsubscribe(sid, max, burst),
             ClientOp::Info | ClientOp::Ok => {}
             ClientOp::Err(_) => return Err(Violation::Silent),
         }
         Ok(())
+    }
+
+    /// Stages an `-ERR` line.
+    pub(crate) fn complain(&mut self, text: &str) {
+        encoder::err(self.lines(), text);
+    }
+
+    fn lines(&mut self) -> &mut BytesMut {
+        self.fanout.lines(&self.outbound)
+    }
+
+    fn acknowledge(&mut self) {
+        if self.flags.verbose {
+            encoder::ok(self.lines());
+        }
+    }
+
+    fn ping(&mut self, burst: &Burst<'_>) {
+        encoder::pong(self.lines());
+        if std::mem::take(&mut self.flags.info_owed) {
+            let info = ServerInfo {
+                connect_info: true,
+                remote_account: Some("$G".into()),
+                ..self.info(burst.shared)
+            };
+            encoder::info(self.lines(), &info);
+        }
+    }
+
+    /// Where authentication is not required, operations before CONNECT count as an empty CONNECT.
+    fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
+        if burst.shared.options.auth_required {
+            count(&burst.shared.counters.auth_failures);
+            return Err(Violation::Text("Authorization Violation"));
+        }
+        self.authenticate(&ConnectOptions::default(), burst)
+    }
+
+    fn connect(&mut self, json: &[u8], burst: &mut Burst<'_>) -> Result<(), Violation> {
+        let options = ConnectOptions::parse(json).map_err(|_| Violation::Silent)?;
+        if let Some(text) = options.violation() {
+            return Err(Violation::Text(text));
+        }
+        self.authenticate(&options, burst)?;
+        let first = !self.flags.info_owed && options.protocol >= 1;
+        self.flags = Flags {
+            admitted: true,
+            verbose: options.verbose,
+            pedantic: options.pedantic,
+            echo: options.echo,
+            headers: options.headers,
+            no_responders: options.no_responders,
+            info_owed: first,
+        };
+        self.outbound.set_headers(options.headers);
+        if options.protocol >= 1 {
+            burst.shared.follows_info(self.outbound.id);
+        }
+        self.acknowledge();
+        Ok(())
+    }
+
+    fn authenticate(
+        &mut self,
+        connect: &ConnectOptions,
+        burst: &mut Burst<'_>,
+    ) -> Result<(), Violation> {
+        let nonce = self.nonce.as_deref().unwrap_or_default();
+        let request = AuthRequest {
+            connect,
+            nonce,
+            peer: self.peer,
+            tls: self.tls,
+        };
+        let admission = burst
+            .shared
+            .auth
+            .authenticate(&request)
+            .map_err(|refusal| {
+                count(&burst.shared.counters.auth_failures);
+                Violation::Text(refusal.text())
+            })?;
+        let mut grant = admission.grant;
+        let first = grant.borrow_and_update().clone();
+        self.origin.identity = admission.identity;
+        self.origin.internal = admission.internal;
+        self.new_grant = Some(grant);
+        self.flags.admitted = true;
+        burst.release(&mut self.fanout);
+        self.regrant(&first, burst.shared)
+    }
+
+    /// Applies a grant: the first one and each later one.
+    ///
+    /// # Errors
+    /// [`Violation`] when the identity was revoked.
+    pub(crate) fn regrant(&mut self, grant: &Grant, shared: &Shared) -> Result<(), Violation> {
+        let permissions = match grant {
+            Grant::Revoked => return Err(Violation::Text("User Authentication Revoked")),
+            Grant::Active(permissions) => Arc::clone(permissions),
+        };
+        self.fanout.forget();
+        let restricts = *permissions != Permissions::all();
+        self.permissions = restricts.then(|| Arc::clone(&permissions));
+        self.outbound.set_permissions(self.permissions.clone());
+        if self.subscriptions.len() == 0 {
+            return Ok(());
+        }
+        let refused = shared
+            .table
+            .write()
+            .restrict(&permissions, self.subscriptions.iter());
+        for (subscription, filter) in refused {
+            self.subscriptions.forget(&subscription);
+            let text = subscription_violation(&filter, subscription.queue.as_deref());
+            self.complain(&text);
+        }
+        shared.interest_changed();
+        Ok(())
+    }
+
+    fn publish(&mut self, op: &PubOp<'_>, burst: &mut Burst<'_>) -> Result<(), Violation> {
+        if op.has_headers && !self.flags.headers {
+            return Err(Violation::Silent);
+        }
+        let tally = self.fanout.tally();
+        tally.in_msgs += 1;
+        tally.in_bytes += op.data.len() as u64;
+        if self.flags.pedantic && !subject::is_literal(op.subject) {
+            self.complain("Invalid Publish Subject");
+        }
+        if let Some(reply) = op.reply
+            && !self.origin.internal
+            && has_prefix(reply, &RESERVED_REPLIES)
+        {
+            let reply = String::from_utf8_lossy(reply);
+            self.complain(&format!(
+                "Permissions Violation for Publish with Reply of \"{reply}\""
+            ));
+            return Ok(());
+        }
+        if self.flags.verbose && self.may_publish(op.subject) {
+            encoder::ok(self.lines());
+        }
+        self.route(op, burst);
+        Ok(())
+    }
+
+    fn route(&mut self, op: &PubOp<'_>, burst: &mut Burst<'_>) {
+        let message = Message {
+            subject: op.subject,
+            shown: None,
+            reply: op.reply,
+            header_len: op.header_len,
+            data: op.data,
+        };
+        let except = (!self.flags.echo).then_some(self.outbound.id);
+        let reach = Reach {
+            peers: true,
+            services: Some(&self.origin),
+            except,
+        };
+        let (table, services) = burst.tables(&mut self.fanout);
+        let permissions = self.permissions.as_deref();
+        let internal = self.origin.internal;
+        let allowed = |subject: &[u8]| may_publish(permissions, internal, subject);
+        match self
+            .fanout
+            .publish(table, services, &message, &reach, allowed)
+        {
+            None => {
+                let subject = String::from_utf8_lossy(op.subject);
+                self.complain(&format!(
+                    "Permissions Violation for Publish to \"{subject}\""
+                ));
+            }
+            Some(0) => {
+                if let Some(reply) = op.reply {
+                    self.no_responders(op.subject, reply, burst);
+                }
+            }
+            Some(_) => {}
+        }
+        if self.fanout.is_full() {
+            burst.release(&mut self.fanout);
+            self.fanout.flush();
+        }
+    }
+
+    fn may_publish(&self, subject: &[u8]) -> bool {
+        may_publish(self.permissions.as_deref(), self.origin.internal, subject)
+    }
+
+    /// The 503 status, to the publisher's own plain subscription on the reply (nats-surface §1.5).
+    fn no_responders(&mut self, subject: &[u8], reply: &[u8], burst: &mut Burst<'_>) {
+        if !self.flags.no_responders {
+            return;
+        }
+        let (table, _) = burst.tables(&mut self.fanout);
+        let mut own: Option<Arc<Subscription>> = None;
+        table
+            .local
+            .sublist()
+            .for_each_match(reply, &mut Walk::default(), |found| {
+                if found.queue.is_none() && own.is_none() {
+                    let mine = |s: &&Arc<Subscription>| s.outbound.id == self.outbound.id;
+                    own = found.members.iter().find(mine).cloned();
+                }
+            });
+        if let Some(own) = own {
+            encoder::no_responders(self.lines(), reply, &own.sid, subject);
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        filter: &[u8],
+        queue: Option<&[u8]>,
+        sid: &[u8],
+        burst: &mut Burst<'_>,
+    ) {
+        if !subject::is_valid_filter(filter) {
+            return self.complain("Invalid Subject");
+        }
+        if self
+            .permissions
+            .as_ref()
+            .is_some_and(|p| !p.can_subscribe(filter, queue))
+        {
+            return self.complain(&subscription_violation(filter, queue));
+        }
+        if self
+            .subscriptions
+            .get(sid)
+            .is_some_and(|known| !known.is_closed())
+        {
+            return self.acknowledge();
+        }
+        let most = burst.shared.limits().subscriptions_max;
+        if most != 0 && self.subscriptions.len() >= most {
+            return self.complain("maximum subscriptions exceeded");
+        }
+        let subscription = Arc::new(Subscription::new(Arc::clone(&self.outbound), sid, queue));
+        if self
+            .permissions
+            .as_ref()
+            .is_some_and(|p| p.needs_delivery_check(filter))
+        {
+            subscription.set_checked(true);
+        }
+        burst.change(&mut self.fanout, |table| {
+            table.subscribe(filter, &subscription)
+        });
+        self.subscriptions.insert(subscription);
+        self.acknowledge();
+    }
+
+    fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>, burst: &mut Burst<'_>) {
+        if let Some(subscription) = self.subscriptions.get(sid).cloned() {
+            let kept = burst.change(&mut self.fanout, |table| {
+                let kept = max.is_some_and(|max| max > 0 && subscription.limit(max));
+                if !kept {
+                    table.unsubscribe(&subscription);
+                }
+                kept
+            });
+            if !kept {
+                self.subscriptions.remove(sid);
+            }
+        }
+        self.acknowledge();
+    }
+}
+
+fn may_publish(permissions: Option<&Permissions>, internal: bool, subject: &[u8]) -> bool {
+    (internal || !has_prefix(subject, &RESERVED_SUBJECTS))
+        && permissions.is_none_or(|permissions| permissions.can_publish(subject))
+}
+
+fn has_prefix(subject: &[u8], prefixes: &[&[u8]]) -> bool {
+    prefixes.iter().any(|prefix| subject.starts_with(prefix))
+}
+
+fn subscription_violation(filter: &[u8], queue: Option<&[u8]>) -> String {
+    let filter = String::from_utf8_lossy(filter);
+    let text = format!("Permissions Violation for Subscription to \"{filter}\"");
+    match queue {
+        None => text,
+        Some(queue) => format!("{text} using queue \"{}\"", String::from_utf8_lossy(queue)),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use unibus_proto::NodeId;
 use unibus_proto::encoder;
 use unibus_proto::handshake::ServerInfo;
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Mutex<HashMap<u64, Client, std::hash::RandomState>>,
     engines: Mutex<Vec<Fanout>>,
     interest: watch::Sender<u64>,
+    /// A connection ended.
+    pub(crate) gone: Notify,
     next_id: AtomicU64,
     internal: Origin,
 }
@@ -62,8 +64,12 @@ impl Shared {
             clients: Mutex::new(HashMap::default()),
             engines: Mutex::new(Vec::new()),
             interest: watch::Sender::new(0),
+            gone: Notify::new(),
             next_id: AtomicU64::new(1),
-            internal: Origin { internal: true, ..Origin::default() },
+            internal: Origin {
+                internal: true,
+                ..Origin::default()
+            },
         }
     }
 
@@ -132,7 +138,10 @@ impl Shared {
     }
 
     pub(crate) fn register(&self, outbound: &Arc<Outbound>) {
-        let client = Client { outbound: Arc::clone(outbound), follows_info: false };
+        let client = Client {
+            outbound: Arc::clone(outbound),
+            follows_info: false,
+        };
         self.clients.lock().insert(outbound.id, client);
     }
 
@@ -156,7 +165,10 @@ impl Shared {
         let info = self.info.load_full();
         let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
         for client in clients.iter().filter(|client| client.follows_info) {
-            let own = ServerInfo { client_id: client.outbound.id, ..ServerInfo::clone(&info) };
+            let own = ServerInfo {
+                client_id: client.outbound.id,
+                ..ServerInfo::clone(&info)
+            };
             client.outbound.append_with(|out| encoder::info(out, &own));
             client.outbound.wake();
         }
@@ -211,9 +223,15 @@ impl Internal<'_> {
             data: publication.data,
         };
         let services = publication.capture.then_some(self.origin);
-        let reach = Reach { peers: true, services, except: None };
-        let receivers =
-            self.engine.publish(self.table, self.services, &message, &reach, |_| true).unwrap_or(0);
+        let reach = Reach {
+            peers: true,
+            services,
+            except: None,
+        };
+        let receivers = self
+            .engine
+            .publish(self.table, self.services, &message, &reach, |_| true)
+            .unwrap_or(0);
         if self.engine.is_full() {
             self.engine.hand_over();
             self.engine.wake();
@@ -224,6 +242,8 @@ impl Internal<'_> {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }

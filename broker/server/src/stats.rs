@@ -68,8 +68,14 @@ pub(crate) struct Tally {
 
 impl Counters {
     pub(crate) fn book(&self, tally: &mut Tally) {
-        let Tally { in_msgs, in_bytes, out_msgs, out_bytes, route_out_msgs, route_in_msgs } =
-            std::mem::take(tally);
+        let Tally {
+            in_msgs,
+            in_bytes,
+            out_msgs,
+            out_bytes,
+            route_out_msgs,
+            route_in_msgs,
+        } = std::mem::take(tally);
         for (counter, more) in [
             (&self.in_msgs, in_msgs),
             (&self.in_bytes, in_bytes),

@@ -102,7 +102,9 @@ impl Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("sid", &self.sid).finish_non_exhaustive()
+        f.debug_struct("Subscription")
+            .field("sid", &self.sid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -115,7 +117,10 @@ pub(crate) struct SidTable {
 
 impl SidTable {
     pub(crate) fn new() -> Self {
-        Self { table: HashTable::new(), seed: RandomState::new().hash_one(0_u8) }
+        Self {
+            table: HashTable::new(),
+            seed: RandomState::new().hash_one(0_u8),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -123,23 +128,31 @@ impl SidTable {
     }
 
     pub(crate) fn get(&self, sid: &[u8]) -> Option<&Arc<Subscription>> {
-        self.table.find(subject::hash(self.seed, sid), |known| &*known.sid == sid)
+        self.table
+            .find(subject::hash(self.seed, sid), |known| &*known.sid == sid)
     }
 
     /// Adds or replaces.
     pub(crate) fn insert(&mut self, subscription: Arc<Subscription>) {
         let seed = self.seed;
         let hash = subject::hash(seed, &subscription.sid);
-        if let Some(known) = self.table.find_mut(hash, |known| known.sid == subscription.sid) {
+        if let Some(known) = self
+            .table
+            .find_mut(hash, |known| known.sid == subscription.sid)
+        {
             *known = subscription;
             return;
         }
-        self.table.insert_unique(hash, subscription, |known| subject::hash(seed, &known.sid));
+        self.table
+            .insert_unique(hash, subscription, |known| subject::hash(seed, &known.sid));
     }
 
     pub(crate) fn remove(&mut self, sid: &[u8]) -> Option<Arc<Subscription>> {
         let hash = subject::hash(self.seed, sid);
-        let entry = self.table.find_entry(hash, |known| &*known.sid == sid).ok()?;
+        let entry = self
+            .table
+            .find_entry(hash, |known| &*known.sid == sid)
+            .ok()?;
         let (subscription, _) = entry.remove();
         if self.table.is_empty() {
             self.table = HashTable::new();
@@ -149,7 +162,10 @@ impl SidTable {
 
     /// Removes exactly this subscription, not a later one with the same sid.
     pub(crate) fn forget(&mut self, subscription: &Arc<Subscription>) {
-        if self.get(&subscription.sid).is_some_and(|known| Arc::ptr_eq(known, subscription)) {
+        if self
+            .get(&subscription.sid)
+            .is_some_and(|known| Arc::ptr_eq(known, subscription))
+        {
             self.remove(&subscription.sid);
         }
     }

@@ -46,7 +46,10 @@ impl Table {
     }
 
     pub(crate) fn peer(&self, slot: PeerSlot) -> Option<&Arc<Outbound>> {
-        self.peers.get(slot as usize)?.as_ref().map(|peer| &peer.outbound)
+        self.peers
+            .get(slot as usize)?
+            .as_ref()
+            .map(|peer| &peer.outbound)
     }
 
     pub(crate) fn peers_count(&self) -> usize {
@@ -59,7 +62,11 @@ impl Table {
         let (handle, weight) = self.local.insert(filter, queue, Arc::clone(subscription));
         subscription.set_handle(handle);
         if let Some(weight) = weight {
-            self.tell(InterestChange { filter, queue, weight });
+            self.tell(InterestChange {
+                filter,
+                queue,
+                weight,
+            });
         }
     }
 
@@ -72,18 +79,26 @@ impl Table {
         let queue = subscription.queue.as_deref();
         let mut filter = Vec::new();
         if self.peers_count() > 0 {
-            self.local.sublist().filter_of(subscription.handle(), &mut filter);
+            self.local
+                .sublist()
+                .filter_of(subscription.handle(), &mut filter);
         }
         let same = |known: &Arc<Subscription>| Arc::ptr_eq(known, subscription);
         if let Some(weight) = self.local.remove(subscription.handle(), queue, same) {
-            self.tell(InterestChange { filter: &filter, queue, weight });
+            self.tell(InterestChange {
+                filter: &filter,
+                queue,
+                weight,
+            });
         }
     }
 
     /// The filter text of a subscription that is in the table.
     pub(crate) fn filter_of(&self, subscription: &Subscription) -> Vec<u8> {
         let mut filter = Vec::new();
-        self.local.sublist().filter_of(subscription.handle(), &mut filter);
+        self.local
+            .sublist()
+            .filter_of(subscription.handle(), &mut filter);
         filter
     }
 
@@ -112,17 +127,30 @@ impl Table {
 
     /// Adds a peer, whose outbound gets the hello and the whole table first. A route that the same node
     /// had before is closed.
-    pub(crate) fn attach(&mut self, this: NodeId, node: NodeId, outbound: &Arc<Outbound>) -> PeerSlot {
-        if let Some(old) = self.peers.iter().position(|p| p.as_ref().is_some_and(|p| p.node == node)) {
+    pub(crate) fn attach(
+        &mut self,
+        this: NodeId,
+        node: NodeId,
+        outbound: &Arc<Outbound>,
+    ) -> PeerSlot {
+        if let Some(old) = self
+            .peers
+            .iter()
+            .position(|p| p.as_ref().is_some_and(|p| p.node == node))
+        {
             self.drop_slot(old as PeerSlot);
         }
         let mut out = BytesMut::new();
         route::hello(&mut out, this);
-        self.local.for_each(|change| route::interest(&mut out, change));
+        self.local
+            .for_each(|change| route::interest(&mut out, change));
         route::synced(&mut out);
         outbound.append(&mut out);
         self.peers_generation += 1;
-        let peer = Some(Peer { node, outbound: Arc::clone(outbound) });
+        let peer = Some(Peer {
+            node,
+            outbound: Arc::clone(outbound),
+        });
         if let Some(free) = self.peers.iter().position(Option::is_none) {
             self.peers[free] = peer;
             return free as PeerSlot;
@@ -133,7 +161,10 @@ impl Table {
 
     /// Removes a peer, unless another route took the slot over.
     pub(crate) fn detach(&mut self, slot: PeerSlot, outbound: &Arc<Outbound>) {
-        if self.peer(slot).is_some_and(|known| Arc::ptr_eq(known, outbound)) {
+        if self
+            .peer(slot)
+            .is_some_and(|known| Arc::ptr_eq(known, outbound))
+        {
             self.drop_slot(slot);
         }
     }
@@ -147,15 +178,24 @@ impl Table {
     }
 
     /// Takes over what a peer said. Nothing once its route has been replaced.
-    pub(crate) fn hear(&mut self, slot: PeerSlot, from: &Arc<Outbound>, change: InterestChange<'_>) {
-        if self.peer(slot).is_some_and(|known| Arc::ptr_eq(known, from)) {
+    pub(crate) fn hear(
+        &mut self,
+        slot: PeerSlot,
+        from: &Arc<Outbound>,
+        change: InterestChange<'_>,
+    ) {
+        if self
+            .peer(slot)
+            .is_some_and(|known| Arc::ptr_eq(known, from))
+        {
             self.remote.set(slot, change);
         }
     }
 
     fn tell(&self, change: InterestChange<'_>) {
         for peer in self.peers.iter().flatten() {
-            peer.outbound.append_with(|out| route::interest(out, change));
+            peer.outbound
+                .append_with(|out| route::interest(out, change));
             peer.outbound.wake();
         }
     }

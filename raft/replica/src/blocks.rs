@@ -268,7 +268,9 @@ pub(crate) fn digest_prefix(path: &Path, len: u64) -> Result<[u8; 32], StorageEr
     let mut buffer = vec![0u8; COPY_BYTES];
     let mut at = 0u64;
     while at < len {
-        let want = usize::try_from(len - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        let want = usize::try_from(len - at)
+            .unwrap_or(COPY_BYTES)
+            .min(COPY_BYTES);
         file.read_exact_at(&mut buffer[..want], at)
             .map_err(StorageError::io("read", path))?;
         hasher.update(&buffer[..want]);
@@ -362,9 +364,15 @@ impl BlockWriter<'_> {
             }
         }
         let mut pending = self.store.pending.lock();
-        pending.dirty.extend(self.ready.iter().map(|chunk| chunk.key));
-        pending.dropped_blocks.append(&mut self.dropped.dropped_blocks);
-        pending.dropped_streams.append(&mut self.dropped.dropped_streams);
+        pending
+            .dirty
+            .extend(self.ready.iter().map(|chunk| chunk.key));
+        pending
+            .dropped_blocks
+            .append(&mut self.dropped.dropped_blocks);
+        pending
+            .dropped_streams
+            .append(&mut self.dropped.dropped_streams);
     }
 
     /// Writes the records to their files, and only then lets the cache forget.

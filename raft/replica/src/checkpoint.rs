@@ -91,7 +91,10 @@ impl CheckpointStore {
             .filter(|snapshot| found_at.is_none_or(|at| at < snapshot.manifest.meta.last_log_id));
         let (state, meta) = match (newer, loaded.found) {
             (Some(snapshot), _) => {
-                tracing::info!(index = snapshot.manifest.index(), "restoring from the snapshot");
+                tracing::info!(
+                    index = snapshot.manifest.index(),
+                    "restoring from the snapshot"
+                );
                 let state = store.restore(&snapshot)?;
                 (state, snapshot.manifest.meta.clone())
             }
@@ -110,11 +113,6 @@ impl CheckpointStore {
     /// Where snapshots and transfers live.
     pub(crate) fn root(&self) -> &Path {
         &self.snapshots
-    }
-
-    /// The block files.
-    pub(crate) fn blocks(&self) -> &BlockStore {
-        &self.blocks
     }
 
     /// Size of the sled database, bytes; `None` while a checkpoint holds it.

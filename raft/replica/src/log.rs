@@ -40,6 +40,7 @@ pub(crate) use group::GroupLog;
 
 use crate::transport::GroupId;
 use index::GroupIndex;
+use recovery::Recovered;
 use segment::Segment;
 use writer::{Op, Writer};
 
@@ -100,6 +101,7 @@ pub(crate) struct Cut {
 
 /// Counters since open.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[allow(dead_code, reason = "tests use it; metrics will")]
 pub(crate) struct LogStats {
     /// Data syncs of segment files.
     pub(crate) syncs: u64,
@@ -188,6 +190,17 @@ impl Log {
             tracing::warn!(file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
                 records = cut.records, "cut the torn tail of the log");
         }
+        let log = Self::start(dir, options, recovered, lock)?;
+        Ok((log, report))
+    }
+
+    /// Starts the threads on a log that has been read.
+    fn start(
+        dir: &Path,
+        options: LogOptions,
+        recovered: Recovered,
+        lock: File,
+    ) -> Result<Self, LogError> {
         let shared = Arc::new(Shared {
             segments: RwLock::new(recovered.segments),
             groups: RwLock::new(recovered.groups),
@@ -211,10 +224,9 @@ impl Log {
             writer: Some(writer),
             _lock: lock,
         };
-        let log = Self {
+        Ok(Self {
             handle: Arc::new(handle),
-        };
-        Ok((log, report))
+        })
     }
 
     /// The storage of one group: cheap to clone, and the same log each time.
@@ -223,6 +235,7 @@ impl Log {
     }
 
     /// Counters, for metrics and tests.
+    #[allow(dead_code, reason = "tests use it; metrics will")]
     pub(crate) fn stats(&self) -> LogStats {
         let shared = &self.handle.shared;
         LogStats {
@@ -235,6 +248,7 @@ impl Log {
 
     /// Waits until everything accepted before this call is on disk. Also the way to learn that the
     /// log still works.
+    #[allow(dead_code, reason = "tests use it; metrics will")]
     pub(crate) async fn sync(&self) -> std::io::Result<()> {
         self.handle.sync().await
     }

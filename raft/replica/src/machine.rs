@@ -22,11 +22,10 @@ use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries that are applied under one write lock, at most: bounds how long readers wait.
 const APPLY_ENTRIES_MAX: usize = 64;
-/// Streams whose changes concern the control plane.
-const CONTROL_PREFIX: &str = "KV_UNIBUS_";
 
 /// A snapshot as openraft hands it around.
-pub(crate) type Snapshot = openraft::Snapshot<crate::types::LeaderId, u64, crate::types::Peer, Arc<SnapshotDir>>;
+pub(crate) type Snapshot =
+    openraft::Snapshot<crate::types::LeaderId, u64, crate::types::Peer, Arc<SnapshotDir>>;
 
 /// What the machine shares with the facade.
 pub(crate) struct Shared {
@@ -61,7 +60,11 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Starts from what was opened; the observer hears of everything that is there.
-    pub(crate) fn new(opened: Opened, blocks: Arc<BlockStore>, observer: Arc<dyn Observer>) -> Self {
+    pub(crate) fn new(
+        opened: Opened,
+        blocks: Arc<BlockStore>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         let effects = everything(&opened.state, &BTreeSet::new());
         observer.applied(&opened.state, &effects);
         let index = opened.meta.last_log_id.map_or(0, |id| id.index);
@@ -170,7 +173,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             .shared
             .store
             .cut(&mut self.shared.state.write(), self.meta());
-        self.shared.bytes_since_checkpoint.store(0, Ordering::Relaxed);
+        self.shared
+            .bytes_since_checkpoint
+            .store(0, Ordering::Relaxed);
         Builder {
             shared: Arc::clone(&self.shared),
             cut: Some(cut),
@@ -191,7 +196,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         *self.shared.state.write() = state;
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.shared.bytes_since_checkpoint.store(0, Ordering::Relaxed);
+        self.shared
+            .bytes_since_checkpoint
+            .store(0, Ordering::Relaxed);
         self.shared.announce(self.last, &effects);
         Ok(())
     }
@@ -244,7 +251,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 fn names(state: &State) -> BTreeSet<Arc<str>> {
     state
         .streams()
-        .map(|stream| Arc::from(stream.config().name.as_str()))
+        .map(|stream| stream.name().clone())
         .collect()
 }
 
@@ -256,7 +263,7 @@ fn everything(state: &State, before: &BTreeSet<Arc<str>>) -> Vec<Effect> {
         .map(|name| Effect::StreamRemoved { name: name.clone() })
         .collect();
     for stream in state.streams() {
-        let name: Arc<str> = Arc::from(stream.config().name.as_str());
+        let name = stream.name().clone();
         effects.push(if before.contains(&name) {
             Effect::StreamUpdated { name: name.clone() }
         } else {
@@ -265,11 +272,11 @@ fn everything(state: &State, before: &BTreeSet<Arc<str>>) -> Vec<Effect> {
         for consumer in stream.consumers() {
             effects.push(Effect::ConsumerCreated {
                 stream: name.clone(),
-                name: Arc::from(consumer.name()),
+                name: consumer.name().clone(),
             });
         }
         effects.push(Effect::StreamAdvanced { name: name.clone() });
-        if name.starts_with(CONTROL_PREFIX) {
+        if stream.is_control() {
             effects.push(Effect::ControlChanged { bucket: name });
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError as RaftInitializeError, RaftError};
 use tokio::time::Instant;
@@ -101,10 +102,20 @@ async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
     if voters.contains(&join.id) && known {
         return Ok(());
     }
+    let peer = Peer {
+        name: join.name.clone(),
+    };
+    if voters.contains(&join.id) {
+        // The same node under a new name: nothing to catch up with.
+        let rename = ChangeMembers::SetNodes(BTreeMap::from([(join.id.0, peer)]));
+        inner
+            .raft
+            .change_membership(rename, true)
+            .await
+            .map_err(refused)?;
+        return Ok(());
+    }
     if !known {
-        let peer = Peer {
-            name: join.name.clone(),
-        };
         inner
             .raft
             .add_learner(join.id.0, peer, false)
@@ -178,7 +189,13 @@ pub(crate) async fn transfer(inner: &Inner) {
         return;
     };
     tracing::info!(target = target.0, "handing leadership over");
-    if inner.raft.trigger().transfer_leader(target.0).await.is_err() {
+    if inner
+        .raft
+        .trigger()
+        .transfer_leader(target.0)
+        .await
+        .is_err()
+    {
         return;
     }
     let mut leadership = inner.leadership.clone();

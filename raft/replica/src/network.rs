@@ -36,9 +36,14 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) fn from_wire(byte: u8) -> Option<Self> {
-        [Self::Append, Self::Vote, Self::PreVote, Self::TransferLeader]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Self::Append,
+            Self::Vote,
+            Self::PreVote,
+            Self::TransferLeader,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -196,7 +201,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let message = codec::encode_transfer_request(&req).map_err(bad)?;
         let request = frame(Kind::TransferLeader, &message);
         let answer = self
-            .call(RpcClass::Vote, RPCTypes::TransferLeader, request, option.hard_ttl())
+            .call(
+                RpcClass::Vote,
+                RPCTypes::TransferLeader,
+                request,
+                option.hard_ttl(),
+            )
             .await?;
         codec::decode_transfer_response(&answer).map_err(bad)
     }

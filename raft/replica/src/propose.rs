@@ -157,7 +157,9 @@ impl Proposer {
     /// Deadlines of what waits. Without a leader for long, waiting is pointless for new ones too.
     fn expire(&self, flight: &mut Flight) {
         let timeout = self.options.propose_timeout;
-        let late = ProposeError::TimedOut { maybe_applied: false };
+        let late = ProposeError::TimedOut {
+            maybe_applied: false,
+        };
         self.queue.expire(timeout, false, &late);
         if !matches!(self.route(), Route::None) {
             flight.no_leader_since = None;
@@ -177,7 +179,10 @@ impl Proposer {
         if matches!(route, Route::None) {
             return false;
         }
-        let (commands, bytes) = (self.options.entry_commands_max, self.options.entry_bytes_max);
+        let (commands, bytes) = (
+            self.options.entry_commands_max,
+            self.options.entry_bytes_max,
+        );
         let items = self.queue.take(commands, bytes, mixed);
         let Some(first) = items.first() else {
             return false;
@@ -295,7 +300,12 @@ fn land(flight: &mut Flight, landed: Landed, queue: &Queue) {
 fn hand_out(items: Vec<Item>, index: u64, outcomes: Vec<Outcome>) {
     let expected: usize = items.iter().map(|item| item.count).sum();
     if expected != outcomes.len() {
-        tracing::error!(expected, got = outcomes.len(), index, "outcomes do not match");
+        tracing::error!(
+            expected,
+            got = outcomes.len(),
+            index,
+            "outcomes do not match"
+        );
         let unknown = ProposeError::TimedOut {
             maybe_applied: true,
         };
@@ -322,5 +332,7 @@ fn fail(items: Vec<Item>, error: &ProposeError) {
 fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
 }

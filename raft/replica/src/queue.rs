@@ -64,7 +64,11 @@ impl Queue {
 
     /// Enqueues, or answers at once if there is no room. A single batch over the byte limit is taken
     /// when nothing else waits.
-    pub(crate) fn push(&self, parts: Vec<EncodedBatch>, forwarded: bool) -> oneshot::Receiver<Answer> {
+    pub(crate) fn push(
+        &self,
+        parts: Vec<EncodedBatch>,
+        forwarded: bool,
+    ) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
         let item = Item {
             count: parts.iter().map(|part| part.count as usize).sum(),
@@ -104,7 +108,10 @@ impl Queue {
         let (mut commands, mut bytes) = (0, 0);
         while let Some(next) = waiting.items.front() {
             let fits = commands + next.count <= commands_max && bytes + next.bytes <= bytes_max;
-            let same = mixed || taken.first().is_none_or(|first| first.forwarded == next.forwarded);
+            let same = mixed
+                || taken
+                    .first()
+                    .is_none_or(|first| first.forwarded == next.forwarded);
             if !taken.is_empty() && !(fits && same) {
                 break;
             }
@@ -240,7 +247,10 @@ mod tests {
         let _c = queue.push(batch(3), true);
         assert!(queue.push(batch(1), false).await.unwrap().is_err());
         let taken = queue.take(10, 100, false);
-        assert_eq!(taken.iter().map(|item| item.bytes).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            taken.iter().map(|item| item.bytes).collect::<Vec<_>>(),
+            [1, 2]
+        );
         queue.put_back(taken);
         let taken = queue.take(10, 100, true);
         assert_eq!(

@@ -1,108 +1,296 @@
-//! The facade of this crate.
+//! The facade of this crate: opens log and checkpoint, starts consensus and the tasks around it, and
+//! hands requests to the part that serves them. No logic of its own beyond starting and stopping.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt, join_all};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Raft, SnapshotPolicy, StepDownPolicy};
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use unibus_proto::NodeId;
 use unibus_state::{Effect, EncodedBatch, Location, State};
 
+use crate::blocks::BlockStore;
+use crate::checkpoint::CheckpointStore;
+use crate::driver;
 use crate::errors::{
     AdmitError, CheckpointError, InitializeError, ReadError, StartError, StorageError,
 };
+use crate::handler::Handler;
+use crate::log::{Log, LogOptions};
+use crate::machine::{Machine, Shared};
+use crate::membership;
+use crate::network::Network;
+use crate::node_id;
 use crate::options::ReplicaOptions;
-use crate::propose::Proposal;
-use crate::status::{Leadership, ReplicaStatus};
-use crate::transport::{RpcHandler, Transport};
+use crate::propose::{Proposal, Proposer};
+use crate::queue::{Queue, QueueLimits};
+use crate::read::{Reader, Reads};
+use crate::rpc::{Join, decode_index, encode_barrier};
+use crate::status::{self, Contact, Leadership, ReplicaStatus};
+use crate::transfer::Receiver;
+use crate::transport::{GroupId, RpcClass, RpcHandler, Transport};
+use crate::types::TypeConfig;
+
+/// The group this version runs.
+pub(crate) const GROUP: GroupId = GroupId(0);
+/// openraft with our types.
+pub(crate) type RaftCore = Raft<TypeConfig, Machine>;
+/// openraft's view of itself.
+pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
+
+/// Folder of the log in the data folder.
+const LOG: &str = "log";
+/// Folder of the block files in the data folder.
+const BLOCKS: &str = "blocks";
+/// Entries in one AppendEntries request. Their bytes are bounded by the log's read limit.
+const APPEND_ENTRIES_MAX: u64 = 256;
+/// Longest wait for an answer to AppendEntries.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after a peer was unreachable; the transport reconnects on its own.
+const BACKOFF: &str = "50ms";
+/// A leader that was not acknowledged, or not heard of, for this many election timeouts is none.
+const STALE_ELECTIONS: u32 = 2;
 
 /// Hears what entries changed, on every node.
 pub trait Observer: Send + Sync + 'static {
     /// Called after entries were applied, with the state they led to, and before the applied index
-    /// is published and proposals are answered. Runs inside apply: it must be quick and must not
-    /// call back into the replica's state.
+    /// is published and proposals are answered. On start, and when a snapshot replaces the state, it
+    /// is called with the effects that describe everything there is. Runs inside apply: it must be
+    /// quick and must not wait for the replica.
     fn applied(&self, state: &State, effects: &[Effect]);
 }
 
 /// A handle on the replica of this node. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Replica {}
+#[derive(Clone)]
+pub struct Replica {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("id", &self.inner.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the parts of a running replica share.
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) options: ReplicaOptions,
+    pub(crate) raft: RaftCore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) reads: Arc<Reads>,
+    pub(crate) receiver: Receiver,
+    pub(crate) contact: Arc<Contact>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Held while a node is being admitted.
+    pub(crate) admitting: tokio::sync::Mutex<()>,
+    /// Index up to which the log may be purged by the next checkpoint.
+    pub(crate) previous_checkpoint: AtomicU64,
+    /// Becomes true when the replica stops.
+    pub(crate) stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Kept open until everything that writes to it is gone.
+    _log: Log,
+}
+
+impl Inner {
+    pub(crate) async fn wait_applied(
+        &self,
+        index: u64,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        let mut applied = self.shared.applied.subscribe();
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            biased;
+            waited = applied.wait_for(|applied| *applied >= index) => {
+                waited.map(drop).map_err(|_| ReadError::Stopped)
+            }
+            _ = stop.wait_for(|stop| *stop) => Err(ReadError::Stopped),
+            () = tokio::time::sleep_until(deadline.into()) => Err(ReadError::TimedOut),
+        }
+    }
+
+    pub(crate) fn stale(&self) -> Duration {
+        self.options.election_max * STALE_ELECTIONS
+    }
+}
+
+fn raft_config(options: &ReplicaOptions) -> Result<openraft::Config, StartError> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: "unibus".to_owned(),
+        heartbeat_interval: ms(options.heartbeat),
+        election_timeout_min: ms(options.election_min),
+        election_timeout_max: ms(options.election_max),
+        // Sends whatever the log reader returns for one bounded read.
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        // Snapshots are taken by bytes and purging is ours (see `driver`); a follower that lags is
+        // fed from the log as long as the log has it.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        enable_pre_vote: Some(true),
+        removed_leader_step_down: StepDownPolicy::After(ms(options.heartbeat)),
+        backoff: BACKOFF.to_owned(),
+        ..openraft::Config::default()
+    }
+    .validate()
+    .map_err(|error| StartError::Options(error.to_string()))
+}
 
 impl Replica {
     /// The id of the node that owns `data_dir`: read from `node.id`, or made from a random UUID and
     /// synced there on first use.
     pub fn node_id_in(data_dir: &Path) -> Result<NodeId, StartError> {
-        unimplemented!("{data_dir:?}")
+        node_id::read_or_create(data_dir)
     }
 
-    /// Opens the log and the newest checkpoint, and starts consensus.
+    /// Opens the log and the newest checkpoint, and starts consensus. The observer is called before
+    /// this returns, with what the checkpoint holds and what is replayed from the log.
     pub async fn start(
         options: ReplicaOptions,
         id: NodeId,
         transport: Arc<dyn Transport>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        unimplemented!()
+        let config = raft_config(&options)?;
+        let opening = options.clone();
+        let (log, machine) = tokio::task::spawn_blocking(move || open(&opening, observer))
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))??;
+        let shared = machine.shared();
+        let network = Network {
+            id,
+            transport: Arc::clone(&transport),
+            append_timeout: APPEND_TIMEOUT,
+        };
+        let group = log.group(GROUP);
+        let raft = Raft::new(id.0, Arc::new(config), network, group, machine)
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let (leadership_sender, leadership) = watch::channel(Leadership::default());
+        let checkpoint = shared
+            .store
+            .current()
+            .map_or(0, |snapshot| snapshot.manifest.index());
+        let inner = Arc::new(Inner {
+            id,
+            raft,
+            shared,
+            transport,
+            queue: Queue::new(QueueLimits {
+                batches_max: options.queue_batches_max,
+                bytes_max: options.queue_bytes_max,
+            }),
+            reads: Arc::default(),
+            receiver: Receiver::default(),
+            contact: Arc::new(Contact::new()),
+            leadership,
+            admitting: tokio::sync::Mutex::new(()),
+            previous_checkpoint: AtomicU64::new(checkpoint),
+            stop: watch::channel(false).0,
+            tasks: Mutex::new(Vec::new()),
+            _log: log,
+            options,
+        });
+        inner.spawn_tasks(leadership_sender);
+        Ok(Self { inner })
     }
 
     /// What the transport hands peers' requests to (all classes but [`crate::RpcClass::Leader`]).
     pub fn handler(&self) -> Arc<dyn RpcHandler> {
-        unimplemented!()
+        Arc::new(Handler {
+            inner: Arc::clone(&self.inner),
+        })
     }
 
     /// Enqueues a batch. Batches keep the order of the calls. Must be called inside a tokio runtime.
     pub fn propose(&self, batch: EncodedBatch) -> Proposal {
-        unimplemented!()
+        Proposal::new(self.inner.queue.push(vec![batch], false))
     }
 
     /// `None`: propose on. `Some`: the queue is over its high-water mark; await before the next.
     pub fn propose_ready(&self) -> Option<BoxFuture<'static, ()>> {
-        unimplemented!()
+        let queue = &self.inner.queue;
+        queue.is_high().then(|| Arc::clone(queue).room().boxed())
     }
 
     /// Resolves when local state holds everything acknowledged anywhere before the call; answers
     /// with the index that covers it.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
-        unimplemented!()
+        let deadline = Instant::now() + self.inner.options.read_timeout;
+        let index = self.inner.reads.index().await?;
+        self.inner.wait_applied(index, deadline).await?;
+        Ok(index)
     }
 
     /// Resolves when entry `index` is applied here.
     pub async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), ReadError> {
-        unimplemented!()
+        self.inner.wait_applied(index, deadline).await
     }
 
     /// Waits until every connected member has applied `index`; answers with those that did not
     /// confirm it within the time.
     pub async fn applied_everywhere(&self, index: u64, within: Duration) -> Vec<NodeId> {
-        unimplemented!()
+        let connected = self.inner.transport.connected();
+        let status = self.status();
+        let members = status.voters.into_keys().chain(status.learners.into_keys());
+        let asked = members.filter(|id| connected.contains(id)).map(|id| {
+            let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            let request = encode_barrier(index, within_ms);
+            let call = self
+                .inner
+                .transport
+                .call(id, RpcClass::Barrier, GROUP, request);
+            async move {
+                let answer = tokio::time::timeout(within, call).await;
+                let confirmed = answer
+                    .ok()
+                    .and_then(Result::ok)
+                    .and_then(|answer| decode_index(answer).ok())
+                    .flatten();
+                (confirmed.is_none()).then_some(id)
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Looks at the state under a read lock. `f` must be quick: apply waits for it.
     pub fn with_state<T>(&self, f: impl FnOnce(&State) -> T) -> T {
-        unimplemented!()
+        f(&self.inner.shared.state.read())
     }
 
     /// The record stored at a location that the state gave.
     pub fn read_record(&self, at: &Location) -> Result<Bytes, StorageError> {
-        unimplemented!()
+        self.inner.shared.blocks.read(at)
     }
 
     /// Who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        unimplemented!()
+        self.inner.leadership.clone()
     }
 
     /// The index up to which entries are applied here.
     pub fn applied_index(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.inner.shared.applied.subscribe()
     }
 
     /// How this replica stands.
     pub fn status(&self) -> ReplicaStatus {
-        unimplemented!()
+        self.inner.status()
     }
 
     /// Forms a new cluster from exactly these members. Only on a node without any state; calling it
@@ -111,28 +299,130 @@ impl Replica {
         &self,
         members: BTreeMap<NodeId, String>,
     ) -> Result<(), InitializeError> {
-        unimplemented!()
+        membership::initialize(&self.inner, members).await
     }
 
     /// Makes a node a voting member: learner, caught up, voter. A voter of the same name with
     /// another id is replaced. Works on any node (it asks the leader); safe to repeat.
     pub async fn admit(&self, id: NodeId, name: String) -> Result<(), AdmitError> {
-        unimplemented!()
+        let join = Join {
+            id,
+            name,
+            forwarded: false,
+        };
+        membership::admit(&self.inner, &join).await
     }
 
     /// Hands leadership to the most caught-up connected voter, if this node leads. Waits at most
     /// for about one election timeout.
     pub async fn transfer_leadership(&self) {
-        unimplemented!()
+        membership::transfer(&self.inner).await;
     }
 
     /// Takes a checkpoint now and purges the log up to it. Answers with its index.
     pub async fn checkpoint(&self) -> Result<u64, CheckpointError> {
-        unimplemented!()
+        driver::checkpoint_now(&self.inner).await
     }
 
     /// Hands leadership over, stops consensus and answers everything that waits with `Stopped`.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        if !*self.inner.stop.borrow() {
+            membership::transfer(&self.inner).await;
+        }
+        self.inner.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        for task in tasks {
+            // A task that panicked has been logged by its panic; stopping goes on.
+            drop(task.await);
+        }
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "consensus did not stop cleanly");
+        }
+    }
+}
+
+pub(crate) fn open(
+    options: &ReplicaOptions,
+    observer: Arc<dyn Observer>,
+) -> Result<(Log, Machine), StartError> {
+    let dir = &options.data_dir;
+    let log_options = LogOptions {
+        segment_bytes: options.log_segment_bytes,
+        ..LogOptions::default()
+    };
+    let (log, _report) = Log::open(&dir.join(LOG), log_options)
+        .map_err(|error| StartError::Log(error.to_string()))?;
+    let blocks = Arc::new(BlockStore::open(dir.join(BLOCKS), options.cache_bytes)?);
+    let opened = CheckpointStore::open(dir, Arc::clone(&blocks), options.sled_cache_bytes)?;
+    Ok((log, Machine::new(opened, blocks, observer)))
+}
+
+impl Inner {
+    fn spawn_tasks(self: &Arc<Self>, publish: watch::Sender<Leadership>) {
+        let proposer = Proposer {
+            id: self.id,
+            queue: Arc::clone(&self.queue),
+            raft: self.raft.clone(),
+            shared: Arc::clone(&self.shared),
+            transport: Arc::clone(&self.transport),
+            leadership: self.leadership.clone(),
+            stop: self.stop.subscribe(),
+            options: self.options.clone(),
+        };
+        let reader = Reader {
+            id: self.id,
+            reads: Arc::clone(&self.reads),
+            raft: self.raft.clone(),
+            transport: Arc::clone(&self.transport),
+            leadership: self.leadership.clone(),
+            stop: self.stop.subscribe(),
+            options: self.options.clone(),
+        };
+        let watching = status::watch_leadership(
+            self.raft.clone(),
+            Arc::clone(&self.contact),
+            publish,
+            self.options.heartbeat,
+            self.stale(),
+            self.stop.subscribe(),
+        );
+        let checkpoints = driver::run(Arc::clone(self), self.stop.subscribe());
+        self.tasks.lock().extend([
+            tokio::spawn(proposer.run()),
+            tokio::spawn(reader.run()),
+            tokio::spawn(watching),
+            tokio::spawn(checkpoints),
+        ]);
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let named = |id: u64| {
+            let name = membership.get_node(&id).map(|peer| peer.name.clone());
+            (NodeId(id), name.unwrap_or_default())
+        };
+        let leadership = status::leadership(&metrics, &self.contact, self.stale());
+        ReplicaStatus {
+            node_id: self.id.0,
+            leader: leadership.leader,
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: *self.shared.applied.borrow(),
+            checkpoint_index: metrics.snapshot.map_or(0, |id| id.index),
+            voters: membership.voter_ids().map(named).collect(),
+            learners: membership.learner_ids().map(named).collect(),
+            has_quorum: status::has_quorum(&metrics, &self.contact, self.stale()),
+            initialized: membership.voter_ids().next().is_some(),
+            sled_bytes: self.shared.store.sled_bytes().unwrap_or(0),
+            cache_bytes: self.shared.blocks.cached_bytes(),
+            bytes_since_checkpoint: self.shared.bytes_since_checkpoint.load(Ordering::Relaxed),
+            fatal: metrics
+                .running_state
+                .as_ref()
+                .err()
+                .map(ToString::to_string),
+        }
     }
 }

@@ -277,7 +277,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = RowStore::open(dir.path(), 1 << 20).unwrap();
         assert_eq!(store.meta().unwrap(), None);
-        store.apply(vec![put("a", "1"), put("b", "2")], b"cut 1").unwrap();
+        store
+            .apply(vec![put("a", "1"), put("b", "2")], b"cut 1")
+            .unwrap();
         let delete = RowOp::Delete { key: b"a".to_vec() };
         store.apply(vec![delete], b"cut 2").unwrap();
         store.sync().unwrap();
@@ -292,7 +294,9 @@ mod tests {
     fn a_rows_file_refills_the_store() {
         let dir = tempfile::tempdir().unwrap();
         let store = RowStore::open(&dir.path().join("db"), 1 << 20).unwrap();
-        store.apply(vec![put("a", ""), put("b", "2")], b"x").unwrap();
+        store
+            .apply(vec![put("a", ""), put("b", "2")], b"x")
+            .unwrap();
         let path = dir.path().join("rows");
         let entry = write_rows_file(&path, store.rows()).unwrap();
         assert_eq!(entry.len, fs::metadata(&path).unwrap().len());

@@ -117,13 +117,6 @@ impl PartialSnapshot {
         self.path.join(name)
     }
 
-    /// Deletes the folder.
-    pub(crate) fn discard(self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "a partial snapshot stays");
-        }
-    }
-
     /// Writes the manifest, syncs the folder and gives it its final name. All other files are
     /// synced by whoever wrote them.
     pub(crate) fn finish(self, manifest: Manifest) -> Result<SnapshotDir, StorageError> {

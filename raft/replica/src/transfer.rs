@@ -325,7 +325,12 @@ async fn finish(
         .await
         .map_err(|error| ReceiveError::Raft(error.to_string()))?;
     // Consensus may have had no use for it (a newer leader, or nothing new in it).
-    if shared.store.current().map(|current| current.manifest.meta.last_log_id) != Some(last) {
+    if shared
+        .store
+        .current()
+        .map(|current| current.manifest.meta.last_log_id)
+        != Some(last)
+    {
         received.supersede();
     }
     Ok(codec::encode_snapshot_response(&response)?)

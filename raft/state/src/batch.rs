@@ -128,7 +128,10 @@ impl CommandBatch {
     /// Ends the gathering.
     #[must_use]
     pub fn freeze(self) -> EncodedBatch {
-        EncodedBatch { count: self.count, bytes: self.bytes.freeze() }
+        EncodedBatch {
+            count: self.count,
+            bytes: self.bytes.freeze(),
+        }
     }
 
     fn push_json<T: Serialize>(&mut self, kind: u8, body: &T) -> Result<(), CodecError> {
@@ -202,7 +205,11 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, CodecError> {
         }
     }
     reader.finish()?;
-    Ok(Entry { stamp_ns, count, frames })
+    Ok(Entry {
+        stamp_ns,
+        count,
+        frames,
+    })
 }
 
 impl Entry {
@@ -260,7 +267,12 @@ fn decode_append(body: &[u8]) -> Result<AppendRef<'_>, CodecError> {
     if header_len as usize > data.len() {
         return Err(CodecError::Length);
     }
-    Ok(AppendRef { subject, header_len, data, privileged })
+    Ok(AppendRef {
+        subject,
+        header_len,
+        data,
+        privileged,
+    })
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
@@ -296,8 +308,14 @@ mod tests {
 
     #[test]
     fn commands_read_back() {
-        let delete = Command::StreamDelete(StreamDelete { name: "S".into(), privileged: false });
-        let parts = [EncodedBatch::of(&append()).unwrap(), EncodedBatch::of(&delete).unwrap()];
+        let delete = Command::StreamDelete(StreamDelete {
+            name: "S".into(),
+            privileged: false,
+        });
+        let parts = [
+            EncodedBatch::of(&append()).unwrap(),
+            EncodedBatch::of(&delete).unwrap(),
+        ];
         let entry = decode_entry(&encode_entry(9, &parts)).unwrap();
         assert_eq!((entry.stamp_ns, entry.count), (9, 2));
         let read: Vec<_> = entry.owned_commands().map(Result::unwrap).collect();
@@ -312,21 +330,30 @@ mod tests {
         }
         let mut wrong = entry.to_vec();
         wrong[0] = 2;
-        assert_eq!(decode_entry(&wrong.into()).unwrap_err(), CodecError::UnknownFormat(2));
+        assert_eq!(
+            decode_entry(&wrong.into()).unwrap_err(),
+            CodecError::UnknownFormat(2)
+        );
         let mut long = entry.to_vec();
         long.push(0);
         assert_eq!(decode_entry(&long.into()).unwrap_err(), CodecError::Length);
         let mut kind = entry.to_vec();
         kind[18] = 99;
         let entry = decode_entry(&kind.into()).unwrap();
-        assert_eq!(entry.commands().next().unwrap(), Err(CodecError::UnknownKind(99)));
+        assert_eq!(
+            entry.commands().next().unwrap(),
+            Err(CodecError::UnknownKind(99))
+        );
     }
 
     #[test]
     fn oversized_subject_is_refused() {
         let subject = vec![b'a'; 70_000];
         let mut batch = CommandBatch::new();
-        assert_eq!(batch.push_append(&subject, 0, b"", false), Err(CodecError::Length));
+        assert_eq!(
+            batch.push_append(&subject, 0, b"", false),
+            Err(CodecError::Length)
+        );
         assert!(batch.is_empty() && batch.bytes() == 0);
     }
 }

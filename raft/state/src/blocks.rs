@@ -196,7 +196,10 @@ impl Blocks {
         if dropped.is_some() {
             self.list.remove(at);
         }
-        Some(Killed { entry: before, dropped })
+        Some(Killed {
+            entry: before,
+            dropped,
+        })
     }
 
     /// Drops every block.
@@ -210,7 +213,11 @@ impl Blocks {
         self.list.range(at..).flat_map(move |block| {
             let skip = usize::try_from(from.saturating_sub(block.base)).unwrap_or(usize::MAX);
             // A dead block has nothing to offer, however many entries it has.
-            let entries = if block.live == 0 { &[][..] } else { &block.entries[..] };
+            let entries = if block.live == 0 {
+                &[][..]
+            } else {
+                &block.entries[..]
+            };
             let rest = entries.get(skip..).unwrap_or_default();
             let first = block.base.max(from);
             rest.iter()
@@ -270,7 +277,11 @@ mod tests {
         assert_eq!(push(&mut blocks, 3, 1), (BlockId(1), 0));
         assert_eq!(push(&mut blocks, 4, BLOCK_BYTES_MAX + 5), (BlockId(2), 0));
         assert_eq!(push(&mut blocks, 5, 1), (BlockId(3), 0));
-        assert_eq!(push(&mut blocks, 9, 1), (BlockId(4), 0), "a gap starts a block");
+        assert_eq!(
+            push(&mut blocks, 9, 1),
+            (BlockId(4), 0),
+            "a gap starts a block"
+        );
         assert_eq!(blocks.count_from(0), 6);
         assert_eq!(blocks.count_from(4), 3);
         assert_eq!(blocks.next_live(6), Some(9));
@@ -287,7 +298,10 @@ mod tests {
         assert!(blocks.kill(1).is_none());
         assert_eq!(blocks.kill(2).unwrap().dropped, None);
         assert_eq!(push(&mut blocks, 3, 1), (BlockId(1), 1));
-        assert_eq!(blocks.iter_from(0).map(|(seq, ..)| seq).collect::<Vec<_>>(), [3]);
+        assert_eq!(
+            blocks.iter_from(0).map(|(seq, ..)| seq).collect::<Vec<_>>(),
+            [3]
+        );
         assert!(blocks.find(2).is_none() && blocks.is_live(3));
     }
 

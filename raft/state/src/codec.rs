@@ -40,7 +40,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], CodecError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(CodecError::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -50,7 +53,10 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(CodecError::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -96,14 +102,21 @@ impl<'a> Reader<'a> {
     /// A count of items that take at least `item_bytes_min` each.
     pub(crate) fn count(&mut self, item_bytes_min: usize) -> Result<usize, CodecError> {
         let count = usize::try_from(self.u32()?).map_err(|_| CodecError::Length)?;
-        if count.checked_mul(item_bytes_min).is_none_or(|bytes| bytes > self.rest.len()) {
+        if count
+            .checked_mul(item_bytes_min)
+            .is_none_or(|bytes| bytes > self.rest.len())
+        {
             return Err(CodecError::Length);
         }
         Ok(count)
     }
 
     pub(crate) fn finish(self) -> Result<(), CodecError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Length) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(CodecError::Length)
+        }
     }
 }
 
@@ -119,5 +132,9 @@ pub(crate) fn len_u32(len: usize) -> u32 {
 
 /// The part of `whole` that `part` (a slice of it) covers, sharing the allocation.
 pub(crate) fn share(whole: &Bytes, part: &[u8]) -> Bytes {
-    if part.is_empty() { Bytes::new() } else { whole.slice_ref(part) }
+    if part.is_empty() {
+        Bytes::new()
+    } else {
+        whole.slice_ref(part)
+    }
 }

@@ -125,7 +125,10 @@ pub struct ConsumerProgress {
 
 /// Everything that changes the state.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "the large ones are rare and short-lived")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large ones are rare and short-lived"
+)]
 pub enum Command {
     /// Store a message.
     Append(Append),

@@ -50,11 +50,12 @@ impl Dedupe {
         self.order.push_back(id);
     }
 
-    /// Forgets what is older than the window.
-    pub(crate) fn expire(&mut self, window_ns: u64, now_ns: u64) {
+    /// Forgets what is older than the window; whether there was anything.
+    pub(crate) fn expire(&mut self, window_ns: u64, now_ns: u64) -> bool {
+        let before = self.first;
         while let Some(oldest) = self.order.front() {
             if oldest.ts_ns.saturating_add(window_ns) > now_ns {
-                return;
+                break;
             }
             // A later copy of the same id may be remembered under a new sequence.
             if self.seqs.get(&oldest.key) == Some(&oldest.seq) {
@@ -63,6 +64,7 @@ impl Dedupe {
             self.order.pop_front();
             self.first += 1;
         }
+        self.first != before
     }
 
     /// One past the index of the newest.
@@ -80,7 +82,11 @@ mod tests {
         let mut dedupe = Dedupe::default();
         for (seq, id) in ["a", "b"].iter().enumerate() {
             let seq = seq as u64 + 1;
-            dedupe.remember(Remembered { key: key_of(id.as_bytes()), seq, ts_ns: seq * 100 });
+            dedupe.remember(Remembered {
+                key: key_of(id.as_bytes()),
+                seq,
+                ts_ns: seq * 100,
+            });
         }
         dedupe.expire(50, 149);
         assert_eq!(dedupe.find(&key_of(b"a")), Some(1));

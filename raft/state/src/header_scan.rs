@@ -47,7 +47,9 @@ pub(crate) struct PublishHeaders<'a> {
 }
 
 fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
-    block.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    block
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -128,7 +130,11 @@ pub(crate) fn parse_rollup(value: &[u8]) -> Result<Rollup, ApiError> {
         b"all" => Ok(Rollup::All),
         _ => {
             let text = String::from_utf8_lossy(value);
-            Err(ApiError::with(500, 10111, format!("rollup value invalid: {text:?}")))
+            Err(ApiError::with(
+                500,
+                10111,
+                format!("rollup value invalid: {text:?}"),
+            ))
         }
     }
 }
@@ -143,7 +149,9 @@ pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
     }
     let text = std::str::from_utf8(value).map_err(|_| error::MESSAGE_TTL_INVALID)?;
     let ns = if let Ok(seconds) = text.parse::<u64>() {
-        seconds.checked_mul(SECOND_NS).ok_or(error::MESSAGE_TTL_INVALID)?
+        seconds
+            .checked_mul(SECOND_NS)
+            .ok_or(error::MESSAGE_TTL_INVALID)?
     } else {
         let ns = parse_duration(text).ok_or(error::MESSAGE_TTL_INVALID)?;
         if ns < SECOND_NS {
@@ -168,7 +176,9 @@ pub(crate) fn parse_duration(text: &str) -> Option<u64> {
     while !rest.is_empty() {
         let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(number_end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         let scale: u64 = match unit {
             "ns" => 1,
@@ -190,12 +200,17 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut value = whole.checked_mul(scale)?;
     let mut place = scale;
     for digit in fraction.bytes() {
         place /= 10;
-        value = value.checked_add(u64::from(digit.checked_sub(b'0').filter(|d| *d < 10)?) * place)?;
+        value =
+            value.checked_add(u64::from(digit.checked_sub(b'0').filter(|d| *d < 10)?) * place)?;
     }
     Some(value)
 }
@@ -223,8 +238,14 @@ mod tests {
         assert_eq!(found.expected_last_seq, Some(7));
         assert_eq!(parse_rollup(found.rollup.unwrap()), Ok(Rollup::Subject));
         assert!(!found.rewrite);
-        assert_eq!(scan(b"NATS/1.0\r\nNats-Expected-Last-Sequence: x\r\n\r\n"), Err(error::BAD_REQUEST));
-        assert_eq!(scan(b"NATS/1.0\r\nnats-msg-id: m1\r\n\r\n").unwrap().msg_id, None);
+        assert_eq!(
+            scan(b"NATS/1.0\r\nNats-Expected-Last-Sequence: x\r\n\r\n"),
+            Err(error::BAD_REQUEST)
+        );
+        assert_eq!(
+            scan(b"NATS/1.0\r\nnats-msg-id: m1\r\n\r\n").unwrap().msg_id,
+            None
+        );
     }
 
     #[test]
@@ -241,7 +262,17 @@ mod tests {
         assert_eq!(parse_ttl(b"1.5s"), Ok(Some(Ttl::For(SECOND_NS))));
         assert_eq!(parse_ttl(b"never"), Ok(Some(Ttl::Never)));
         assert_eq!(parse_ttl(b"0"), Ok(None));
-        for bad in [&b"-1"[..], b"500ms", b"x", b"1", b"1sx", b"99999999999999999999"].iter().filter(|v| **v != b"1") {
+        for bad in [
+            &b"-1"[..],
+            b"500ms",
+            b"x",
+            b"1",
+            b"1sx",
+            b"99999999999999999999",
+        ]
+        .iter()
+        .filter(|v| **v != b"1")
+        {
             assert_eq!(parse_ttl(bad), Err(error::MESSAGE_TTL_INVALID), "{bad:?}");
         }
         assert_eq!(format_seconds(2 * SECOND_NS), "2s");

@@ -146,7 +146,11 @@ pub fn encode_outcomes(outcomes: &[Outcome]) -> Vec<u8> {
 
 fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>>) {
     match outcome {
-        Outcome::Published { stream, seq, duplicate } => {
+        Outcome::Published {
+            stream,
+            seq,
+            duplicate,
+        } => {
             if before.is_some_and(|name| name == stream) {
                 out.push(kind::PUBLISHED_SAME);
             } else {
@@ -161,7 +165,11 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
             out.push(kind::PURGED);
             out.extend_from_slice(&count.to_le_bytes());
         }
-        Outcome::ConsumerCreated { name, num_pending, created } => {
+        Outcome::ConsumerCreated {
+            name,
+            num_pending,
+            created,
+        } => {
             out.push(kind::CONSUMER_CREATED);
             put_blob(out, name.as_bytes());
             out.extend_from_slice(&num_pending.to_le_bytes());
@@ -170,7 +178,10 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
         Outcome::Refused(refusal) => {
             out.push(kind::REFUSED);
             out.push(u8::from(refusal.stream.is_some()));
-            put_blob(out, refusal.stream.as_deref().unwrap_or_default().as_bytes());
+            put_blob(
+                out,
+                refusal.stream.as_deref().unwrap_or_default().as_bytes(),
+            );
             out.push(u8::from(refusal.silent));
             out.extend_from_slice(&refusal.error.code.to_le_bytes());
             out.extend_from_slice(&refusal.error.err_code.to_le_bytes());
@@ -208,10 +219,16 @@ fn decode_outcome(
                 *before = Some(reader.text()?.into());
             }
             let stream = before.clone().ok_or(CodecError::Malformed)?;
-            Outcome::Published { stream, seq: reader.u64()?, duplicate: reader.flag()? }
+            Outcome::Published {
+                stream,
+                seq: reader.u64()?,
+                duplicate: reader.flag()?,
+            }
         }
         kind::DONE => Outcome::Done,
-        kind::PURGED => Outcome::Purged { count: reader.u64()? },
+        kind::PURGED => Outcome::Purged {
+            count: reader.u64()?,
+        },
         kind::CONSUMER_CREATED => Outcome::ConsumerCreated {
             name: reader.text()?.into(),
             num_pending: reader.u64()?,
@@ -238,7 +255,11 @@ fn decode_outcome(
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { stream: None, silent: false, error }
+        Self {
+            stream: None,
+            silent: false,
+            error,
+        }
     }
 }
 
@@ -250,11 +271,23 @@ mod tests {
     fn samples() -> Vec<Outcome> {
         let stream: Arc<str> = "S".into();
         vec![
-            Outcome::Published { stream: stream.clone(), seq: 1, duplicate: false },
-            Outcome::Published { stream: stream.clone(), seq: 1, duplicate: true },
+            Outcome::Published {
+                stream: stream.clone(),
+                seq: 1,
+                duplicate: false,
+            },
+            Outcome::Published {
+                stream: stream.clone(),
+                seq: 1,
+                duplicate: true,
+            },
             Outcome::Done,
             Outcome::Purged { count: 3 },
-            Outcome::ConsumerCreated { name: "C".into(), num_pending: 4, created: true },
+            Outcome::ConsumerCreated {
+                name: "C".into(),
+                num_pending: 4,
+                created: true,
+            },
             Outcome::Refused(Refusal {
                 stream: Some(stream),
                 silent: false,

@@ -39,7 +39,11 @@ impl Stream {
         if self.config.no_ack {
             return Outcome::Silent;
         }
-        Outcome::Published { stream: self.name.clone(), seq, duplicate }
+        Outcome::Published {
+            stream: self.name.clone(),
+            seq,
+            duplicate,
+        }
     }
 
     fn try_append(&mut self, a: AppendRef<'_>, ctx: &mut Context<'_>) -> Result<Stored, ApiError> {
@@ -60,7 +64,8 @@ impl Stream {
         let headers = scan(block)?;
         self.check_features(&headers)?;
         let ttl = self.ttl_of(&headers)?;
-        self.dedupe.expire(u64::try_from(self.config.duplicate_window).unwrap_or(0), ctx.now_ns);
+        let window = u64::try_from(self.config.duplicate_window).unwrap_or(0);
+        self.dirty.row |= self.dedupe.expire(window, ctx.now_ns);
         let key = headers.msg_id.filter(|id| !id.is_empty()).map(key_of);
         if let Some(seq) = key.as_ref().and_then(|key| self.dedupe.find(key)) {
             return Ok(Stored::Duplicate(seq));
@@ -74,7 +79,11 @@ impl Stream {
             let mut data = stored_form(block);
             let header_len = len_u32(data.len());
             data.extend_from_slice(payload);
-            let rewritten = AppendRef { header_len, data: &data, ..a };
+            let rewritten = AppendRef {
+                header_len,
+                data: &data,
+                ..a
+            };
             self.store_checked(rewritten, ttl, rollup, ctx)?
         } else {
             self.store_checked(a, ttl, rollup, ctx)?
@@ -125,7 +134,10 @@ impl Stream {
 
     fn check_expected(&self, headers: &PublishHeaders<'_>, own: &[u8]) -> Result<(), ApiError> {
         if let Some(expected) = headers.expected_last_subject_seq {
-            let filter = headers.expected_last_subject.filter(|f| !f.is_empty()).unwrap_or(own);
+            let filter = headers
+                .expected_last_subject
+                .filter(|f| !f.is_empty())
+                .unwrap_or(own);
             if !subject::is_valid_filter(filter) {
                 return Err(error::BAD_REQUEST);
             }
@@ -136,7 +148,10 @@ impl Stream {
         } else if headers.expected_last_subject.is_some() {
             return Err(error::EXPECTED_LAST_SUBJECT_SEQUENCE_INVALID);
         }
-        if headers.expected_last_seq.is_some_and(|expected| expected != self.last_seq) {
+        if headers
+            .expected_last_seq
+            .is_some_and(|expected| expected != self.last_seq)
+        {
             return Err(ApiError::wrong_last_sequence(self.last_seq));
         }
         let last_id = self.last_msg_id.as_deref().unwrap_or_default();
@@ -190,9 +205,7 @@ impl Stream {
         match rollup {
             None => {}
             Some(Rollup::Subject) => self.remove_subject_before(id, seq, ctx),
-            Some(Rollup::All) => {
-                while self.first_seq < seq && self.remove(self.first_seq, ctx) {}
-            }
+            Some(Rollup::All) => while self.first_seq < seq && self.remove(self.first_seq, ctx) {},
         }
         self.enforce_limits(id, ctx);
         Ok(seq)
@@ -250,6 +263,7 @@ impl Stream {
     fn skip(&mut self, now_ns: u64) {
         self.last_seq += 1;
         self.last_ts_ns = now_ns;
+        self.last_msg_id = None;
         if self.messages == 0 {
             self.first_seq = self.last_seq + 1;
         }
@@ -282,14 +296,20 @@ impl Stream {
             self.drop_block(dropped, ctx);
         }
         let head = record::head(seq, ctx.now_ns, subject, header_len, data);
-        let at = Location { stream: self.uid, block, offset, len };
+        let at = Location {
+            stream: self.uid,
+            block,
+            offset,
+            len,
+        };
         ctx.sink.append(&at, &[&head, subject, data]);
 
         let id = self.subjects.intern(subject);
         self.subjects.push(id, seq);
         let has_headers = if header_len > 0 { HEADERS } else { 0 };
         let has_ttl = if expiry_ns.is_some() { TTL } else { 0 };
-        self.blocks.push(ctx.now_ns, len, flags | has_headers | has_ttl, id);
+        self.blocks
+            .push(ctx.now_ns, len, flags | has_headers | has_ttl, id);
         if let Some(expiry) = expiry_ns {
             self.expiry_of.insert(seq, expiry);
             self.by_expiry.insert((expiry, seq));

@@ -76,12 +76,18 @@ pub(crate) fn head(
 impl StoredMessage {
     /// Reads and checks one whole record.
     pub fn decode(record: Bytes) -> Result<Self, RecordError> {
-        let short = RecordError::Length { have: record.len(), need: RECORD_HEAD_BYTES };
+        let short = RecordError::Length {
+            have: record.len(),
+            need: RECORD_HEAD_BYTES,
+        };
         let mut reader = Reader::new(&record);
         let crc = reader.u32().map_err(|_| short)?;
         let need = reader.u32().map_err(|_| short)? as usize;
         if need != record.len() || need < RECORD_HEAD_BYTES {
-            return Err(RecordError::Length { have: record.len(), need });
+            return Err(RecordError::Length {
+                have: record.len(),
+                need,
+            });
         }
         if crc32fast::hash(&record[4..]) != crc {
             return Err(RecordError::Checksum);
@@ -98,7 +104,10 @@ impl StoredMessage {
         let headers_at = RECORD_HEAD_BYTES + subject_len;
         let payload_at = headers_at.saturating_add(header_len);
         if payload_at > record.len() {
-            return Err(RecordError::Length { have: record.len(), need: payload_at });
+            return Err(RecordError::Length {
+                have: record.len(),
+                need: payload_at,
+            });
         }
         Ok(Self {
             seq,
@@ -125,12 +134,16 @@ mod tests {
         let message = StoredMessage::decode(record().into()).unwrap();
         assert_eq!((message.seq, message.ts_ns), (7, 9));
         assert_eq!(&message.subject[..], b"a.b");
-        assert_eq!((&message.headers[..], &message.payload[..]), (&b"hh"[..], &b"pay"[..]));
+        assert_eq!(
+            (&message.headers[..], &message.payload[..]),
+            (&b"hh"[..], &b"pay"[..])
+        );
     }
 
     #[test]
     fn bytes_are_golden() {
-        let golden: &[u8] = b"\x28\0\0\0\x01\0\x03\0\x02\0\0\0\x07\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0a.bhhpay";
+        let golden: &[u8] =
+            b"\x28\0\0\0\x01\0\x03\0\x02\0\0\0\x07\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0a.bhhpay";
         assert_eq!(&record()[4..], golden);
     }
 

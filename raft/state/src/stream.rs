@@ -101,7 +101,10 @@ impl Stream {
             age_cursor: 0,
             consumers: BTreeMap::new(),
             removals: 0,
-            dirty: Dirty { row: true, ..Dirty::default() },
+            dirty: Dirty {
+                row: true,
+                ..Dirty::default()
+            },
             advanced_in: 0,
             noted_deadline: None,
         }
@@ -170,8 +173,15 @@ impl Stream {
     /// Numbers for clients, without subjects and deleted sequences.
     #[must_use]
     pub fn state(&self) -> StreamStateJson {
-        let first = self.blocks.find(self.first_seq).map_or(0, |(_, entry)| entry.ts_ns());
-        let span = if self.messages == 0 { 0 } else { self.last_seq + 1 - self.first_seq };
+        let first = self
+            .blocks
+            .find(self.first_seq)
+            .map_or(0, |(_, entry)| entry.ts_ns());
+        let span = if self.messages == 0 {
+            0
+        } else {
+            self.last_seq + 1 - self.first_seq
+        };
         StreamStateJson {
             messages: self.messages,
             bytes: self.bytes,
@@ -255,7 +265,11 @@ impl Stream {
 
     /// The first message from `from_seq` on that matches one of `filters` (none = everything).
     #[must_use]
-    pub fn next_for<F: AsRef<[u8]>>(&self, filters: &[F], from_seq: u64) -> Option<(u64, Location)> {
+    pub fn next_for<F: AsRef<[u8]>>(
+        &self,
+        filters: &[F],
+        from_seq: u64,
+    ) -> Option<(u64, Location)> {
         let seq = self.next_seq_for(filters, from_seq)?;
         Some((seq, self.get(seq)?))
     }
@@ -266,7 +280,10 @@ impl Stream {
         if filters.is_empty() {
             return self.blocks.next_live(from_seq);
         }
-        let walk = self.blocks.iter_from(from_seq).take(WALK_ENTRIES_MAX as usize);
+        let walk = self
+            .blocks
+            .iter_from(from_seq)
+            .take(WALK_ENTRIES_MAX as usize);
         let mut walked = 0;
         for (seq, _, entry) in walk {
             walked += 1;
@@ -280,7 +297,10 @@ impl Stream {
         let mut next: Option<u64> = None;
         for filter in filters {
             self.subjects.visit(filter.as_ref(), |id, _| {
-                let found = self.subjects.seqs(id).next_from(from_seq, |s| self.blocks.is_live(s));
+                let found = self
+                    .subjects
+                    .seqs(id)
+                    .next_from(from_seq, |s| self.blocks.is_live(s));
                 next = match (next, found) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -376,7 +396,8 @@ impl Stream {
 
     /// Calls `visit` with matching subjects in order and their message counts until it says stop.
     pub fn visit_subjects(&self, filter: &[u8], mut visit: impl FnMut(&[u8], u64) -> bool) {
-        self.subjects.visit(filter, |id, name| visit(name, self.subjects.seqs(id).len()));
+        self.subjects
+            .visit(filter, |id, name| visit(name, self.subjects.seqs(id).len()));
     }
 
     /// Matching subjects and their message counts, `offset` skipped, at most `limit`; and how many match.
@@ -427,7 +448,9 @@ impl Stream {
             return None;
         }
         let own = self.by_expiry.first().map(|(expiry, _)| *expiry);
-        let age = self.age_head().map(|(_, ts_ns)| ts_ns.saturating_add(self.max_age_ns()));
+        let age = self
+            .age_head()
+            .map(|(_, ts_ns)| ts_ns.saturating_add(self.max_age_ns()));
         match (own, age) {
             (Some(own), Some(age)) => Some(own.min(age)),
             (own, age) => own.or(age),
@@ -446,7 +469,8 @@ impl Stream {
             return false;
         };
         let blocks = &self.blocks;
-        self.subjects.remove(killed.entry.subject, seq, |seq| blocks.is_live(seq));
+        self.subjects
+            .remove(killed.entry.subject, seq, |seq| blocks.is_live(seq));
         self.messages -= 1;
         self.bytes -= self.size_of(&killed.entry);
         self.removals += 1;
@@ -489,7 +513,13 @@ impl Stream {
     }
 
     /// Removes matching messages below `seq` (0 = all) but keeps the newest `keep`.
-    pub(crate) fn purge(&mut self, filter: &[u8], seq: u64, keep: u64, ctx: &mut Context<'_>) -> u64 {
+    pub(crate) fn purge(
+        &mut self,
+        filter: &[u8],
+        seq: u64,
+        keep: u64,
+        ctx: &mut Context<'_>,
+    ) -> u64 {
         let everything = filter.is_empty() || filter == b">";
         if everything && keep == 0 && (seq == 0 || seq > self.last_seq) {
             return self.clear(ctx);
@@ -583,19 +613,24 @@ impl Stream {
         }
         let from = self.age_cursor.max(self.first_seq);
         let mut rest = self.blocks.iter_from(from);
-        rest.find(|(_, _, entry)| !entry.has(NEVER)).map(|(seq, _, entry)| (seq, entry.ts_ns()))
+        rest.find(|(_, _, entry)| !entry.has(NEVER))
+            .map(|(seq, _, entry)| (seq, entry.ts_ns()))
     }
 
     /// Removes what is due, at most `budget` messages. Returns how many went.
     pub(crate) fn expire(&mut self, budget: usize, ctx: &mut Context<'_>) -> usize {
         let mut gone = 0;
         while gone < budget && !self.config.sealed {
-            let own = self.by_expiry.first().copied().filter(|(at, _)| *at <= ctx.now_ns);
+            let own = self
+                .by_expiry
+                .first()
+                .copied()
+                .filter(|(at, _)| *at <= ctx.now_ns);
             let age = self.age_head().filter(|(seq, ts_ns)| {
                 self.age_cursor = *seq;
                 ts_ns.saturating_add(self.max_age_ns()) <= ctx.now_ns
             });
-            let Some(seq) = own.map(|(_, seq)| seq).or(age.map(|(seq, _)| seq)) else {
+            let Some(seq) = own.map(|(_, seq)| seq).or_else(|| age.map(|(seq, _)| seq)) else {
                 break;
             };
             self.expire_one(seq, ctx);
@@ -620,7 +655,14 @@ impl Stream {
             );
             let expiry = ctx.now_ns.saturating_add(marker_ttl);
             let header_len = crate::codec::len_u32(header.len());
-            self.store(&subject, header_len, header.as_bytes(), MARKER, Some(expiry), ctx);
+            self.store(
+                &subject,
+                header_len,
+                header.as_bytes(),
+                MARKER,
+                Some(expiry),
+                ctx,
+            );
         }
     }
 }
@@ -647,5 +689,7 @@ pub(crate) fn message_size(storage: Storage, record_len: u32, has_headers: bool)
 
 /// Whether one of the filters matches; none is never a match.
 pub(crate) fn matches_any<F: AsRef<[u8]>>(filters: &[F], name: &[u8]) -> bool {
-    filters.iter().any(|filter| subject::matches(filter.as_ref(), name))
+    filters
+        .iter()
+        .any(|filter| subject::matches(filter.as_ref(), name))
 }

@@ -55,7 +55,10 @@ impl SubjectTable {
 
     fn insert(&mut self, name: &[u8]) -> u32 {
         let name: Arc<[u8]> = name.into();
-        let slot = Slot { name: name.clone(), seqs: SeqList::default() };
+        let slot = Slot {
+            name: name.clone(),
+            seqs: SeqList::default(),
+        };
         let id = if let Some(id) = self.free.pop() {
             self.slots[id as usize] = slot;
             id
@@ -74,7 +77,9 @@ impl SubjectTable {
 
     pub(crate) fn seqs(&self, id: u32) -> &SeqList {
         static EMPTY: SeqList = SeqList::Empty;
-        self.slots.get(id as usize).map_or(&EMPTY, |slot| &slot.seqs)
+        self.slots
+            .get(id as usize)
+            .map_or(&EMPTY, |slot| &slot.seqs)
     }
 
     pub(crate) fn push(&mut self, id: u32, seq: u64) {
@@ -152,7 +157,10 @@ mod tests {
     #[test]
     fn wildcards_stay_inside_their_prefix() {
         let mut table = SubjectTable::default();
-        for (seq, name) in ["a", "a.b", "a.b.c", "a.c.c", "ab.c", "b.b.c"].iter().enumerate() {
+        for (seq, name) in ["a", "a.b", "a.b.c", "a.c.c", "ab.c", "b.b.c"]
+            .iter()
+            .enumerate()
+        {
             let id = table.intern(name.as_bytes());
             table.push(id, seq as u64 + 1);
         }

@@ -2,7 +2,7 @@
 
 use unibus_proto::jetstream::api::MsgGetRequest;
 use unibus_proto::subject::is_valid_filter;
-use unibus_state::{Location, State, StoredMessage};
+use unibus_state::{Location, State, StoredMessage, Stream};
 
 use super::Ticket;
 use super::plan::{Read, names_one_message};
@@ -38,7 +38,11 @@ pub(super) fn request(
             if parsed.seq > 0 || !parsed.next_by_subj.is_empty() || parsed.batch > 0 {
                 return Err("Bad Request");
             }
-            MsgGetRequest { last_by_subj: subject.to_owned(), no_hdr: parsed.no_hdr, ..Default::default() }
+            MsgGetRequest {
+                last_by_subj: subject.to_owned(),
+                no_hdr: parsed.no_hdr,
+                ..Default::default()
+            }
         }
         None => parsed,
     };
@@ -51,7 +55,10 @@ pub(super) fn request(
     if !fits {
         return Err("Bad Request");
     }
-    Ok(Read::Direct { stream: stream.to_owned(), request })
+    Ok(Read::Direct {
+        stream: stream.to_owned(),
+        request,
+    })
 }
 
 /// Answers a request after its barrier.
@@ -71,7 +78,9 @@ pub(super) fn answer(core: &Core, stream: &str, request: &MsgGetRequest, ticket:
 /// The one message that a request names.
 pub(super) fn find(core: &Core, stream: &str, request: &MsgGetRequest) -> Option<StoredMessage> {
     for _ in 0..READ_ATTEMPTS {
-        let place = core.replica.with_state(|state| locate(state, stream, request))?;
+        let place = core
+            .replica
+            .with_state(|state| locate(state, stream, request))?;
         if let Some(message) = core.read_message(&place) {
             return Some(message);
         }
@@ -82,20 +91,23 @@ pub(super) fn find(core: &Core, stream: &str, request: &MsgGetRequest) -> Option
 fn locate(state: &State, stream: &str, request: &MsgGetRequest) -> Option<Location> {
     let stream = state.stream(stream)?;
     if !request.last_by_subj.is_empty() {
-        return stream.last_for(&request.last_by_subj).map(|(_, place)| place);
+        return stream
+            .last_for(request.last_by_subj.as_bytes())
+            .map(|(_, place)| place);
     }
-    let from = start(state, request, stream)?;
+    let from = start(request, stream)?;
     if request.next_by_subj.is_empty() && request.start_time.is_none() {
         return stream.get(from);
     }
-    stream.next_for(filters(request), from).map(|(_, place)| place)
+    stream
+        .next_for(filters(request), from)
+        .map(|(_, place)| place)
 }
 
 /// The sequence a request begins at.
-fn start(state: &State, request: &MsgGetRequest, stream: &unibus_state::Stream) -> Option<u64> {
-    let _ = state;
+fn start(request: &MsgGetRequest, stream: &Stream) -> Option<u64> {
     match request.start_time {
-        Some(time) => stream.first_at(time.0),
+        Some(time) => stream.first_seq_at(time.0),
         None => Some(request.seq.max(1)),
     }
 }
@@ -117,12 +129,14 @@ struct Batch {
 fn answer_batch(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Ticket) {
     let found = core.replica.with_state(|state| {
         let held = state.stream(stream)?;
-        let mut from = start(state, request, held)?;
+        let mut from = start(request, held)?;
         let filters = filters(request);
         let matching = held.num_pending(filters, from, false);
         let mut places = Vec::new();
         while (places.len() as u64) < request.batch.min(BATCH_MAX) {
-            let Some((seq, place)) = held.next_for(filters, from) else { break };
+            let Some((seq, place)) = held.next_for(filters, from) else {
+                break;
+            };
             from = seq + 1;
             places.push((seq, place));
         }
@@ -137,18 +151,37 @@ fn answer_batch(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Tic
 }
 
 fn answer_multi(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Ticket) {
-    if request.multi_last.iter().any(|filter| !is_valid_filter(filter.as_bytes())) {
+    if request
+        .multi_last
+        .iter()
+        .any(|filter| !is_valid_filter(filter.as_bytes()))
+    {
         return ticket.status(408, "Bad Request");
     }
     let found = core.replica.with_state(|state| {
         let held = state.stream(stream)?;
-        let last = held.state().last_seq;
-        let mut up_to = if request.up_to_seq > 0 { request.up_to_seq.min(last) } else { last };
+        let last = held.last_seq();
+        let mut up_to = if request.up_to_seq > 0 {
+            request.up_to_seq.min(last)
+        } else {
+            last
+        };
         if let Some(time) = request.up_to_time {
-            up_to = held.first_at(time.0).map_or(up_to, |seq| up_to.min(seq.saturating_sub(1)));
+            let after = held.first_seq_at(time.0);
+            up_to = after.map_or(up_to, |seq| up_to.min(seq.saturating_sub(1)));
         }
-        let places = held.last_per_subject(&request.multi_last, up_to);
-        Some((Batch { matching: places.len() as u64, places }, up_to))
+        let seqs = held.last_seqs_up_to(&request.multi_last, up_to, MULTI_MAX);
+        let places: Vec<(u64, Location)> = seqs
+            .into_iter()
+            .filter_map(|seq| Some((seq, held.get(seq)?)))
+            .collect();
+        Some((
+            Batch {
+                matching: places.len() as u64,
+                places,
+            },
+            up_to,
+        ))
     });
     match found {
         Some((batch, _)) if batch.places.len() > MULTI_MAX && request.batch == 0 => {
@@ -172,7 +205,11 @@ fn send_batch(
     up_to: Option<u64>,
     ticket: &Ticket,
 ) {
-    let bytes_max = if request.max_bytes > 0 { request.max_bytes } else { BATCH_BYTES_MAX };
+    let bytes_max = if request.max_bytes > 0 {
+        request.max_bytes
+    } else {
+        BATCH_BYTES_MAX
+    };
     let (mut bytes, mut pending, mut last) = (0, batch.matching, 0);
     for (seq, place) in &batch.places {
         // The first message always goes: a batch that brings nothing would be asked for again.
@@ -181,8 +218,16 @@ fn send_batch(
             break;
         }
         pending = pending.saturating_sub(1);
-        let Some(message) = core.read_message(place) else { continue };
-        send_message(&message, stream, request.no_hdr, Some((pending, last)), ticket);
+        let Some(message) = core.read_message(place) else {
+            continue;
+        };
+        send_message(
+            &message,
+            stream,
+            request.no_hdr,
+            Some((pending, last)),
+            ticket,
+        );
         last = *seq;
     }
     let mut block = Vec::new();
@@ -218,7 +263,11 @@ mod tests {
 
     #[test]
     fn requests_by_subject_and_by_body() {
-        let Ok(Read::Direct { request: by_subject, .. }) = request("S", Some("a.b"), b"") else {
+        let Ok(Read::Direct {
+            request: by_subject,
+            ..
+        }) = request("S", Some("a.b"), b"")
+        else {
             panic!("refused");
         };
         assert_eq!(by_subject.last_by_subj, "a.b");
@@ -231,9 +280,15 @@ mod tests {
     fn bad_requests_have_their_own_words() {
         assert_eq!(request("S", None, b""), Err("Empty Request"));
         assert_eq!(request("S", None, b"what"), Err("Malformed Request"));
-        assert_eq!(request("S", None, br#"{"seq":"x"}"#), Err("Malformed Request"));
+        assert_eq!(
+            request("S", None, br#"{"seq":"x"}"#),
+            Err("Malformed Request")
+        );
         assert_eq!(request("S", None, b"{}"), Err("Bad Request"));
         assert_eq!(request("S", Some("a"), br#"{"seq":1}"#), Err("Bad Request"));
-        assert_eq!(request("S", None, br#"{"last_by_subj":"a","batch":2}"#), Err("Bad Request"));
+        assert_eq!(
+            request("S", None, br#"{"last_by_subj":"a","batch":2}"#),
+            Err("Bad Request")
+        );
     }
 }

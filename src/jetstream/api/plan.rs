@@ -41,12 +41,30 @@ pub(super) enum Read {
     Account,
     StreamNames(PagedRequest),
     StreamList(PagedRequest),
-    StreamInfo { stream: String, request: StreamInfoRequest },
-    Message { stream: String, request: MsgGetRequest },
-    ConsumerInfo { stream: String, consumer: String },
-    ConsumerNames { stream: String, request: PagedRequest },
-    ConsumerList { stream: String, request: PagedRequest },
-    Direct { stream: String, request: MsgGetRequest },
+    StreamInfo {
+        stream: String,
+        request: StreamInfoRequest,
+    },
+    Message {
+        stream: String,
+        request: MsgGetRequest,
+    },
+    ConsumerInfo {
+        stream: String,
+        consumer: String,
+    },
+    ConsumerNames {
+        stream: String,
+        request: PagedRequest,
+    },
+    ConsumerList {
+        stream: String,
+        request: PagedRequest,
+    },
+    Direct {
+        stream: String,
+        request: MsgGetRequest,
+    },
 }
 
 /// Who asks, and what that allows.
@@ -149,9 +167,9 @@ pub(super) fn plan(
         Endpoint::Unsupported(_) => {
             Err(ApiError::fixed(500, 10009, "this request is not supported"))
         }
-        Endpoint::ConsumerNext { .. } | Endpoint::DirectGet { .. } | Endpoint::Unknown => {
-            Err(ApiError::fixed(400, 10003, "bad request: unknown API subject"))
-        }
+        Endpoint::ConsumerNext { .. } | Endpoint::DirectGet { .. } | Endpoint::Unknown => Err(
+            ApiError::fixed(400, 10003, "bad request: unknown API subject"),
+        ),
     }
 }
 
@@ -170,9 +188,15 @@ fn stream_write(name: &str, body: &[u8], caller: Caller, create: bool) -> Result
     };
     let name = name.to_owned();
     Ok(if create {
-        Plan::Write { command: Command::StreamCreate(put), then: Then::StreamCreated(name) }
+        Plan::Write {
+            command: Command::StreamCreate(put),
+            then: Then::StreamCreated(name),
+        }
     } else {
-        Plan::Write { command: Command::StreamUpdate(put), then: Then::StreamUpdated(name) }
+        Plan::Write {
+            command: Command::StreamUpdate(put),
+            then: Then::StreamUpdated(name),
+        }
     })
 }
 
@@ -184,7 +208,10 @@ fn stream_delete(name: &str, body: &[u8], caller: Caller) -> Result<Plan, ApiErr
         name: name.to_owned(),
         privileged: caller.internal,
     });
-    Ok(Plan::Write { command, then: Then::StreamDeleted })
+    Ok(Plan::Write {
+        command,
+        then: Then::StreamDeleted,
+    })
 }
 
 fn stream_purge(name: &str, body: &[u8], caller: Caller) -> Result<Plan, ApiError> {
@@ -199,7 +226,10 @@ fn stream_purge(name: &str, body: &[u8], caller: Caller) -> Result<Plan, ApiErro
         keep: request.keep,
         privileged: caller.internal,
     });
-    Ok(Plan::Write { command, then: Then::Purged })
+    Ok(Plan::Write {
+        command,
+        then: Then::Purged,
+    })
 }
 
 fn message_get(stream: &str, body: &[u8]) -> Result<Plan, ApiError> {
@@ -207,7 +237,10 @@ fn message_get(stream: &str, body: &[u8]) -> Result<Plan, ApiError> {
     if request.batch > 0 || !request.multi_last.is_empty() || !names_one_message(&request) {
         return Err(error::BAD_REQUEST);
     }
-    Ok(Plan::Read(Read::Message { stream: stream.to_owned(), request }))
+    Ok(Plan::Read(Read::Message {
+        stream: stream.to_owned(),
+        request,
+    }))
 }
 
 /// Whether exactly one of the ways to name a message is used.
@@ -231,7 +264,10 @@ fn message_delete(stream: &str, body: &[u8], caller: Caller) -> Result<Plan, Api
         no_erase: request.no_erase,
         privileged: caller.internal,
     });
-    Ok(Plan::Write { command, then: Then::MessageDeleted })
+    Ok(Plan::Write {
+        command,
+        then: Then::MessageDeleted,
+    })
 }
 
 fn consumer_create(
@@ -255,7 +291,13 @@ fn consumer_create(
         return Err(error::DELIVER_SUBJECT_NOT_VALID);
     }
     strip_server_metadata(&mut config.metadata);
-    Ok(consumer_command(target.stream, config, request.action, caller, generated))
+    Ok(consumer_command(
+        target.stream,
+        config,
+        request.action,
+        caller,
+        generated,
+    ))
 }
 
 fn consumer_command(
@@ -274,7 +316,9 @@ fn consumer_command(
             generated_name: if unnamed { generated() } else { String::new() },
             privileged: caller.internal,
         }),
-        then: Then::ConsumerCreated { stream: stream.to_owned() },
+        then: Then::ConsumerCreated {
+            stream: stream.to_owned(),
+        },
     }
 }
 
@@ -295,7 +339,9 @@ fn check_names(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<(
 }
 
 fn check_filter(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<(), ApiError> {
-    let Some(filter) = target.filter else { return Ok(()) };
+    let Some(filter) = target.filter else {
+        return Ok(());
+    };
     if !config.filter_subjects.is_empty() {
         return Err(error::CONSUMER_MULTIPLE_FILTERS_NOT_ALLOWED);
     }
@@ -326,12 +372,20 @@ mod tests {
     use super::{Caller, Plan, Read, names_one_message, plan};
     use crate::jetstream::subject::parse;
 
-    const USER: Caller = Caller { internal: false, group_size: 1 };
-    const NODE: Caller = Caller { internal: true, group_size: 1 };
+    const USER: Caller = Caller {
+        internal: false,
+        group_size: 1,
+    };
+    const NODE: Caller = Caller {
+        internal: true,
+        group_size: 1,
+    };
 
     fn planned(subject: &str, body: &str, caller: Caller) -> Result<Plan, u16> {
-        plan(&parse(subject.as_bytes()), body.as_bytes(), caller, || "GENERATED".into())
-            .map_err(|error| error.err_code)
+        plan(&parse(subject.as_bytes()), body.as_bytes(), caller, || {
+            "GENERATED".into()
+        })
+        .map_err(|error| error.err_code)
     }
 
     fn refused(subject: &str, body: &str) -> u16 {
@@ -341,8 +395,10 @@ mod tests {
     #[test]
     fn stream_requests_are_checked() {
         let config = r#"{"name":"S","subjects":["s.>"],"metadata":{"_nats.ver":"1","a":"b"}}"#;
-        let Ok(Plan::Write { command: Command::StreamCreate(put), .. }) =
-            planned("$JS.API.STREAM.CREATE.S", config, USER)
+        let Ok(Plan::Write {
+            command: Command::StreamCreate(put),
+            ..
+        }) = planned("$JS.API.STREAM.CREATE.S", config, USER)
         else {
             panic!("not planned");
         };
@@ -353,7 +409,10 @@ mod tests {
         assert_eq!(refused("$JS.API.STREAM.CREATE.S", r#"{"name":1}"#), 10025);
         assert_eq!(refused("$JS.API.STREAM.DELETE.S", r#"{"a":1}"#), 10038);
         assert!(planned("$JS.API.STREAM.DELETE.S", "{}", USER).is_ok());
-        assert_eq!(refused("$JS.API.STREAM.PURGE.S", r#"{"seq":1,"keep":1}"#), 10003);
+        assert_eq!(
+            refused("$JS.API.STREAM.PURGE.S", r#"{"seq":1,"keep":1}"#),
+            10003
+        );
         assert!(planned("$JS.API.STREAM.PURGE.S", "", USER).is_ok());
         assert_eq!(refused("$JS.API.NOPE", ""), 10003);
         assert_eq!(refused("$JS.API.STREAM.SNAPSHOT.S", ""), 10009);
@@ -372,30 +431,60 @@ mod tests {
     #[test]
     fn consumer_names_and_filters_agree_with_the_subject() {
         let named = |config: &str| format!(r#"{{"stream_name":"S","config":{config}}}"#);
-        let Ok(Plan::Write { command: Command::ConsumerCreate(create), .. }) =
-            planned("$JS.API.CONSUMER.CREATE.S", &named("{}"), USER)
+        let Ok(Plan::Write {
+            command: Command::ConsumerCreate(create),
+            ..
+        }) = planned("$JS.API.CONSUMER.CREATE.S", &named("{}"), USER)
         else {
             panic!("not planned");
         };
         assert_eq!(create.generated_name, "GENERATED");
         let cases = [
             ("$JS.API.CONSUMER.CREATE.T", "{}", 10056),
-            ("$JS.API.CONSUMER.CREATE.S", r#"{"durable_name":"d"}"#, 10020),
-            ("$JS.API.CONSUMER.CREATE.S.c", r#"{"durable_name":"d"}"#, 10017),
+            (
+                "$JS.API.CONSUMER.CREATE.S",
+                r#"{"durable_name":"d"}"#,
+                10020,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c",
+                r#"{"durable_name":"d"}"#,
+                10017,
+            ),
             ("$JS.API.CONSUMER.DURABLE.CREATE.S.d", "{}", 10018),
-            ("$JS.API.CONSUMER.CREATE.S.c.s.a", r#"{"filter_subject":"s.b"}"#, 10131),
-            ("$JS.API.CONSUMER.CREATE.S.c.s.a", r#"{"filter_subjects":["s.a"]}"#, 10137),
-            ("$JS.API.CONSUMER.CREATE.S.c", r#"{"deliver_subject":"$JS.API.INFO"}"#, 10112),
-            ("$JS.API.CONSUMER.CREATE.S.c", r#"{"deliver_subject":"$KV.UNIBUS_u.k"}"#, 10112),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c.s.a",
+                r#"{"filter_subject":"s.b"}"#,
+                10131,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c.s.a",
+                r#"{"filter_subjects":["s.a"]}"#,
+                10137,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c",
+                r#"{"deliver_subject":"$JS.API.INFO"}"#,
+                10112,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c",
+                r#"{"deliver_subject":"$KV.UNIBUS_u.k"}"#,
+                10112,
+            ),
         ];
         for (subject, config, code) in cases {
             assert_eq!(refused(subject, &named(config)), code, "{subject} {config}");
         }
-        let Ok(Plan::Write { command: Command::ConsumerCreate(create), .. }) = planned(
+        let Ok(Plan::Write {
+            command: Command::ConsumerCreate(create),
+            ..
+        }) = planned(
             "$JS.API.CONSUMER.CREATE.S.c.s.*",
             &named(r#"{"filter_subject":"s.*","deliver_subject":"_INBOX.x"}"#),
             USER,
-        ) else {
+        )
+        else {
             panic!("not planned");
         };
         assert_eq!(create.config.name, "c");
@@ -403,14 +492,15 @@ mod tests {
 
     #[test]
     fn a_message_is_named_in_one_way() {
-        let named = |json: &str| {
-            names_one_message(&serde_json::from_str::<MsgGetRequest>(json).unwrap())
-        };
+        let named =
+            |json: &str| names_one_message(&serde_json::from_str::<MsgGetRequest>(json).unwrap());
         assert!(named(r#"{"seq":1}"#));
         assert!(named(r#"{"last_by_subj":"a"}"#));
         assert!(named(r#"{"next_by_subj":"a"}"#));
         assert!(named(r#"{"seq":1,"next_by_subj":"a"}"#));
-        assert!(named(r#"{"start_time":"2026-01-01T00:00:00Z","next_by_subj":"a"}"#));
+        assert!(named(
+            r#"{"start_time":"2026-01-01T00:00:00Z","next_by_subj":"a"}"#
+        ));
         assert!(!named("{}"));
         assert!(!named(r#"{"seq":1,"last_by_subj":"a"}"#));
         assert!(!named(r#"{"last_by_subj":"a","next_by_subj":"b"}"#));

@@ -15,7 +15,7 @@ use unibus_proto::jetstream::api::{
 };
 use unibus_proto::jetstream::config::add_server_metadata;
 use unibus_proto::jetstream::error::{self, ApiError};
-use unibus_proto::jetstream::info::{AccountInfo, AccountLimits, ApiStats, MessageJson};
+use unibus_proto::jetstream::info::{AccountInfo, ApiStats, MessageJson};
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_proto::subject::{collide, is_valid_filter};
 use unibus_state::{State, Stream};
@@ -30,6 +30,8 @@ use crate::jetstream::internal;
 const BATCH_MAX: usize = 256;
 /// Barriers and their answers at once.
 const BATCHES_MAX: usize = 4;
+/// Deleted sequences that one stream info lists.
+const DELETED_MAX: usize = 100_000;
 /// How long a read waits for a leader before it is refused.
 const BARRIER_MAX: Duration = Duration::from_secs(2);
 
@@ -51,11 +53,19 @@ pub(in crate::jetstream) struct Reader {
 
 impl Reader {
     pub(in crate::jetstream) fn new() -> Arc<Self> {
-        Arc::new(Self { waiting: Mutex::default(), wake: Notify::new() })
+        Arc::new(Self {
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+        })
     }
 
     pub(super) fn ask(&self, read: Read, kind: &'static str, internal: bool, ticket: Ticket) {
-        self.waiting.lock().push_back(Question { read, kind, internal, ticket });
+        self.waiting.lock().push_back(Question {
+            read,
+            kind,
+            internal,
+            ticket,
+        });
         self.wake.notify_one();
     }
 
@@ -66,7 +76,9 @@ impl Reader {
             self.wake.notified().await;
             loop {
                 // Questions pile up while all permits are out: that is what makes batches.
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                    return;
+                };
                 let batch = self.take();
                 if batch.is_empty() {
                     break;
@@ -106,7 +118,8 @@ impl Question {
     fn unavailable(&self) {
         match self.read {
             Read::Direct { .. } => {
-                self.ticket.status(500, "JetStream system temporarily unavailable");
+                self.ticket
+                    .status(500, "JetStream system temporarily unavailable");
             }
             _ => self.ticket.refuse(self.kind, &error::CLUSTER_NOT_AVAILABLE),
         }
@@ -124,15 +137,22 @@ impl Question {
 
     fn body(&self, core: &Core) -> Result<Vec<u8>, ApiError> {
         match &self.read {
-            Read::Account => json(self.kind, &account_info(core, self.internal)),
-            Read::StreamNames(request) => json(self.kind, &stream_names(core, request, self.internal)),
-            Read::StreamList(request) => json(self.kind, &stream_list(core, request, self.internal)),
+            Read::Account => json(self.kind, &account_info(core)),
+            Read::StreamNames(request) => {
+                json(self.kind, &stream_names(core, request, self.internal))
+            }
+            Read::StreamList(request) => {
+                json(self.kind, &stream_list(core, request, self.internal))
+            }
             Read::StreamInfo { stream, request } => {
                 json(self.kind, &stream_info(core, stream, request)?)
             }
-            Read::Message { stream, request } => {
-                json(self.kind, &MsgGetResponse { message: message(core, stream, request)? })
-            }
+            Read::Message { stream, request } => json(
+                self.kind,
+                &MsgGetResponse {
+                    message: message(core, stream, request)?,
+                },
+            ),
             Read::ConsumerNames { stream, request } => {
                 json(self.kind, &consumer_names(core, stream, request)?)
             }
@@ -144,10 +164,15 @@ impl Question {
     }
 
     async fn answer_consumer(self, core: Arc<Core>) {
-        let Read::ConsumerInfo { stream, consumer } = &self.read else { return };
+        let Read::ConsumerInfo { stream, consumer } = &self.read else {
+            return;
+        };
         let answer = match core.live_consumer_info(stream, consumer).await {
             Some(info) => json(self.kind, &info),
-            None if core.replica.with_state(|state| state.stream(stream).is_none()) => {
+            None if core
+                .replica
+                .with_state(|state| state.stream(stream).is_none()) =>
+            {
                 Err(error::STREAM_NOT_FOUND)
             }
             None => Err(error::CONSUMER_NOT_FOUND),
@@ -163,9 +188,9 @@ impl Question {
 fn visible<'a>(state: &'a State, privileged: bool) -> Vec<&'a Stream> {
     let mut streams: Vec<&Stream> = state
         .streams()
-        .filter(|stream| privileged || !internal::is_stream(&stream.config().name))
+        .filter(|stream| privileged || !internal::is_stream(stream.name()))
         .collect();
-    streams.sort_by(|a, b| a.config().name.cmp(&b.config().name));
+    streams.sort_by(|a, b| a.name().cmp(b.name()));
     streams
 }
 
@@ -178,27 +203,27 @@ fn has_subject(stream: &Stream, filter: &str) -> bool {
             .any(|subject| collide(subject.as_bytes(), filter.as_bytes()))
 }
 
-fn account_info(core: &Core, privileged: bool) -> AccountInfo {
-    let (streams, consumers, storage) = core.replica.with_state(|state| {
-        visible(state, privileged).into_iter().fold((0, 0, 0), |(streams, consumers, bytes), s| {
-            (streams + 1, consumers + s.consumers().count() as u64, bytes + s.state().bytes)
-        })
-    });
+fn account_info(core: &Core) -> AccountInfo {
+    let info = core.replica.with_state(State::account_info);
     let (total, errors, inflight) = core.counters.read();
     AccountInfo {
-        storage,
-        streams,
-        consumers,
-        limits: AccountLimits::default(),
         domain: core.options.domain.clone(),
-        api: ApiStats { level: core.options.api_level, total, errors, inflight },
-        ..AccountInfo::default()
+        api: ApiStats {
+            level: core.options.api_level,
+            total,
+            errors,
+            inflight,
+        },
+        ..info
     }
 }
 
 /// One page of `items`.
 fn page<T>(items: impl Iterator<Item = T>, offset: u64, limit: usize) -> Vec<T> {
-    items.skip(usize::try_from(offset).unwrap_or(usize::MAX)).take(limit).collect()
+    items
+        .skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        .take(limit)
+        .collect()
 }
 
 fn stream_names(core: &Core, request: &PagedRequest, privileged: bool) -> StreamNamesResponse {
@@ -210,7 +235,7 @@ fn stream_names(core: &Core, request: &PagedRequest, privileged: bool) -> Stream
             offset: request.offset,
             limit: NAMES_PAGE_MAX as u64,
             streams: page(
-                streams.iter().map(|stream| stream.config().name.clone()),
+                streams.iter().map(|stream| stream.name().to_string()),
                 request.offset,
                 NAMES_PAGE_MAX,
             ),
@@ -255,14 +280,14 @@ fn stream_info(
             let mut info = Core::stream_info_of(stream, Core::now());
             let mut total = 0;
             if !filter.is_empty() {
-                let subjects: std::collections::BTreeMap<String, u64> =
-                    stream.subjects(filter).into_iter().collect();
-                total = subjects.len() as u64;
-                let wanted = page(subjects.into_iter(), request.offset, SUBJECTS_PAGE_MAX);
-                info.state.subjects = Some(wanted.into_iter().collect());
+                let offset = usize::try_from(request.offset).unwrap_or(usize::MAX);
+                let (subjects, count) =
+                    stream.subjects(filter.as_bytes(), offset, SUBJECTS_PAGE_MAX);
+                total = count as u64;
+                info.state.subjects = Some(subjects);
             }
             if request.deleted_details {
-                info.state.deleted = Some(stream.deleted());
+                info.state.deleted = Some(stream.deleted(DELETED_MAX));
             }
             Some((info, total))
         })
@@ -271,17 +296,32 @@ fn stream_info(
     let needs = info.config.required_api_level();
     let (level, version) = (core.options.api_level, core.options.version.as_str());
     add_server_metadata(&mut info.config.metadata, needs, level, version);
-    let (offset, limit) =
-        if filter.is_empty() { (0, 0) } else { (request.offset, SUBJECTS_PAGE_MAX as u64) };
-    Ok(StreamInfoResponse { total, offset, limit, info })
+    let (offset, limit) = if filter.is_empty() {
+        (0, 0)
+    } else {
+        (request.offset, SUBJECTS_PAGE_MAX as u64)
+    };
+    Ok(StreamInfoResponse {
+        total,
+        offset,
+        limit,
+        info,
+    })
 }
 
 fn message(core: &Core, stream: &str, request: &MsgGetRequest) -> Result<MessageJson, ApiError> {
-    if core.replica.with_state(|state| state.stream(stream).is_none()) {
+    if core
+        .replica
+        .with_state(|state| state.stream(stream).is_none())
+    {
         return Err(error::STREAM_NOT_FOUND);
     }
     let stored = direct::find(core, stream, request).ok_or(error::NO_MESSAGE_FOUND)?;
-    let hdrs = if request.no_hdr { String::new() } else { BASE64.encode(&stored.headers) };
+    let hdrs = if request.no_hdr {
+        String::new()
+    } else {
+        BASE64.encode(&stored.headers)
+    };
     Ok(MessageJson {
         subject: String::from_utf8_lossy(&stored.subject).into_owned(),
         seq: stored.seq,
@@ -298,14 +338,14 @@ fn consumer_names(
 ) -> Result<ConsumerNamesResponse, ApiError> {
     core.replica.with_state(|state| {
         let stream = state.stream(stream).ok_or(error::STREAM_NOT_FOUND)?;
-        let mut names: Vec<String> =
-            stream.consumers().map(|consumer| consumer.name().to_owned()).collect();
-        names.sort();
+        let names = stream
+            .consumers()
+            .map(|consumer| consumer.name().to_string());
         Ok(ConsumerNamesResponse {
-            total: names.len() as u64,
+            total: stream.consumers().len() as u64,
             offset: request.offset,
             limit: NAMES_PAGE_MAX as u64,
-            consumers: page(names.into_iter(), request.offset, NAMES_PAGE_MAX),
+            consumers: page(names, request.offset, NAMES_PAGE_MAX),
         })
     })
 }
@@ -315,15 +355,19 @@ fn consumer_list(
     stream: &str,
     request: &PagedRequest,
 ) -> Result<ConsumerListResponse, ApiError> {
-    let mut all = consumer_names(core, stream, &PagedRequest::default())?;
-    let total = all.total;
-    all.consumers = page(all.consumers.into_iter(), request.offset, LIST_PAGE_MAX);
+    let (total, names) = core.replica.with_state(|state| {
+        let held = state.stream(stream).ok_or(error::STREAM_NOT_FOUND)?;
+        let names = held.consumers().map(|consumer| consumer.name().to_string());
+        Ok((
+            held.consumers().len() as u64,
+            page(names, request.offset, LIST_PAGE_MAX),
+        ))
+    })?;
     Ok(ConsumerListResponse {
         total,
         offset: request.offset,
         limit: LIST_PAGE_MAX as u64,
-        consumers: all
-            .consumers
+        consumers: names
             .iter()
             .filter_map(|name| core.consumer_info(stream, name))
             .collect(),

@@ -41,7 +41,11 @@ async fn settle(then: &Then, call: Call, ticket: &Ticket) -> Result<Vec<u8>, Api
     if matters_everywhere(then) {
         let late = core.replica.applied_everywhere(index, EVERYWHERE_MAX).await;
         if !late.is_empty() {
-            tracing::warn!(index, nodes = late.len(), "a change is not in force on every node yet");
+            tracing::warn!(
+                index,
+                nodes = late.len(),
+                "a change is not in force on every node yet"
+            );
         }
     }
     body(then, &outcome, ticket)
@@ -50,7 +54,10 @@ async fn settle(then: &Then, call: Call, ticket: &Ticket) -> Result<Vec<u8>, Api
 /// Nodes capture a stream's subjects on their own: all must know of a change before its maker
 /// publishes on the strength of it.
 fn matters_everywhere(then: &Then) -> bool {
-    matches!(then, Then::StreamCreated(_) | Then::StreamUpdated(_) | Then::StreamDeleted)
+    matches!(
+        then,
+        Then::StreamCreated(_) | Then::StreamUpdated(_) | Then::StreamDeleted
+    )
 }
 
 fn refusal(outcome: &Outcome) -> Option<ApiError> {
@@ -66,26 +73,50 @@ fn body(then: &Then, outcome: &Outcome, ticket: &Ticket) -> Result<Vec<u8>, ApiE
     match then {
         Then::StreamCreated(name) => {
             // Gone again already: somebody else removed it in between.
-            let info = core.created_stream_info(name).ok_or(error::STREAM_NOT_FOUND)?;
-            json("stream_create_response", &StreamCreateResponse { info, did_create: true })
+            let info = core
+                .created_stream_info(name)
+                .ok_or(error::STREAM_NOT_FOUND)?;
+            json(
+                "stream_create_response",
+                &StreamCreateResponse {
+                    info,
+                    did_create: true,
+                },
+            )
         }
         Then::StreamUpdated(name) => {
-            let info = core.created_stream_info(name).ok_or(error::STREAM_NOT_FOUND)?;
+            let info = core
+                .created_stream_info(name)
+                .ok_or(error::STREAM_NOT_FOUND)?;
             json("stream_update_response", &info)
         }
         Then::StreamDeleted => json("stream_delete_response", &Success { success: true }),
         Then::MessageDeleted => json("stream_msg_delete_response", &Success { success: true }),
         Then::ConsumerDeleted => json("consumer_delete_response", &Success { success: true }),
         Then::Purged => {
-            let purged = if let Outcome::Purged { count } = outcome { *count } else { 0 };
-            json("stream_purge_response", &PurgeResponse { success: true, purged })
+            let purged = if let Outcome::Purged { count } = outcome {
+                *count
+            } else {
+                0
+            };
+            json(
+                "stream_purge_response",
+                &PurgeResponse {
+                    success: true,
+                    purged,
+                },
+            )
         }
         Then::ConsumerCreated { stream } => {
-            let Outcome::ConsumerCreated { name, num_pending, .. } = outcome else {
+            let Outcome::ConsumerCreated {
+                name, num_pending, ..
+            } = outcome
+            else {
                 return Err(error::CLUSTER_NOT_AVAILABLE);
             };
-            let mut info =
-                core.consumer_info(stream, name).ok_or(error::CONSUMER_NOT_FOUND)?;
+            let mut info = core
+                .consumer_info(stream, name)
+                .ok_or(error::CONSUMER_NOT_FOUND)?;
             // What was pending at creation, whatever was published since: watchers count on it.
             info.num_pending = *num_pending;
             json("consumer_create_response", &info)

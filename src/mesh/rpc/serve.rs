@@ -116,7 +116,7 @@ async fn answer_one(send: &mut SendStream, answer: Answer) -> Result<(), FrameEr
 
 type Answered = (u64, Answer, OwnedSemaphorePermit);
 
-/// The stream of an ordered class: handlers are called in the order of arrival and run side by side.
+/// The stream of an ordered class: handlers are called in the order of arrival, run side by side.
 async fn serve_lane(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,

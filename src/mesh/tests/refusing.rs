@@ -1,6 +1,7 @@
 //! Who gets no route, with the reason on both sides; each with its legitimate twin, that does.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use unibus_proto::NodeId;
 
@@ -8,6 +9,7 @@ use super::fixture::{Authority, Node, STRICT, named_route, route_to, until};
 use crate::mesh::{
     Direction, MeshOptions, Posture, Refusal, RefusalReason, RefusedBy, RouteSecret, RouteState,
 };
+use crate::pki;
 
 async fn refusal(node: &Node, reason: RefusalReason, by: RefusedBy) -> Refusal {
     let find = || {
@@ -77,7 +79,11 @@ async fn a_certificate_of_another_authority_gets_no_route() {
     let two = Node::start(options).await;
     let seen = refusal(&one, RefusalReason::Tls, RefusedBy::Us).await;
     assert_eq!(seen.direction, Direction::Accepted);
-    assert!(seen.detail.contains("UnknownIssuer"), "{}", seen.detail);
+    assert!(
+        seen.detail.contains("invalid peer certificate"),
+        "{}",
+        seen.detail
+    );
     refusal(&two, RefusalReason::Tls, RefusedBy::Peer).await;
     assert!(one.hooks.events.lock().is_empty() && two.hooks.events.lock().is_empty());
     two.mesh.shutdown().await;
@@ -95,9 +101,75 @@ async fn a_server_of_another_authority_gets_no_route() {
     let one = Node::start(options).await;
     let two = Node::start(ours.options(2, vec![route_to(one.addr())])).await;
     let seen = refusal(&two, RefusalReason::Tls, RefusedBy::Us).await;
-    assert!(seen.detail.contains("UnknownIssuer"), "{}", seen.detail);
+    assert!(
+        seen.detail.contains("invalid peer certificate"),
+        "{}",
+        seen.detail
+    );
     refusal(&one, RefusalReason::Tls, RefusedBy::Peer).await;
     assert!(one.hooks.events.lock().is_empty() && two.hooks.events.lock().is_empty());
+}
+
+/// Signs a certificate for n1 with the right CA but other particulars.
+fn odd_certificate(
+    authority: &Authority,
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+) -> MeshOptions {
+    let mut options = authority.options(1, vec![]);
+    let ca = options
+        .tls
+        .ca
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .to_owned();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let ca_key = rcgen::KeyPair::from_pem(&read(&ca.join(pki::CA_KEY))).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read(&ca.join(pki::CA_CERT)), ca_key).unwrap();
+    let mut params = rcgen::CertificateParams::new(["n1".to_owned()]).unwrap();
+    change(&mut params);
+    let key = rcgen::KeyPair::generate().unwrap();
+    options.tls.cert = ca.join("odd.crt");
+    options.tls.key = ca.join("odd.key");
+    std::fs::write(
+        &options.tls.cert,
+        params.signed_by(&key, &issuer).unwrap().pem(),
+    )
+    .unwrap();
+    std::fs::write(&options.tls.key, key.serialize_pem()).unwrap();
+    options
+}
+
+#[tokio::test]
+async fn a_server_certificate_of_another_use_or_time_gets_no_route() {
+    let authority = Authority::new();
+    // All stand in the same two files, so each is loaded before the next is written.
+    let expired = odd_certificate(&authority, |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    });
+    let one = Node::start(expired).await;
+    let two = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    let seen = refusal(&two, RefusalReason::Tls, RefusedBy::Us).await;
+    assert!(seen.detail.contains("expired"), "{}", seen.detail);
+
+    let client_only = odd_certificate(&authority, |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let one = Node::start(client_only).await;
+    let two = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    let seen = refusal(&two, RefusalReason::Tls, RefusedBy::Us).await;
+    assert!(
+        seen.detail.contains("server authentication"),
+        "{}",
+        seen.detail
+    );
+
+    let both = odd_certificate(&authority, |_| {});
+    let one = Node::start(both).await;
+    let two = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    two.has_peers(&[1]).await;
+    assert!(two.mesh.refused().is_empty());
 }
 
 #[tokio::test]

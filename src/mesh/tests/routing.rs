@@ -31,7 +31,7 @@ async fn full_mesh(authority: &Authority, count: usize) -> (Vec<Node>, Vec<Relay
     (nodes, relays)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_dial_each_other_keep_one_connection() {
     let authority = Authority::new();
     for _ in 0..5 {

@@ -16,13 +16,13 @@ use crate::{PATIENCE, eventually};
 pub struct ClusterOptions {
     /// Number of nodes.
     pub nodes: usize,
-    /// Log bytes after which a node takes a checkpoint and purges its log; `None` keeps the default.
-    pub checkpoint_log_bytes: Option<u64>,
+    /// MiB of log after which a node takes a checkpoint and purges its log; `None` keeps the default.
+    pub checkpoint_log_mb: Option<u64>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, checkpoint_log_bytes: None }
+        Self { nodes: 3, checkpoint_log_mb: None }
     }
 }
 
@@ -73,8 +73,8 @@ impl Cluster {
                     .arg(&pki),
             )?;
             let mut args = node_args(dir.path(), &name, *port, &routes.join(","));
-            if let Some(bytes) = options.checkpoint_log_bytes {
-                args.extend(["--checkpoint-log-bytes".into(), bytes.to_string()]);
+            if let Some(mb) = options.checkpoint_log_mb {
+                args.extend(["--checkpoint-log-mb".into(), mb.to_string()]);
             }
             let log = dir.path().join(format!("{name}.log"));
             nodes.push(NodeProcess::new(binary, args, log, free_tcp_port()?, free_tcp_port()?));

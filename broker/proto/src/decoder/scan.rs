@@ -1,7 +1,7 @@
 //! Splitting a control line into arguments, and reading sizes.
 //!
-//! Owns the byte classes of the grammar. Looks at eight bytes at a time, since the argument scan is most
-//! of what decoding a message costs; must never look beyond the line it is given.
+//! Owns the byte classes of the grammar. Looks at eight bytes at a time, since the argument scan is
+//! most of what decoding a message costs; must never look beyond the line it is given.
 
 /// Most arguments any operation takes (`HPUB subject reply #hdr #total`).
 const ARGS_MAX: usize = 4;
@@ -18,7 +18,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Reads arguments from `from` to the LF. `None` if there is no LF, or there are too many of them.
+    /// Reads arguments from `from` to the LF. `None` if there is no LF, or there are too many of
+    /// them.
     #[inline(always)]
     pub(super) fn scan(buf: &[u8], from: usize) -> Option<Self> {
         let mut args = Self {
@@ -87,8 +88,9 @@ pub(super) fn size(token: &[u8]) -> Option<usize> {
     Some(value)
 }
 
-/// Eight bytes from `at`, the first one lowest. Beyond the end of `buf` stand NULs, which count as blank:
-/// the caller meets the end of the buffer when it looks at them. `None` once there is nothing left.
+/// Eight bytes from `at`, the first one lowest. Beyond the end of `buf` stand NULs, which count as
+/// blank: the caller meets the end of the buffer when it looks at them. `None` once there is
+/// nothing left.
 #[inline]
 fn word_at(buf: &[u8], at: usize) -> Option<u64> {
     let rest = buf.get(at..)?;

@@ -8,7 +8,8 @@ const LIMITS: DecoderLimits = DecoderLimits {
     payload_bytes_max: 100,
 };
 
-/// How a stream ended: it ran out of bytes inside an operation (or after the last), or broke a rule.
+/// How a stream ended: it ran out of bytes inside an operation (or after the last), or broke a
+/// rule.
 type End = Result<(), DecodeError>;
 
 /// An operation that outlives its buffer.

@@ -297,7 +297,10 @@ struct ZeroPage {
 
 /// A successful response: `kind` is the type without its prefix, such as `stream_info_response`.
 pub fn response<T: Serialize>(kind: &str, body: &T) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(&Envelope { r#type: format!("{TYPE_PREFIX}{kind}"), body })
+    serde_json::to_vec(&Envelope {
+        r#type: format!("{TYPE_PREFIX}{kind}"),
+        body,
+    })
 }
 
 /// A failed response. Types that page carry zero-valued paging fields, as clients expect.
@@ -311,8 +314,16 @@ pub fn error_response(kind: &str, error: &ApiError) -> Vec<u8> {
             | "consumer_names_response"
             | "consumer_list_response"
     );
-    let paging = pages.then_some(ZeroPage { total: 0, offset: 0, limit: 0 });
-    let failure = Failure { r#type: format!("{TYPE_PREFIX}{kind}"), error, paging };
+    let paging = pages.then_some(ZeroPage {
+        total: 0,
+        offset: 0,
+        limit: 0,
+    });
+    let failure = Failure {
+        r#type: format!("{TYPE_PREFIX}{kind}"),
+        error,
+        paging,
+    };
     serde_json::to_vec(&failure).unwrap_or_default()
 }
 
@@ -324,7 +335,11 @@ mod tests {
     #[test]
     fn stream_not_found_is_byte_exact() {
         assert_eq!(
-            String::from_utf8(error_response("stream_info_response", &error::STREAM_NOT_FOUND)).unwrap(),
+            String::from_utf8(error_response(
+                "stream_info_response",
+                &error::STREAM_NOT_FOUND
+            ))
+            .unwrap(),
             r#"{"type":"io.nats.jetstream.api.v1.stream_info_response","error":{"code":404,"err_code":10059,"description":"stream not found"},"total":0,"offset":0,"limit":0}"#
         );
     }
@@ -335,14 +350,19 @@ mod tests {
         let request: StreamRequest = serde_json::from_str(body).unwrap();
         assert!(request.pedantic && request.config.subjects.is_empty());
         let request: ConsumerCreateRequest =
-            serde_json::from_str(r#"{"stream_name":"S","config":{"ack_policy":"explicit"}}"#).unwrap();
+            serde_json::from_str(r#"{"stream_name":"S","config":{"ack_policy":"explicit"}}"#)
+                .unwrap();
         assert_eq!(request.action, ConsumerAction::CreateOrUpdate);
         assert!(serde_json::from_str::<StreamRequest>(r#"{"max_msgs":"x"}"#).is_err());
     }
 
     #[test]
     fn stream_config_keeps_the_golden_order() {
-        let config = StreamConfig { name: "S".into(), subjects: vec!["s.>".into()], ..Default::default() };
+        let config = StreamConfig {
+            name: "S".into(),
+            subjects: vec!["s.>".into()],
+            ..Default::default()
+        };
         assert_eq!(
             serde_json::to_string(&config).unwrap(),
             concat!(

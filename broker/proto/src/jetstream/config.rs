@@ -83,7 +83,10 @@ pub struct ConsumerLimits {
 #[serde(default)]
 pub struct Placement {
     /// Cluster name.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub cluster: String,
     /// Server tags.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
@@ -93,13 +96,19 @@ pub struct Placement {
 /// A stream's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(clippy::struct_excessive_bools, reason = "the flags are the wire format's own")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the flags are the wire format's own"
+)]
 pub struct StreamConfig {
     /// 1..=255 bytes without `.`, `*`, `>`, `/`, `\` or white space.
     #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// At most 4 KiB.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub description: String,
     /// Filters whose messages the stream stores.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
@@ -207,7 +216,10 @@ pub struct StreamConfig {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
     pub allow_batched: bool,
     /// Free for users, `_nats.*` reserved for the server.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -221,7 +233,12 @@ pub fn strip_server_metadata(metadata: &mut BTreeMap<String, String>) {
 
 /// Adds what responses to create, update and info show (but lists do not): the API level the
 /// configuration needs, this server's level and its version.
-pub fn add_server_metadata(metadata: &mut BTreeMap<String, String>, needs: u8, level: u8, version: &str) {
+pub fn add_server_metadata(
+    metadata: &mut BTreeMap<String, String>,
+    needs: u8,
+    level: u8,
+    version: &str,
+) {
     metadata.insert("_nats.level".into(), level.to_string());
     metadata.insert("_nats.req.level".into(), needs.to_string());
     metadata.insert("_nats.ver".into(), version.into());

@@ -55,16 +55,28 @@ pub enum ReplayPolicy {
 /// A consumer's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(clippy::struct_excessive_bools, reason = "the flags are the wire format's own")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the flags are the wire format's own"
+)]
 pub struct ConsumerConfig {
     /// Set for consumers that outlive their users.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub durable_name: String,
     /// Always filled in by the server.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub name: String,
     /// At most 4 KiB.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub description: String,
     /// Where it starts.
     #[serde(deserialize_with = "or_default")]
@@ -88,7 +100,10 @@ pub struct ConsumerConfig {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub backoff: Vec<i64>,
     /// The one filter.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub filter_subject: String,
     /// The filters, when several.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
@@ -100,7 +115,10 @@ pub struct ConsumerConfig {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
     pub rate_limit_bps: u64,
     /// Share of acknowledgements sampled, `30%`.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub sample_freq: String,
     /// Pull requests waiting at most.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
@@ -124,10 +142,16 @@ pub struct ConsumerConfig {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
     pub max_bytes: i64,
     /// Set for push consumers.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub deliver_subject: String,
     /// The queue group of a push consumer.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub deliver_group: String,
     /// Push: nanoseconds of silence before a heartbeat.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
@@ -148,7 +172,10 @@ pub struct ConsumerConfig {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
     pub sourcing: bool,
     /// Free for users, `_nats.*` reserved for the server.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub metadata: BTreeMap<String, String>,
     /// No deliveries before this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,7 +184,10 @@ pub struct ConsumerConfig {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub priority_groups: Vec<String>,
     /// `none`, `overflow`, `pinned_client` or `prioritized`.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub priority_policy: String,
     /// Nanoseconds a pin lasts.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
@@ -174,7 +204,8 @@ impl ConsumerConfig {
     /// The filters in force, none for everything.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         let one = (!self.filter_subject.is_empty()).then_some(self.filter_subject.as_str());
-        one.into_iter().chain(self.filter_subjects.iter().map(String::as_str))
+        one.into_iter()
+            .chain(self.filter_subjects.iter().map(String::as_str))
     }
 
     /// The lowest API level that knows every field this configuration uses.

@@ -21,13 +21,21 @@ impl ApiError {
     /// An error with a fixed text.
     #[must_use]
     pub const fn fixed(code: u16, err_code: u16, description: &'static str) -> Self {
-        Self { code, err_code, description: Cow::Borrowed(description) }
+        Self {
+            code,
+            err_code,
+            description: Cow::Borrowed(description),
+        }
     }
 
     /// An error with a text made for the occasion.
     #[must_use]
     pub fn with(code: u16, err_code: u16, description: String) -> Self {
-        Self { code, err_code, description: Cow::Owned(description) }
+        Self {
+            code,
+            err_code,
+            description: Cow::Owned(description),
+        }
     }
 
     /// 10025 for a body that does not parse.
@@ -57,13 +65,21 @@ impl ApiError {
     /// 10052, class 500: the stream configuration is not acceptable.
     #[must_use]
     pub fn stream_config(text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: 500, err_code: 10052, description: text.into() }
+        Self {
+            code: 500,
+            err_code: 10052,
+            description: text.into(),
+        }
     }
 
     /// 10012, class 500: the consumer can't be made or changed.
     #[must_use]
     pub fn consumer_create(text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: 500, err_code: 10012, description: text.into() }
+        Self {
+            code: 500,
+            err_code: 10012,
+            description: text.into(),
+        }
     }
 }
 

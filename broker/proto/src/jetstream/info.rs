@@ -261,7 +261,11 @@ pub struct PubAck {
 
 /// Appends nats-server's exact bytes of a publish acknowledgement, without other allocation.
 pub fn write_pub_ack(out: &mut Vec<u8>, stream: &str, seq: u64, duplicate: bool) {
-    let tail = if duplicate { ",\"duplicate\": true}" } else { "}" };
+    let tail = if duplicate {
+        ",\"duplicate\": true}"
+    } else {
+        "}"
+    };
     // Stream names are checked at creation: nothing in them needs escaping but `"`.
     let written = if stream.contains(['"', '\\']) || stream.chars().any(char::is_control) {
         serde_json::to_string(stream)
@@ -281,7 +285,15 @@ pub fn write_pub_refusal(out: &mut Vec<u8>, stream: &str, error: &ApiError) {
         stream: &'a str,
         seq: u64,
     }
-    let written = serde_json::to_writer(out, &Refused { error, stream, seq: 0 }).is_ok();
+    let written = serde_json::to_writer(
+        out,
+        &Refused {
+            error,
+            stream,
+            seq: 0,
+        },
+    )
+    .is_ok();
     debug_assert!(written, "writing to a Vec can't fail");
 }
 

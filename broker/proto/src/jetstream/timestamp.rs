@@ -41,7 +41,10 @@ impl fmt::Display for Timestamp {
         let (year, month, day) = civil_of_days(seconds.div_euclid(DAY_SECONDS));
         let of_day = seconds.rem_euclid(DAY_SECONDS);
         let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        )?;
         if fraction > 0 {
             let digits = format!("{fraction:09}");
             write!(f, ".{}", digits.trim_end_matches('0'))?;
@@ -80,7 +83,11 @@ fn civil_of_days(days: i64) -> (i64, i64, i64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -109,7 +116,11 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
     if !matches!(text[10], b'T' | b't' | b' ') || text[13] != b':' || text[16] != b':' {
         return None;
     }
-    let (year, month, day) = (number(&text[..4])?, number(&text[5..7])?, number(&text[8..10])?);
+    let (year, month, day) = (
+        number(&text[..4])?,
+        number(&text[5..7])?,
+        number(&text[8..10])?,
+    );
     let (hour, minute) = (number(&text[11..13])?, number(&text[14..16])?);
     let second = number(&text[17..19])?;
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 {
@@ -120,13 +131,14 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
     }
     let (fraction, zone) = fraction_of(&text[19..])?;
     let offset = offset_seconds(zone)?;
-    let seconds = days_of_civil(year, month, day) * DAY_SECONDS + hour * 3600 + minute * 60
-        + second
-        - offset;
+    let seconds =
+        days_of_civil(year, month, day) * DAY_SECONDS + hour * 3600 + minute * 60 + second - offset;
     let Ok(seconds) = u64::try_from(seconds) else {
         return Some(Timestamp::ZERO);
     };
-    Some(Timestamp(seconds.checked_mul(NANOS)?.checked_add(fraction)?))
+    Some(Timestamp(
+        seconds.checked_mul(NANOS)?.checked_add(fraction)?,
+    ))
 }
 
 /// Splits `.123Z` into nanoseconds and the zone; digits past the ninth are dropped.
@@ -164,18 +176,39 @@ mod tests {
     #[test]
     fn writes_trimmed_utc() {
         assert_eq!(Timestamp(0).to_string(), "0001-01-01T00:00:00Z");
-        assert_eq!(Timestamp(1_795_319_421_866_465_442).to_string(), "2026-11-22T03:50:21.866465442Z");
+        assert_eq!(
+            Timestamp(1_795_319_421_866_465_442).to_string(),
+            "2026-11-22T03:50:21.866465442Z"
+        );
         assert_eq!(Timestamp(1_000_000_000).to_string(), "1970-01-01T00:00:01Z");
-        assert_eq!(Timestamp(1_500_000_000).to_string(), "1970-01-01T00:00:01.5Z");
-        assert_eq!(Timestamp(951_782_400 * NANOS).to_string(), "2000-02-29T00:00:00Z");
+        assert_eq!(
+            Timestamp(1_500_000_000).to_string(),
+            "1970-01-01T00:00:01.5Z"
+        );
+        assert_eq!(
+            Timestamp(951_782_400 * NANOS).to_string(),
+            "2000-02-29T00:00:00Z"
+        );
     }
 
     #[test]
     fn reads_offsets_and_fractions() {
         assert_eq!("0001-01-01T00:00:00Z".parse(), Ok(Timestamp::ZERO));
-        assert_eq!("1970-01-01T01:00:01.25+01:00".parse(), Ok(Timestamp(1_250_000_000)));
-        assert_eq!("1969-12-31T23:00:02-01:00".parse(), Ok(Timestamp(2_000_000_000)));
-        for bad in ["", "2020", "2020-13-01T00:00:00Z", "2020-01-01T00:00:00", "2020-01-01T00:00:00.Z"] {
+        assert_eq!(
+            "1970-01-01T01:00:01.25+01:00".parse(),
+            Ok(Timestamp(1_250_000_000))
+        );
+        assert_eq!(
+            "1969-12-31T23:00:02-01:00".parse(),
+            Ok(Timestamp(2_000_000_000))
+        );
+        for bad in [
+            "",
+            "2020",
+            "2020-13-01T00:00:00Z",
+            "2020-01-01T00:00:00",
+            "2020-01-01T00:00:00.Z",
+        ] {
             assert_eq!(bad.parse::<Timestamp>(), Err(TimestampError), "{bad}");
         }
     }

@@ -19,7 +19,11 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) const fn new(seed: u64) -> Self {
-        Self { slots: Vec::new(), used: 0, seed }
+        Self {
+            slots: Vec::new(),
+            used: 0,
+            seed,
+        }
     }
 
     pub(super) fn find<T>(&self, nodes: &[Node<T>], parent: u32, token: &[u8]) -> u32 {

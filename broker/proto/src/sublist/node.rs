@@ -19,7 +19,10 @@ pub(super) struct Node<T> {
     /// How many literal children the index holds for this node.
     pub(super) literals: u32,
     pub(super) plain: Members<T>,
-    #[allow(clippy::box_collection, reason = "most nodes have no queue groups: 8 bytes, not 24")]
+    #[allow(
+        clippy::box_collection,
+        reason = "most nodes have no queue groups: 8 bytes, not 24"
+    )]
     queues: Option<Box<Vec<Group<T>>>>,
 }
 
@@ -54,7 +57,10 @@ impl Token {
         }
         let mut bytes = [0; INLINE_BYTES];
         bytes[..text.len()].copy_from_slice(text);
-        Self::Inline { len: text.len() as u8, bytes }
+        Self::Inline {
+            len: text.len() as u8,
+            bytes,
+        }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -67,7 +73,15 @@ impl Token {
 
 impl<T> Node<T> {
     pub(super) const fn new(token: Token, parent: u32) -> Self {
-        Self { token, parent, star: NONE, rest: NONE, literals: 0, plain: Members::None, queues: None }
+        Self {
+            token,
+            parent,
+            star: NONE,
+            rest: NONE,
+            literals: 0,
+            plain: Members::None,
+            queues: None,
+        }
     }
 
     pub(super) fn is_unused(&self) -> bool {
@@ -91,14 +105,21 @@ impl<T> Node<T> {
                 group.members.len()
             }
             None => {
-                groups.push(Group { name: queue.into(), members: vec![value] });
+                groups.push(Group {
+                    name: queue.into(),
+                    members: vec![value],
+                });
                 1
             }
         }
     }
 
     /// Removes a queue member; returns the group's size.
-    pub(super) fn leave(&mut self, queue: &[u8], is_it: &mut dyn FnMut(&T) -> bool) -> Option<usize> {
+    pub(super) fn leave(
+        &mut self,
+        queue: &[u8],
+        is_it: &mut dyn FnMut(&T) -> bool,
+    ) -> Option<usize> {
         let groups = self.queues.as_mut()?;
         let at = groups.iter().position(|group| &*group.name == queue)?;
         let members = &mut groups[at].members;
@@ -115,7 +136,9 @@ impl<T> Node<T> {
     }
 
     pub(super) fn members_mut(&mut self, queue: Option<&[u8]>) -> &mut [T] {
-        let Some(queue) = queue else { return self.plain.as_mut_slice() };
+        let Some(queue) = queue else {
+            return self.plain.as_mut_slice();
+        };
         let groups = self.queues.iter_mut().flat_map(|groups| groups.iter_mut());
         groups
             .into_iter()
@@ -142,10 +165,16 @@ impl<T> Node<T> {
 
     pub(super) fn visit<'a>(&'a self, visit: &mut impl FnMut(Match<'a, T>)) {
         if !self.plain.is_empty() {
-            visit(Match { queue: None, members: self.plain.as_slice() });
+            visit(Match {
+                queue: None,
+                members: self.plain.as_slice(),
+            });
         }
         for group in self.groups() {
-            visit(Match { queue: Some(&group.name), members: &group.members });
+            visit(Match {
+                queue: Some(&group.name),
+                members: &group.members,
+            });
         }
     }
 }

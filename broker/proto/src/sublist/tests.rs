@@ -33,7 +33,11 @@ fn three_hundred_thousand_wildcard_subscriptions_stay_small() {
         list.insert(filter.as_bytes(), None, i);
     }
     let bytes = list.nodes.capacity() * size_of::<Node<u64>>() + list.index.bytes();
-    assert!(bytes / 300_000 < 128, "{} bytes a subscription", bytes / 300_000);
+    assert!(
+        bytes / 300_000 < 128,
+        "{} bytes a subscription",
+        bytes / 300_000
+    );
     let mut found = Matches::default();
     list.matches(b"load.0007.zz.k0000007", &mut found);
     assert_eq!(found.plain, [7]);
@@ -46,7 +50,13 @@ fn plain_and_queue_members_are_told_apart() {
     list.insert(b"a.*", Some(b"q"), 2);
     list.insert(b"a.>", Some(b"q"), 3);
     list.insert(b">", Some(b"r"), 4);
-    assert_eq!(hits(&list, "a.b"), (vec![1], vec![("q".into(), vec![2, 3]), ("r".into(), vec![4])]));
+    assert_eq!(
+        hits(&list, "a.b"),
+        (
+            vec![1],
+            vec![("q".into(), vec![2, 3]), ("r".into(), vec![4])]
+        )
+    );
     assert_eq!(hits(&list, "a..b"), (vec![], vec![]));
 }
 
@@ -129,7 +139,9 @@ fn model_hits(model: &Model, subject: &str) -> (Vec<u32>, Vec<(String, Vec<u32>)
         }
     }
     plain.sort_unstable();
-    queues.values_mut().for_each(|members| members.sort_unstable());
+    queues
+        .values_mut()
+        .for_each(|members| members.sort_unstable());
     (plain, queues.into_iter().collect())
 }
 

@@ -115,7 +115,8 @@ pub(crate) fn decode_append_request(mut bytes: Bytes) -> Result<AppendEntriesReq
             limit: SMALL_BYTES_MAX,
         });
     }
-    let head: mirror::AppendHead = decode_exact("append head", &take(&mut bytes, head_len, total)?)?;
+    let head: mirror::AppendHead =
+        decode_exact("append head", &take(&mut bytes, head_len, total)?)?;
     let count = head.entries as usize;
     if count > APPEND_ENTRIES_MAX {
         return Err(entries_over(count));

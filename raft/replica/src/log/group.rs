@@ -35,7 +35,9 @@ pub(crate) struct GroupLog {
 
 impl Debug for GroupLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GroupLog").field("group", &self.group).finish_non_exhaustive()
+        f.debug_struct("GroupLog")
+            .field("group", &self.group)
+            .finish_non_exhaustive()
     }
 }
 
@@ -51,6 +53,7 @@ impl Handle {
     }
 
     /// Waits until everything accepted so far is on disk.
+    #[allow(dead_code, reason = "tests use it; metrics will")]
     pub(super) async fn sync(&self) -> io::Result<()> {
         let (sender, answer) = oneshot::channel();
         self.place().await?.send(Op {
@@ -87,6 +90,7 @@ impl GroupLog {
 
     /// Record bytes of the entries that are not purged: what a restart has to read, and what a
     /// checkpoint would free.
+    #[allow(dead_code, reason = "tests use it; metrics will")]
     pub(crate) fn live_bytes(&self) -> u64 {
         self.index.lock().live_bytes()
     }
@@ -155,9 +159,9 @@ impl Files {
                 continue;
             }
             let segments = shared.segments.read();
-            let segment = segments.get(&place.segment).ok_or_else(|| {
-                invalid(format!("entry {log_id} is in a segment that is gone"))
-            })?;
+            let segment = segments
+                .get(&place.segment)
+                .ok_or_else(|| invalid(format!("entry {log_id} is in a segment that is gone")))?;
             files.push(Arc::clone(segment));
         }
         Ok(Self(files))
@@ -264,17 +268,18 @@ impl RaftLogReader<TypeConfig> for GroupLog {
     {
         let (start, end) = self.bounds(&range);
         let limit = self.handle.shared.options.read_bytes;
-        let pieces = futures::stream::try_unfold((self.clone(), start), move |(log, start)| async move {
-            if start >= end {
-                return Ok::<_, io::Error>(None);
-            }
-            let entries = log.read(start, end, limit).await?;
-            let Some(last) = entries.last() else {
-                return Ok(None);
-            };
-            let next = last.log_id.index + 1;
-            Ok(Some((entries, (log, next))))
-        });
+        let pieces =
+            futures::stream::try_unfold((self.clone(), start), move |(log, start)| async move {
+                if start >= end {
+                    return Ok::<_, io::Error>(None);
+                }
+                let entries = log.read(start, end, limit).await?;
+                let Some(last) = entries.last() else {
+                    return Ok(None);
+                };
+                let next = last.log_id.index + 1;
+                Ok(Some((entries, (log, next))))
+            });
         pieces
             .map_ok(|entries| futures::stream::iter(entries.into_iter().map(Ok)))
             .try_flatten()

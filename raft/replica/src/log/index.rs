@@ -66,6 +66,7 @@ impl GroupIndex {
     }
 
     /// Record bytes of the entries present.
+    #[allow(dead_code, reason = "tests use it; metrics will")]
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
@@ -161,7 +162,11 @@ impl GroupIndex {
             }
             self.first += 1;
         }
-        while self.runs.get(1).is_some_and(|(from, _)| *from <= self.first) {
+        while self
+            .runs
+            .get(1)
+            .is_some_and(|(from, _)| *from <= self.first)
+        {
             self.runs.pop_front();
         }
     }
@@ -268,7 +273,11 @@ impl Logged {
             return;
         }
         self.purged = Some(*upto);
-        while self.spans.front().is_some_and(|span| span.last <= upto.index) {
+        while self
+            .spans
+            .front()
+            .is_some_and(|span| span.last <= upto.index)
+        {
             self.spans.pop_front();
         }
         if let Some(span) = self.spans.front_mut() {

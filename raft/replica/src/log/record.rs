@@ -205,3 +205,47 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     let bytes = bytes.get(at..at + 8)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of the format: changing them needs a new format version.
+    #[test]
+    fn golden_record() {
+        let log_id = LogId {
+            leader_id: LeaderId {
+                term: 5,
+                node_id: 6,
+            },
+            index: 300,
+        };
+        let mut head = Head::at(Kind::Entry, GroupId(7), &log_id);
+        head.detail = 1;
+        let stamp = Stamp {
+            seed: 0xaabb_ccdd,
+            tag: 0x1122_3344,
+        };
+        let mut out = Vec::new();
+        put(&mut out, stamp, 64, &head, &[9, 8, 7]);
+        #[rustfmt::skip]
+        let expected = [
+            101, 121, 25, 134,
+            3, 0, 0, 0,
+            0x44, 0x33, 0x22, 0x11,
+            1, 1, 0, 0,
+            7, 0, 0, 0,
+            64, 0, 0, 0,
+            5, 0, 0, 0, 0, 0, 0, 0,
+            6, 0, 0, 0, 0, 0, 0, 0,
+            44, 1, 0, 0, 0, 0, 0, 0,
+            9, 8, 7, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(out, expected);
+        let found = read(&out, stamp).unwrap();
+        assert_eq!((found.head, found.durable), (head, 64));
+        assert_eq!((found.body, found.size), (&[9, 8, 7][..], 56));
+        let other = Stamp { seed: 1, ..stamp };
+        assert_eq!(read(&out, other), None, "another life of the file");
+    }
+}

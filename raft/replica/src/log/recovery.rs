@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -58,9 +58,7 @@ pub(super) fn open(dir: &Path, options: &LogOptions) -> Result<Recovered, LogErr
 fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
     let mut sequences = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| LogError::io("list", dir, e))? {
-        let name = entry
-            .map_err(|e| LogError::io("list", dir, e))?
-            .file_name();
+        let name = entry.map_err(|e| LogError::io("list", dir, e))?.file_name();
         sequences.extend(name.to_str().and_then(segment::parse_name));
     }
     sequences.sort_unstable();
@@ -418,10 +416,4 @@ fn is_unused(segment: &Segment) -> bool {
         at += ALIGN;
     }
     true
-}
-
-/// The path of a segment of `dir`, for messages.
-#[allow(dead_code, reason = "used by tests")]
-pub(super) fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
-    dir.join(segment::file_name(sequence))
 }

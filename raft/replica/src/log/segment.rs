@@ -72,7 +72,9 @@ pub(super) fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; ZERO_BYTES];
     let mut at = from;
     while at < to {
-        let piece = usize::try_from(to - at).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
+        let piece = usize::try_from(to - at)
+            .unwrap_or(ZERO_BYTES)
+            .min(ZERO_BYTES);
         file.write_all_at(zeros.get(..piece).unwrap_or_default(), at)?;
         at += piece as u64;
     }
@@ -99,7 +101,8 @@ impl Segment {
         let header = encode_header(sequence, bytes, fresh_salt());
         file.write_all_at(&header, 0)
             .map_err(|e| LogError::io("write", spare, e))?;
-        file.sync_all().map_err(|e| LogError::io("sync", spare, e))?;
+        file.sync_all()
+            .map_err(|e| LogError::io("sync", spare, e))?;
         let path = dir.join(file_name(sequence));
         fs::rename(spare, &path).map_err(|e| LogError::io("rename", spare, e))?;
         sync_dir(dir)?;
@@ -207,4 +210,26 @@ fn decode_header(path: &Path, header: &[u8], sequence: u64) -> Result<(u32, Stam
     let bytes = u32_at(header, 12).ok_or_else(short)?;
     let tag = u32_at(header, 24).ok_or_else(short)?;
     Ok((bytes, Stamp { seed, tag }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of the format: changing them needs a new format version.
+    #[test]
+    fn golden_header() {
+        let header = encode_header(5, 4096, 0x0102_0304_0506_0708);
+        let mut expected = b"UNIBWAL\n".to_vec();
+        expected.extend_from_slice(&[1, 0, 0, 0, 0, 16, 0, 0]);
+        expected.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
+        expected.extend_from_slice(&[0; 28]);
+        expected.extend_from_slice(&[231, 177, 90, 155]);
+        assert_eq!(header[..], expected);
+        let (bytes, stamp) = decode_header(Path::new("x"), &header, 5).unwrap();
+        assert_eq!((bytes, stamp.tag), (4096, 0x0506_0708));
+        assert!(decode_header(Path::new("x"), &header, 6).is_err());
+        assert_eq!(parse_name(&file_name(255)), Some(255));
+        assert_eq!(parse_name("ff.wal"), None);
+    }
 }

@@ -59,6 +59,7 @@ pub(super) enum Action {
     Truncate(Option<u64>),
     Purge(LogId),
     /// Nothing: only the sync.
+    #[allow(dead_code, reason = "tests use it; metrics will")]
     Sync,
 }
 
@@ -175,7 +176,10 @@ impl Writer {
             .and_then(|()| self.write_batch(&batch).inspect_err(|e| self.fail(e)));
         if result.is_ok() {
             let shared = &self.shared;
-            shared.operations.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            shared
+                .operations
+                .fetch_add(batch.len() as u64, Ordering::Relaxed);
+            self.retire();
         }
         for op in batch {
             // io::Error cannot be cloned; everyone gets the same text.
@@ -192,9 +196,6 @@ impl Writer {
                 }
             }
             drop(op.room);
-        }
-        if result.is_ok() {
-            self.retire();
         }
     }
 
@@ -303,7 +304,13 @@ impl Writer {
             offset: to_u32(self.end())?,
             size: to_u32(size)?,
         };
-        record::put(&mut self.buffer, self.segment.stamp, self.durable, head, body);
+        record::put(
+            &mut self.buffer,
+            self.segment.stamp,
+            self.durable,
+            head,
+            body,
+        );
         Ok(place)
     }
 
@@ -383,10 +390,19 @@ impl Writer {
         let next = Segment::activate(&self.dir, &spare.path, spare.file, spare.bytes, sequence)
             .map_err(io::Error::other)?;
         let next = Arc::new(next);
-        self.shared.segments.write().insert(sequence, Arc::clone(&next));
+        self.shared
+            .segments
+            .write()
+            .insert(sequence, Arc::clone(&next));
 
         let seal = Head::plain(Kind::Seal, GroupId(0));
-        record::put(&mut self.buffer, self.segment.stamp, self.durable, &seal, &[]);
+        record::put(
+            &mut self.buffer,
+            self.segment.stamp,
+            self.durable,
+            &seal,
+            &[],
+        );
         self.flush()?;
         self.sync()?;
 
@@ -396,7 +412,13 @@ impl Writer {
         self.marked = None;
         self.has_asked_for_spare = false;
         for (head, body) in heads {
-            record::put(&mut self.buffer, self.segment.stamp, self.durable, &head, &body);
+            record::put(
+                &mut self.buffer,
+                self.segment.stamp,
+                self.durable,
+                &head,
+                &body,
+            );
         }
         Ok(())
     }

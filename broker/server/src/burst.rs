@@ -1,0 +1,71 @@
+//! One read's worth of operations.
+//!
+//! Owns the table's read lock while messages are routed, and lets it go, with everything staged handed
+//! over first, for each change of the table. Lives within one synchronous call: never across a wait.
+
+use std::sync::Arc;
+
+use parking_lot::RwLockReadGuard;
+
+use crate::fanout::Fanout;
+use crate::service::ServiceTable;
+use crate::shared::Shared;
+use crate::table::Table;
+
+pub(crate) struct Burst<'a> {
+    pub(crate) shared: &'a Shared,
+    table: Option<RwLockReadGuard<'a, Table>>,
+    services: arc_swap::Guard<Arc<ServiceTable>>,
+    interest_changed: bool,
+}
+
+impl<'a> Burst<'a> {
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            table: None,
+            services: shared.services.load(),
+            interest_changed: false,
+        }
+    }
+
+    /// The tables to publish with; the engine's cache is good for them.
+    pub(crate) fn tables(&mut self, fanout: &mut Fanout) -> (&Table, &ServiceTable) {
+        let shared = self.shared;
+        let services = &self.services;
+        let table = self.table.get_or_insert_with(|| {
+            let table = shared.table.read();
+            fanout.sync(&table, services);
+            table
+        });
+        (table, services)
+    }
+
+    /// Hands over what is staged and lets the table go.
+    pub(crate) fn release(&mut self, fanout: &mut Fanout) {
+        fanout.hand_over();
+        self.table = None;
+    }
+
+    /// Changes local interest. When this returns, no other burst uses the table as it was.
+    pub(crate) fn change<T>(
+        &mut self,
+        fanout: &mut Fanout,
+        change: impl FnOnce(&mut Table) -> T,
+    ) -> T {
+        self.release(fanout);
+        self.interest_changed = true;
+        change(&mut self.shared.table.write())
+    }
+
+    /// Ends the burst: everything staged is on its way when this returns.
+    pub(crate) fn finish(mut self, fanout: &mut Fanout) {
+        self.release(fanout);
+        fanout.flush();
+        fanout.reap(&self.shared.table);
+        self.shared.counters.book(fanout.tally());
+        if self.interest_changed {
+            self.shared.interest_changed();
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! One client connection: the task that reads, answers and writes.
+//!
+//! Owns the socket's reading side, the timers and the end of the connection. Each turn runs in a fixed
+//! order: what others left to do, writing, timers, reading. An idle connection holds no buffers: it reads
+//! into a buffer of the thread and keeps only an unfinished operation. Must never interpret operations
+//! (`session`) nor deliver (`fanout`).
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures::future::{BoxFuture, join_all};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+use unibus_proto::decoder::{Decoder, DecoderLimits};
+use unibus_proto::encoder;
+
+use crate::burst::Burst;
+use crate::io::Io;
+use crate::outbound::{Close, Status};
+use crate::ports::Grant;
+use crate::session::{Session, Violation};
+use crate::shared::Shared;
+use crate::stats::count;
+
+/// One read takes at most this many bytes; shared by all connections of a thread.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Reads of one turn, before other tasks get theirs.
+const READS_PER_TURN: usize = 8;
+
+/// An unfinished operation at the end of a read that would need more than the scratch is read into the
+/// connection's own buffer, with this much room for what follows it.
+const LOOKAHEAD_BYTES: usize = 16 * 1024;
+
+/// After this long without traffic a connection gives its buffers back.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes a refused client may still send while it reads why, and for how long.
+const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
+const LINGER: Duration = Duration::from_millis(500);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    session: Session,
+    io: Io,
+    decoder: Decoder,
+    /// The start of an unfinished operation.
+    kept: BytesMut,
+    timer: Pin<Box<Sleep>>,
+    ping_at: Instant,
+    /// Until when CONNECT has to come.
+    admit_by: Option<Instant>,
+    /// When to look whether the connection is idle; `None` = it has no buffers.
+    shrink_at: Option<Instant>,
+    last_read: Instant,
+    /// Reading or writing.
+    last_active: Instant,
+    first_ping: bool,
+    fed: Vec<BoxFuture<'static, ()>>,
+}
+
+/// What a turn ended with.
+enum Turn {
+    Close(Close),
+    /// Wait before the next read.
+    Wait,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, session: Session, io: Io) -> Self {
+        let now = Instant::now();
+        let limits = shared.limits();
+        let decoder = Decoder::new(DecoderLimits {
+            control_line_bytes_max: limits.control_line_bytes_max,
+            payload_bytes_max: limits.payload_bytes_max,
+        });
+        let admit_by = shared
+            .options
+            .auth_required
+            .then(|| now + limits.auth_timeout);
+        let ping_at = now + limits.first_ping;
+        let first = admit_by.map_or(ping_at, |by| by.min(ping_at));
+        Self {
+            decoder,
+            kept: BytesMut::new(),
+            timer: Box::pin(tokio::time::sleep_until(first)),
+            ping_at,
+            admit_by,
+            shrink_at: None,
+            last_read: now,
+            last_active: now,
+            first_ping: true,
+            fed: Vec::new(),
+            shared,
+            session,
+            io,
+        }
+    }
+
+    pub(crate) fn register(&self) {
+        self.shared.register(&self.session.outbound);
+    }
+
+    /// Serves the client until one side ends it.
+    pub(crate) async fn run(mut self) {
+        let mut grant: Option<watch::Receiver<Grant>> = None;
+        let reason = loop {
+            let turn = match &mut grant {
+                None => std::future::poll_fn(|cx| self.poll_turn(cx)).await,
+                Some(watch) => tokio::select! {
+                    biased;
+                    changed = watch.changed() => {
+                        let now = changed.is_ok().then(|| watch.borrow_and_update().clone());
+                        match now {
+                            Some(now) => self.regrant(&now),
+                            None => grant = None,
+                        }
+                        continue;
+                    }
+                    turn = std::future::poll_fn(|cx| self.poll_turn(cx)) => turn,
+                },
+            };
+            if let Some(new) = self.session.new_grant.take() {
+                grant = Some(new);
+            }
+            match turn {
+                Turn::Close(reason) => break reason,
+                Turn::Wait => self.wait().await,
+            }
+        };
+        self.end(reason).await;
+    }
+
+    /// Returns `Ready` when the connection ends or has to wait; otherwise everything there is to do has
+    /// been done and the task is registered for more.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if let Poll::Ready(reason) = self.poll_output(cx) {
+            return Poll::Ready(Turn::Close(reason));
+        }
+        for _ in 0..READS_PER_TURN {
+            match ready!(self.poll_read(cx)) {
+                Err(reason) => return Poll::Ready(Turn::Close(reason)),
+                Ok(()) => {
+                    if self.session.new_grant.is_some() || self.must_wait() {
+                        return Poll::Ready(Turn::Wait);
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Everything but reading. Ready when the connection ends.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        self.session.outbound.register(cx.waker());
+        loop {
+            let Status {
+                close,
+                full,
+                blocked,
+                pending,
+                expired,
+            } = self.session.outbound.status();
+            for subscription in expired {
+                self.session.subscriptions.forget(&subscription);
+                if !subscription.is_closed() {
+                    self.shared.table.write().unsubscribe(&subscription);
+                }
+            }
+            if let Some(close) = close {
+                return Poll::Ready(close);
+            }
+            if pending > 0 {
+                if self
+                    .io
+                    .poll_write(cx, &self.session.outbound, full)
+                    .is_ready()
+                {
+                    self.note_activity();
+                } else {
+                    let since = blocked.unwrap_or_else(Instant::now);
+                    self.wake_by(since + self.shared.limits().write_deadline);
+                }
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if let Some(reason) = self.on_timer(Instant::now(), blocked) {
+                return Poll::Ready(reason);
+            }
+        }
+    }
+
+    /// One read and the burst it makes.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+        let kept = self.kept.len();
+        if kept + self.decoder.wanted() > SCRATCH_BYTES {
+            return self.poll_read_large(cx);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch[kept..]);
+            let result = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer));
+            let read = buffer.filled().len();
+            if result.is_err() || read == 0 {
+                return Poll::Ready(Err(Close::Gone));
+            }
+            scratch[..kept].copy_from_slice(&self.kept);
+            let data = &scratch[..kept + read];
+            let consumed = self.burst(data)?;
+            self.kept.clear();
+            self.kept.extend_from_slice(&data[consumed..]);
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// The same for an operation that is larger than the scratch.
+    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+        self.kept.reserve(self.decoder.wanted() + LOOKAHEAD_BYTES);
+        let read = {
+            let read = pin!(self.io.read_buf(&mut self.kept));
+            ready!(read.poll(cx))
+        };
+        if !read.is_ok_and(|read| read > 0) {
+            return Poll::Ready(Err(Close::Gone));
+        }
+        let mut data = std::mem::take(&mut self.kept);
+        let consumed = self.burst(&data)?;
+        data.advance(consumed);
+        self.kept = data;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Acts on the complete operations in `data`. Returns how many bytes they had.
+    fn burst(&mut self, data: &[u8]) -> Result<usize, Close> {
+        let shared = Arc::clone(&self.shared);
+        let mut burst = Burst::new(&shared);
+        let mut consumed = 0;
+        let mut ended = None;
+        while ended.is_none() {
+            match self.decoder.decode(&data[consumed..]) {
+                Ok(Some((op, used))) => {
+                    consumed += used;
+                    ended = self.session.handle(op, &mut burst).err();
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    ended = Some(error.err_line().map_or(Violation::Silent, Violation::Text));
+                }
+            }
+        }
+        if let Some(Violation::Text(text)) = ended {
+            self.session.complain(text);
+        }
+        burst.finish(&mut self.session.fanout);
+        self.last_read = self.note_activity();
+        if ended.is_some() {
+            return Err(Close::AfterFlush);
+        }
+        if self.session.is_admitted() {
+            self.admit_by = None;
+        }
+        Ok(consumed)
+    }
+
+    /// Returns the time of it.
+    fn note_activity(&mut self) -> Instant {
+        self.last_active = Instant::now();
+        if self.shrink_at.is_none() {
+            let at = self.last_active + IDLE_AFTER;
+            self.shrink_at = Some(at);
+            self.wake_by(at);
+        }
+        self.last_active
+    }
+
+    fn wake_by(&mut self, at: Instant) {
+        if at < self.timer.deadline() {
+            self.timer.as_mut().reset(at);
+        }
+    }
+
+    fn on_timer(&mut self, now: Instant, blocked: Option<Instant>) -> Option<Close> {
+        if self.admit_by.is_some_and(|by| by <= now) && !self.session.is_admitted() {
+            return Some(self.refuse("Authentication Timeout"));
+        }
+        let write_by = blocked.map(|since| since + self.shared.limits().write_deadline);
+        if write_by.is_some_and(|by| by <= now) {
+            return Some(Close::SlowDeadline);
+        }
+        if self.ping_at <= now
+            && let Some(reason) = self.ping(now)
+        {
+            return Some(reason);
+        }
+        if self.shrink_at.is_some_and(|at| at <= now) {
+            self.shrink(now);
+        }
+        let admit_by = self.admit_by.filter(|_| !self.session.is_admitted());
+        let next = [admit_by, write_by, self.shrink_at]
+            .into_iter()
+            .flatten()
+            .min();
+        let next = next.map_or(self.ping_at, |next| next.min(self.ping_at));
+        self.timer.as_mut().reset(next);
+        None
+    }
+
+    fn ping(&mut self, now: Instant) -> Option<Close> {
+        let limits = self.shared.limits();
+        let first = std::mem::take(&mut self.first_ping);
+        self.ping_at = now + limits.ping_interval;
+        // Others may have filled and emptied the buffers without this task.
+        self.session.outbound.shrink();
+        let active = now.duration_since(self.last_read) < limits.ping_interval;
+        if !self.session.is_admitted() || (active && !first) {
+            return None;
+        }
+        if self.session.pings_out + 1 > limits.pings_out_max {
+            count(&self.shared.counters.stale_connections);
+            return Some(self.refuse("Stale Connection"));
+        }
+        self.session.pings_out += 1;
+        self.session.outbound.append_with(encoder::ping);
+        self.session.outbound.flush();
+        None
+    }
+
+    fn refuse(&self, text: &str) -> Close {
+        self.session
+            .outbound
+            .append_with(|out| encoder::err(out, text));
+        Close::AfterFlush
+    }
+
+    fn shrink(&mut self, now: Instant) {
+        if now.duration_since(self.last_active) < IDLE_AFTER || !self.session.outbound.shrink() {
+            self.shrink_at = Some(now + IDLE_AFTER);
+            return;
+        }
+        self.session.fanout.free();
+        if self.kept.is_empty() {
+            self.kept = BytesMut::new();
+        }
+        self.shrink_at = None;
+    }
+
+    /// Follows a changed grant.
+    fn regrant(&mut self, grant: &Grant) {
+        let result = self.session.regrant(grant, &self.shared);
+        if let Err(Violation::Text(text)) = &result {
+            self.session.complain(text);
+        }
+        self.session.fanout.hand_over();
+        self.session.fanout.flush();
+        if result.is_err() {
+            self.session.outbound.close(Close::AfterFlush);
+        }
+    }
+
+    /// Whether a service or a receiver that this burst fed is behind.
+    fn must_wait(&mut self) -> bool {
+        let fed = self
+            .session
+            .fanout
+            .take_fed()
+            .filter_map(|service| service.ready());
+        self.fed.extend(fed);
+        !self.fed.is_empty() || self.session.fanout.is_stalling()
+    }
+
+    /// Waits for services and lagging receivers while output goes on.
+    async fn wait(&mut self) {
+        let fed = std::mem::take(&mut self.fed);
+        let stalling = self.session.fanout.take_stalling();
+        let hard = self.shared.limits().stall;
+        let waiting = async {
+            if !fed.is_empty() {
+                join_all(fed).await;
+            }
+            if let Some(stalling) = stalling {
+                stalling.wait(hard).await;
+            }
+        };
+        tokio::select! {
+            () = waiting => {}
+            // The reason stays in the outbound: the next turn finds it again, or the same timeout.
+            reason = std::future::poll_fn(|cx| self.poll_output(cx)) => {
+                self.session.outbound.close(reason);
+            }
+        }
+    }
+
+    async fn end(mut self, reason: Close) {
+        let outbound = Arc::clone(&self.session.outbound);
+        let reason = outbound.close(reason);
+        let subscriptions = self.session.subscriptions.take();
+        if !subscriptions.is_empty() {
+            for subscription in &subscriptions {
+                self.shared.table.write().unsubscribe(subscription);
+            }
+            self.shared.interest_changed();
+        }
+        match reason {
+            Close::SlowPending | Close::SlowDeadline => {
+                count(&self.shared.counters.slow_consumers);
+                tracing::info!(client_id = outbound.id, ?reason, "slow consumer closed");
+            }
+            Close::AfterFlush | Close::Shutdown => {
+                let longest = self.shared.limits().flush_on_close;
+                let _ = tokio::time::timeout(longest, self.flush_rest()).await;
+                outbound.detach();
+                if reason == Close::AfterFlush {
+                    let _ = tokio::time::timeout(LINGER, linger(&mut self.io)).await;
+                }
+            }
+            Close::Gone => {}
+        }
+        outbound.detach();
+        tracing::debug!(client_id = outbound.id, ?reason, "connection closed");
+        self.shared.unregister(outbound.id);
+    }
+
+    async fn flush_rest(&mut self) {
+        std::future::poll_fn(|cx| {
+            let outbound = &self.session.outbound;
+            outbound.register(cx.waker());
+            let status = outbound.status();
+            if status.pending == 0 || status.close == Some(Close::Gone) {
+                return Poll::Ready(());
+            }
+            let _ = self.io.poll_write(cx, outbound, status.full);
+            if outbound.status().pending == 0 {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        let _ = self.io.shutdown().await;
+    }
+}
+
+/// Reads until the client has closed too. Closing with unread bytes would reset the connection, and the
+/// client might never see why.
+async fn linger(io: &mut Io) -> io::Result<()> {
+    let mut sink = [0; 2048];
+    let mut left = LINGER_BYTES_MAX;
+    while left > 0 {
+        let read = io.read(&mut sink).await?;
+        if read == 0 {
+            break;
+        }
+        left = left.saturating_sub(read);
+    }
+    Ok(())
+}

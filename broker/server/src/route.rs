@@ -1,0 +1,225 @@
+//! One route: interest and messages to and from a peer over one ordered byte stream.
+//!
+//! Owns the stream and its end. Messages that come in go to local subscribers only, so none travels
+//! two hops. Must never know QUIC, nor reconnect: the mesh does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use unibus_proto::NodeId;
+use unibus_proto::route::{self as wire, RouteDecodeError, RouteLimits, RouteOp};
+
+use crate::burst::Burst;
+use crate::fanout::{Fanout, Message};
+use crate::outbound::{Close, Outbound, poll_work};
+use crate::shared::Shared;
+use crate::stats::count;
+use crate::table::PeerSlot;
+
+/// Bytes one read takes at most when no larger frame is expected.
+const READ_BYTES: usize = 128 * 1024;
+
+/// Bytes of subjects, replies and queue names a frame may have beside its payload.
+const FRAME_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// A write to a peer that makes no progress for this long ends the route.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes handed to the stream at once, so that a deadline covers a bounded amount.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// The node at the other end of a route.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Its identity, as the mesh has authenticated it.
+    pub id: NodeId,
+    /// Its name, for logs.
+    pub name: String,
+}
+
+/// The task of a route. It ends when the stream does, or the peer breaks the protocol or lags.
+pub type RouteTask = JoinHandle<()>;
+
+pub(crate) fn attach<R, W>(shared: Arc<Shared>, peer: Peer, reader: R, writer: W) -> RouteTask
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let id = shared.next_id();
+    let outbound = Arc::new(Outbound::new(
+        id,
+        shared.limits().route_pending_bytes_max,
+        None,
+    ));
+    let slot = {
+        let mut table = shared.table.write();
+        table.attach(**shared.node.load(), peer.id, &outbound)
+    };
+    tokio::spawn(async move {
+        let route = Route {
+            shared: Arc::clone(&shared),
+            peer,
+            slot,
+            outbound,
+        };
+        tokio::select! {
+            () = route.write(writer) => {}
+            () = route.read(reader) => {}
+        }
+        route.end();
+    })
+}
+
+struct Route {
+    shared: Arc<Shared>,
+    peer: Peer,
+    slot: PeerSlot,
+    outbound: Arc<Outbound>,
+}
+
+impl Route {
+    /// Writes what is pending, until the route is closed or the stream fails.
+    async fn write<W: AsyncWrite + Unpin>(&self, mut writer: W) {
+        loop {
+            std::future::poll_fn(|cx| {
+                if poll_work(&self.outbound, cx) {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
+            })
+            .await;
+            if self.outbound.is_closed() {
+                return;
+            }
+            let Some(mut chunk) = self.outbound.take_chunk() else {
+                continue;
+            };
+            let before = chunk.len();
+            let mut written = 0;
+            while written < before {
+                let end = (written + WRITE_BYTES).min(before);
+                match timeout(WRITE_DEADLINE, writer.write_all(&chunk[written..end])).await {
+                    Ok(Ok(())) => {
+                        self.outbound.progressed(end - written);
+                        written = end;
+                    }
+                    Ok(Err(_)) => return self.outbound.close_quietly(Close::Gone),
+                    Err(_) => return self.outbound.close_quietly(Close::SlowDeadline),
+                }
+            }
+            chunk.clear();
+            self.outbound.wrote(chunk, 0, Ok(()));
+            if !matches!(timeout(WRITE_DEADLINE, writer.flush()).await, Ok(Ok(()))) {
+                return self.outbound.close_quietly(Close::Gone);
+            }
+        }
+    }
+
+    /// Reads until the stream ends or the peer breaks the protocol.
+    async fn read<R: AsyncRead + Unpin>(&self, mut reader: R) {
+        let payload_max = self.shared.limits().payload_bytes_max;
+        let limits = RouteLimits {
+            frame_bytes_max: payload_max + FRAME_OVERHEAD_BYTES,
+        };
+        let mut fanout = Fanout::new();
+        let mut buffer = BytesMut::new();
+        loop {
+            let wanted = wire::frame_bytes(&buffer)
+                .unwrap_or(0)
+                .min(limits.frame_bytes_max);
+            buffer.reserve(wanted.saturating_sub(buffer.len()).max(READ_BYTES));
+            match reader.read_buf(&mut buffer).await {
+                Ok(read) if read > 0 => {}
+                Ok(_) | Err(_) => return,
+            }
+            match self.burst(&buffer, &limits, &mut fanout) {
+                Ok(consumed) => {
+                    buffer.advance(consumed);
+                    if let Some(stalling) = fanout.take_stalling() {
+                        stalling.wait(self.shared.limits().stall).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(peer = %self.peer.name, %error, "route protocol broken");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn burst(
+        &self,
+        data: &[u8],
+        limits: &RouteLimits,
+        fanout: &mut Fanout,
+    ) -> Result<usize, RouteDecodeError> {
+        let mut burst = Burst::new(&self.shared);
+        let mut consumed = 0;
+        let result = loop {
+            match wire::decode(&data[consumed..], limits) {
+                Ok(Some((op, used))) => {
+                    consumed += used;
+                    self.handle(op, &mut burst, fanout);
+                }
+                Ok(None) => break Ok(consumed),
+                Err(error) => break Err(error),
+            }
+        };
+        burst.finish(fanout);
+        result
+    }
+
+    fn handle(&self, op: RouteOp<'_>, burst: &mut Burst<'_>, fanout: &mut Fanout) {
+        match op {
+            RouteOp::Message(message) => {
+                let (table, services) = burst.tables(fanout);
+                let queues = message.queues;
+                let message = Message {
+                    subject: message.subject,
+                    shown: message.shown,
+                    reply: message.reply,
+                    header_len: message.header_len,
+                    data: message.data,
+                };
+                fanout.publish_routed(table, services, &message, queues.iter());
+                if fanout.is_full() {
+                    burst.release(fanout);
+                    fanout.flush();
+                }
+            }
+            RouteOp::Interest(change) => {
+                burst.change(fanout, |table| {
+                    table.hear(self.slot, &self.outbound, change)
+                });
+            }
+            RouteOp::Ping => {
+                self.outbound.append_with(wire::pong);
+                self.outbound.wake();
+            }
+            RouteOp::Hello { node } => {
+                tracing::debug!(peer = %self.peer.name, %node, "route opened");
+            }
+            RouteOp::Synced => {
+                tracing::debug!(peer = %self.peer.name, "interest of the peer is complete");
+            }
+            RouteOp::Pong => {}
+        }
+    }
+
+    fn end(&self) {
+        let reason = self.outbound.close(Close::Gone);
+        self.shared.table.write().detach(self.slot, &self.outbound);
+        self.outbound.detach();
+        self.shared.interest_changed();
+        if matches!(reason, Close::SlowPending | Close::SlowDeadline) {
+            count(&self.shared.counters.slow_routes);
+            tracing::warn!(peer = %self.peer.name, ?reason, "route dropped: the peer lags");
+        }
+        tracing::debug!(peer = %self.peer.name, "route closed");
+    }
+}

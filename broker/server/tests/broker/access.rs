@@ -1,0 +1,176 @@
+//! Authentication and permissions, also while a connection lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use unibus_broker::Grant;
+use unibus_proto::permissions::{Permissions, SubjectSet};
+use unibus_proto::subject::SubjectFilter;
+
+use crate::support::Node;
+
+fn set(allow: &[&str], deny: &[&str]) -> SubjectSet {
+    let filters = |list: &[&str]| -> Vec<SubjectFilter> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    SubjectSet {
+        deny: filters(deny),
+        ..SubjectSet::allowing(filters(allow))
+    }
+}
+
+fn active(publish: SubjectSet, subscribe: SubjectSet) -> Grant {
+    Grant::Active(Arc::new(Permissions { publish, subscribe }))
+}
+
+#[tokio::test]
+async fn the_first_operation_has_to_be_connect() {
+    let node = Node::with(|options| options.auth_required = true).await;
+    let mut raw = node.dial().await;
+    assert!(raw.info.contains("\"auth_required\":true") && raw.info.contains("\"nonce\":\""));
+    raw.send("PING\r\n").await;
+    assert_eq!(raw.rest().await, "-ERR 'Authorization Violation'\r\n");
+}
+
+#[tokio::test]
+async fn silence_ends_in_a_timeout() {
+    let node = Node::with(|options| {
+        options.auth_required = true;
+        options.limits.auth_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut raw = node.dial().await;
+    assert_eq!(raw.rest().await, "-ERR 'Authentication Timeout'\r\n");
+    node.client().await.flush().await;
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_told_and_closed() {
+    let node = Node::with(|options| options.auth_required = true).await;
+    let mut raw = node.dial().await;
+    raw.send("CONNECT {\"user\":\"nobody\",\"pass\":\"x\"}\r\nPING\r\n")
+        .await;
+    assert_eq!(raw.rest().await, "-ERR 'Authorization Violation'\r\n");
+    assert_eq!(node.broker.stats().auth_failures, 1);
+}
+
+#[tokio::test]
+async fn impossible_options_are_told() {
+    let node = Node::start().await;
+    for (connect, text) in [
+        ("{\"protocol\":2}", "-ERR 'invalid client protocol'\r\n"),
+        (
+            "{\"no_responders\":true}",
+            "-ERR 'no responders requires headers support'\r\n",
+        ),
+        ("{\"account\":\"A\"}", "-ERR 'Authorization Violation'\r\n"),
+        ("{nonsense", ""),
+    ] {
+        let mut raw = node.dial().await;
+        raw.send(&format!("CONNECT {connect}\r\n")).await;
+        assert_eq!(raw.rest().await, text);
+    }
+}
+
+#[tokio::test]
+async fn violations_are_told_and_not_fatal() {
+    let node = Node::start().await;
+    node.grant
+        .send(active(
+            set(&["ok.>"], &[]),
+            set(&["ok.>", "_INBOX.>"], &["ok.secret"]),
+        ))
+        .unwrap();
+    let mut raw = node.client().await;
+    raw.send("SUB _INBOX.a 1\r\nPUB no _INBOX.a 1\r\nx\r\n")
+        .await;
+    raw.expect("-ERR 'Permissions Violation for Publish to \"no\"'\r\n")
+        .await;
+    raw.send("SUB no 2\r\nSUB no q 3\r\nSUB > 4\r\n").await;
+    raw.expect("-ERR 'Permissions Violation for Subscription to \"no\"'\r\n")
+        .await;
+    raw.expect("-ERR 'Permissions Violation for Subscription to \"no\" using queue \"q\"'\r\n")
+        .await;
+    raw.expect("-ERR 'Permissions Violation for Subscription to \">\"'\r\n")
+        .await;
+    raw.send("SUB ok.* 5\r\nPUB ok.secret 1\r\nx\r\nPUB ok.open 1\r\ny\r\n")
+        .await;
+    raw.expect("MSG ok.open 5 1\r\ny\r\n").await;
+    raw.flush().await;
+}
+
+#[tokio::test]
+async fn reserved_replies_and_subjects_are_refused() {
+    let node = Node::start().await;
+    let mut raw = node.client().await;
+    raw.send("SUB > 1\r\n").await;
+    for reply in ["$JS.ACK.S.C.1", "_R_.x", "_GR_.x"] {
+        raw.send(&format!("PUB foo {reply} 1\r\nx\r\n")).await;
+        let text =
+            format!("-ERR 'Permissions Violation for Publish with Reply of \"{reply}\"'\r\n");
+        raw.expect(&text).await;
+    }
+    raw.send("PUB $NRG.x 1\r\nx\r\nPUB $JS.ACK.x 1\r\nx\r\n")
+        .await;
+    raw.expect("-ERR 'Permissions Violation for Publish to \"$NRG.x\"'\r\n")
+        .await;
+    raw.expect("MSG $JS.ACK.x 1 1\r\nx\r\n").await;
+}
+
+#[tokio::test]
+async fn a_narrowed_grant_removes_subscriptions_at_once() {
+    let node = Node::start().await;
+    let (mut sub, mut publisher) = (node.client().await, node.client().await);
+    sub.send("SUB room.a 1\r\nSUB room.b q 2\r\nSUB open.* 3\r\n")
+        .await;
+    sub.flush().await;
+    publisher.send("PUB room.a 1\r\nx\r\n").await;
+    sub.expect("MSG room.a 1 1\r\nx\r\n").await;
+    node.grant
+        .send(active(
+            SubjectSet::all(),
+            set(&["open.>"], &["open.secret"]),
+        ))
+        .unwrap();
+    let mut lines = [sub.line().await, sub.line().await];
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "-ERR 'Permissions Violation for Subscription to \"room.a\"'",
+            "-ERR 'Permissions Violation for Subscription to \"room.b\" using queue \"q\"'",
+        ]
+    );
+    let text =
+        "PUB room.a 1\r\nx\r\nPUB room.b 1\r\nx\r\nPUB open.secret 1\r\nx\r\nPUB open.y 1\r\ny\r\n";
+    publisher.send(text).await;
+    sub.expect("MSG open.y 3 1\r\ny\r\n").await;
+    sub.flush().await;
+    node.grant
+        .send(active(SubjectSet::none(), SubjectSet::all()))
+        .unwrap();
+    publisher.flush().await;
+    // The sid is free again, and the wider grant holds for it.
+    sub.send("SUB room.a 1\r\n").await;
+    sub.flush().await;
+}
+
+#[tokio::test]
+async fn a_revoked_identity_is_told_and_closed() {
+    let node = Node::start().await;
+    let mut raw = node.client().await;
+    node.grant.send(Grant::Revoked).unwrap();
+    assert_eq!(raw.rest().await, "-ERR 'User Authentication Revoked'\r\n");
+    let mut late = node.dial().await;
+    late.send("CONNECT {}\r\n").await;
+    assert_eq!(late.rest().await, "-ERR 'User Authentication Revoked'\r\n");
+}
+
+#[tokio::test]
+async fn a_second_connect_replaces_the_first() {
+    let node = Node::start().await;
+    let mut raw = node.client().await;
+    raw.send("CONNECT {\"verbose\":true,\"pedantic\":false,\"user\":\"u\"}\r\n")
+        .await;
+    raw.expect("+OK\r\n").await;
+}

@@ -1,0 +1,151 @@
+//! What is too large, too many, too late or too slow (nats-surface §1.6, §1.7).
+
+use std::time::Duration;
+
+use crate::support::{Node, until};
+
+#[tokio::test]
+async fn an_oversized_payload_is_refused_on_its_control_line() {
+    let node = Node::limited(|limits| limits.payload_bytes_max = 100).await;
+    let mut raw = node.client().await;
+    raw.send("PUB foo 101\r\n").await;
+    assert_eq!(raw.rest().await, "-ERR 'Maximum Payload Violation'\r\n");
+}
+
+#[tokio::test]
+async fn a_refused_client_that_keeps_sending_still_reads_why() {
+    let node = Node::limited(|limits| limits.payload_bytes_max = 100).await;
+    let mut raw = node.client().await;
+    raw.send(&format!("PUB foo 500000\r\n{}\r\n", "x".repeat(500_000)))
+        .await;
+    assert_eq!(raw.rest().await, "-ERR 'Maximum Payload Violation'\r\n");
+}
+
+#[tokio::test]
+async fn broken_protocol_is_told_as_the_stock_server_does() {
+    let node = Node::start().await;
+    let unknown = "-ERR 'Unknown Protocol Operation'\r\n";
+    for (sent, text) in [
+        ("PUB foo 2\r\nxyz\r\n".to_owned(), unknown),
+        ("RS+ a b\r\n".to_owned(), unknown),
+        ("PUB foo -1\r\n".to_owned(), ""),
+        ("-ERR 'x'\r\n".to_owned(), ""),
+        (
+            format!("SUB {} 1\r\n", "x".repeat(5_000)),
+            "-ERR 'maximum control line exceeded'\r\n",
+        ),
+    ] {
+        let mut raw = node.client().await;
+        raw.send(&sent).await;
+        assert_eq!(raw.rest().await, text, "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn connections_and_subscriptions_are_counted() {
+    let node = Node::limited(|limits| {
+        limits.connections_max = 1;
+        limits.subscriptions_max = 1;
+    })
+    .await;
+    let mut raw = node.client().await;
+    raw.send("SUB a 1\r\nSUB b 2\r\n").await;
+    raw.expect("-ERR 'maximum subscriptions exceeded'\r\n")
+        .await;
+    let mut second = node.dial().await;
+    assert_eq!(
+        second.rest().await,
+        "-ERR 'maximum connections exceeded'\r\n"
+    );
+    drop(raw);
+    until("the place is free", || node.broker.stats().connections == 0).await;
+    node.client().await.flush().await;
+    assert_eq!(node.broker.stats().connections_total, 2);
+}
+
+#[tokio::test]
+async fn a_silent_client_is_pinged_and_then_stale() {
+    let node = Node::limited(|limits| {
+        limits.first_ping = Duration::from_millis(20);
+        limits.ping_interval = Duration::from_millis(40);
+    })
+    .await;
+    let mut raw = node.client().await;
+    raw.expect("PING\r\n").await;
+    raw.send("PONG\r\n").await;
+    raw.expect("PING\r\nPING\r\n").await;
+    assert_eq!(raw.rest().await, "-ERR 'Stale Connection'\r\n");
+    assert_eq!(node.broker.stats().stale_connections, 1);
+}
+
+#[tokio::test]
+async fn a_slow_consumer_is_closed_and_counted_and_others_are_not() {
+    let node = Node::limited(|limits| {
+        limits.pending_bytes_max = 1024 * 1024;
+        limits.stall = Duration::from_millis(1);
+    })
+    .await;
+    let (mut slow, mut quick, mut publisher) = (
+        node.client().await,
+        node.client().await,
+        node.client().await,
+    );
+    for raw in [&mut slow, &mut quick] {
+        raw.send("SUB flood 1\r\n").await;
+        raw.flush().await;
+    }
+    let message = format!("PUB flood 8192\r\n{}\r\n", "x".repeat(8192));
+    let mut sent = 0;
+    while node.broker.stats().slow_consumers == 0 {
+        publisher.send(&message.repeat(16)).await;
+        publisher.flush().await;
+        sent += 16;
+        assert!(sent < 10_000, "{sent} messages and nobody is slow");
+        for _ in 0..16 {
+            quick.line().await;
+            quick.skip(8194).await;
+        }
+    }
+    until("one of three is gone", || {
+        node.broker.stats().connections == 2
+    })
+    .await;
+    quick.flush().await;
+    assert_eq!(node.broker.stats().slow_consumers, 1);
+    let _ = slow.rest().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_meets_the_write_deadline() {
+    let node = Node::limited(|limits| limits.write_deadline = Duration::from_millis(50)).await;
+    let (mut stuck, mut publisher) = (node.client().await, node.client().await);
+    stuck.send("SUB flood 1\r\n").await;
+    stuck.flush().await;
+    let message = format!("PUB flood 65536\r\n{}\r\n", "x".repeat(65_536));
+    publisher.send(&message.repeat(200)).await;
+    publisher.flush().await;
+    until("the stuck client is closed", || {
+        node.broker.stats().slow_consumers == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn shutdown_writes_what_waits_and_closes() {
+    let node = Node::start().await;
+    let (mut sub, mut publisher) = (node.client().await, node.client().await);
+    sub.send("SUB foo 1\r\n").await;
+    sub.flush().await;
+    publisher.send("PUB foo 1\r\nx\r\n").await;
+    publisher.flush().await;
+    node.broker.lame_duck(&["10.0.0.1:4222".into()]);
+    node.broker.shutdown(Duration::from_secs(5)).await;
+    let rest = sub.rest().await;
+    assert!(rest.starts_with("MSG foo 1 1\r\nx\r\nINFO {"), "{rest}");
+    assert!(
+        rest.contains("\"ldm\":true") && rest.contains("10.0.0.1:4222"),
+        "{rest}"
+    );
+    assert_eq!(node.broker.stats().connections, 0);
+    assert_eq!(node.broker.stats().subscriptions, 0);
+}

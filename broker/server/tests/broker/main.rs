@@ -1,0 +1,16 @@
+//! The broker as its clients, services and peers see it, over real sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on fails"
+)]
+
+mod access;
+mod clients;
+mod core;
+mod limits;
+mod queues;
+mod routes;
+mod services;
+mod support;

@@ -1,0 +1,211 @@
+//! A broker on loopback and a client that speaks raw lines.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use unibus_broker::{
+    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant, Limits,
+};
+use unibus_proto::permissions::Permissions;
+
+/// Nothing in these tests takes longer, unless it is broken.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Admits everyone who doesn't say `user: nobody`, with one shared grant.
+pub(crate) struct Anyone {
+    grant: watch::Receiver<Grant>,
+}
+
+impl Authenticator for Anyone {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+        if request.connect.user.as_deref() == Some("nobody") {
+            return Err(AuthError::Refused);
+        }
+        let identity = request.connect.user.as_deref().map(Arc::from);
+        Ok(Admission {
+            identity,
+            internal: false,
+            grant: self.grant.clone(),
+        })
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) broker: Broker,
+    pub(crate) addr: SocketAddr,
+    pub(crate) grant: watch::Sender<Grant>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut BrokerOptions)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut options = BrokerOptions {
+            port: addr.port(),
+            ..BrokerOptions::default()
+        };
+        change(&mut options);
+        let (grant, receiver) = watch::channel(Grant::Active(Arc::new(Permissions::all())));
+        let broker = Broker::new(options, Arc::new(Anyone { grant: receiver }));
+        let (stop, stopped) = watch::channel(false);
+        let serving = broker.clone();
+        tokio::spawn(async move { serving.serve(listener, stopped).await });
+        Self {
+            broker,
+            addr,
+            grant,
+            _stop: stop,
+        }
+    }
+
+    pub(crate) async fn limited(change: impl FnOnce(&mut Limits)) -> Self {
+        Self::with(|options| change(&mut options.limits)).await
+    }
+
+    /// A raw client after INFO, before CONNECT.
+    pub(crate) async fn dial(&self) -> Raw {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut raw = Raw {
+            stream,
+            buffer: Vec::new(),
+            info: String::new(),
+        };
+        raw.info = raw.line().await;
+        assert!(raw.info.starts_with("INFO {"), "{}", raw.info);
+        raw
+    }
+
+    /// A raw client that has connected as usual clients do.
+    pub(crate) async fn client(&self) -> Raw {
+        self.client_with("\"headers\":true,\"no_responders\":true")
+            .await
+    }
+
+    /// The same with other CONNECT fields: `"echo":false`. Status lines need `headers` and
+    /// `no_responders`.
+    pub(crate) async fn client_with(&self, fields: &str) -> Raw {
+        let mut raw = self.dial().await;
+        let connect = format!(
+            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"protocol\":1,{fields}}}\r\nPING\r\n"
+        );
+        raw.send(&connect).await;
+        assert_eq!(raw.line().await, "PONG");
+        let info = raw.line().await;
+        assert!(info.contains("\"connect_info\":true"), "{info}");
+        raw
+    }
+}
+
+pub(crate) struct Raw {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    pub(crate) info: String,
+}
+
+impl Raw {
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.send_bytes(text.as_bytes()).await;
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        timeout(DEADLINE, self.stream.write_all(bytes))
+            .await
+            .expect("write in time")
+            .unwrap();
+    }
+
+    async fn fill(&mut self) -> usize {
+        timeout(DEADLINE, self.stream.read_buf(&mut self.buffer))
+            .await
+            .expect("read in time")
+            .unwrap_or(0)
+    }
+
+    /// The next line without its end.
+    pub(crate) async fn line(&mut self) -> String {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return String::from_utf8(line)
+                    .unwrap()
+                    .trim_end_matches(['\r', '\n'])
+                    .to_owned();
+            }
+            assert!(self.fill().await > 0, "closed while a line was expected");
+        }
+    }
+
+    /// Exactly these bytes come next.
+    pub(crate) async fn expect(&mut self, text: &str) {
+        while self.buffer.len() < text.len() {
+            if self.fill().await == 0 {
+                break;
+            }
+        }
+        let got: Vec<u8> = self
+            .buffer
+            .drain(..text.len().min(self.buffer.len()))
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&got), text);
+    }
+
+    /// Nothing came before the answer to a PING.
+    pub(crate) async fn flush(&mut self) {
+        self.send("PING\r\n").await;
+        self.expect("PONG\r\n").await;
+    }
+
+    /// Everything up to the close.
+    pub(crate) async fn rest(&mut self) -> String {
+        while self.fill().await > 0 {}
+        String::from_utf8(std::mem::take(&mut self.buffer)).unwrap()
+    }
+
+    /// How many messages come before the answer to a PING.
+    pub(crate) async fn count_messages(&mut self) -> usize {
+        self.send("PING\r\n").await;
+        let mut messages = 0;
+        loop {
+            let line = self.line().await;
+            if line == "PONG" {
+                return messages;
+            }
+            if line.starts_with("MSG ") || line.starts_with("HMSG ") {
+                messages += 1;
+                let size: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
+                self.skip(size + 2).await;
+            }
+        }
+    }
+
+    pub(crate) async fn skip(&mut self, bytes: usize) {
+        while self.buffer.len() < bytes {
+            assert!(self.fill().await > 0, "closed within a payload");
+        }
+        self.buffer.drain(..bytes);
+    }
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        timeout(DEADLINE, wait).await.is_ok(),
+        "never happened: {what}"
+    );
+}

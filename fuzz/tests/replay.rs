@@ -1,0 +1,93 @@
+//! A short run of each fuzz target on stable: its corpus, then a bounded walk around it.
+//!
+//! The corpus is replayed in full, so that a crash stays red once its input is committed; the walk
+//! is seeded, so that a failure comes again with the same seed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use unibus_fuzz::{Budget, explore, read_corpus};
+
+const SEED: u64 = 0x5eed_0000_0001;
+const BUDGET: Budget = Budget {
+    iterations: 20_000,
+    time: Duration::from_secs(2),
+};
+
+fn short_run(target: &str, harness: fn(&[u8]), dictionary: &[&[u8]]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpora")
+        .join(target);
+    let corpus = read_corpus(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    assert!(!corpus.is_empty(), "no seeds in {}", folder.display());
+    let tried = explore(harness, &corpus, dictionary, SEED, BUDGET);
+    assert!(tried > 0, "no time for a single mutation");
+}
+
+#[test]
+fn client_decoder() {
+    let words: [&[u8]; 22] = [
+        b"PUB ",
+        b"HPUB ",
+        b"SUB ",
+        b"UNSUB ",
+        b"CONNECT {}",
+        b"PING\r\n",
+        b"PONG\r\n",
+        b"INFO {}\r\n",
+        b"+OK\r\n",
+        b"-ERR 'x'\r\n",
+        b"MSG a 1 0\r\n\r\n",
+        b"pub\t",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b" 0\r\n\r\n",
+        b"-1",
+        b"512",
+        b"513",
+        b"9999999999",
+    ];
+    short_run("client_decoder", unibus_fuzz::client_decoder, &words);
+}
+
+#[test]
+fn headers() {
+    let words: [&[u8]; 9] = [
+        b"NATS/1.0",
+        b"NATS/1.0 503 No Responders",
+        b"\r\n",
+        b"\r\n\r\n",
+        b": ",
+        b":",
+        b"Nats-Msg-Id: ",
+        b"\r",
+        b"\n",
+    ];
+    short_run("headers", unibus_fuzz::headers, &words);
+}
+
+#[test]
+fn sublist() {
+    short_run("sublist", unibus_fuzz::sublist, &[]);
+}
+
+#[test]
+fn state_machine() {
+    short_run("state_machine", unibus_fuzz::state_machine, &[]);
+}
+
+#[test]
+#[should_panic(expected = "offending input: b\"PUB")]
+fn a_broken_promise_is_found_and_shown() {
+    fn harness(data: &[u8]) {
+        assert!(!data.starts_with(b"PUBX"), "planted");
+    }
+    let budget = Budget {
+        iterations: 100_000,
+        time: Duration::from_secs(20),
+    };
+    explore(harness, &[b"PUB ".to_vec()], &[b"X"], SEED, budget);
+}

@@ -1,0 +1,7 @@
+//! The replica as a whole: one node over restarts, three nodes over an in-process network with
+//! partitions, and openraft's own storage suite over the real log and the real state machine.
+
+mod cluster;
+mod harness;
+mod single;
+mod suite;

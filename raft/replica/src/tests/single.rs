@@ -1,0 +1,92 @@
+//! One node: propose, read back, restart in every way.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use unibus_state::{Outcome, State};
+
+use super::harness::{Net, Node, create_stream, messages, payload, sequences};
+use crate::{InitializeError, ProposeError};
+
+async fn alone(net: &Arc<Net>) -> Node {
+    let node = Node::start(net, "one").await;
+    let members = BTreeMap::from([(node.id, node.name.clone())]);
+    node.initialize(members.clone()).await.unwrap();
+    assert_eq!(
+        node.initialize(members).await,
+        Err(InitializeError::NotPristine)
+    );
+    let created = node.propose(create_stream()).await.unwrap();
+    assert_eq!(created.outcomes, [Outcome::Done]);
+    node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_keep_their_order_and_effects_are_heard_before_the_answer() {
+    let net = Arc::default();
+    let node = alone(&net).await;
+    let proposals: Vec<_> = (0..500)
+        .map(|n| node.propose(messages(&[&format!("m{n}"), "x"])))
+        .collect();
+    for (n, proposal) in proposals.into_iter().enumerate() {
+        let proposed = proposal.await.unwrap();
+        let first = 2 * n as u64 + 1;
+        assert_eq!(sequences(&proposed), [first, first + 1]);
+        assert!(node.recorder.last_seq.load(Ordering::SeqCst) > first);
+        assert!(*node.applied_index().borrow() >= proposed.index);
+    }
+    assert_eq!(payload(&node, 999).unwrap(), "m499");
+    assert!(node.read_barrier().await.unwrap() >= 2);
+    let status = node.status();
+    assert!(status.has_quorum && status.initialized && status.fatal.is_none());
+    assert_eq!(status.leader, Some(node.id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_survives_restarts_from_the_log_and_from_checkpoints() {
+    let net = Arc::default();
+    let mut node = alone(&net).await;
+    node.propose(messages(&["one", "two"])).await.unwrap();
+    node.kill().await;
+    node.restart().await;
+    node.propose(messages(&["three"])).await.unwrap();
+    let index = node.checkpoint().await.unwrap();
+    assert_eq!(node.status().checkpoint_index, index);
+    node.propose(messages(&["four"])).await.unwrap();
+    let digest = node.with_state(State::digest);
+    for damage in ["none", "sled", "sled file", "part"] {
+        node.kill().await;
+        match damage {
+            "sled" => fs::remove_dir_all(node.path().join("rows")).unwrap(),
+            "sled file" => fs::write(node.path().join("rows/db"), b"garbage").unwrap(),
+            "part" => {
+                fs::create_dir_all(node.path().join("snapshots/building.part")).unwrap();
+            }
+            _ => {}
+        }
+        node.restart().await;
+        node.read_barrier().await.unwrap();
+        assert_eq!(node.with_state(State::digest), digest, "{damage}");
+        for (seq, text) in [(1, "one"), (3, "three"), (4, "four")] {
+            assert_eq!(payload(&node, seq).unwrap(), text, "{damage}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_outside_any_cluster_refuses_quickly_and_a_stopped_one_says_so() {
+    let net: Arc<Net> = Arc::default();
+    let mut node = Node::start(&net, "lonely").await;
+    assert_eq!(
+        node.propose(messages(&["x"])).await.unwrap_err(),
+        ProposeError::NoLeader
+    );
+    let replica = node.clone();
+    node.kill().await;
+    assert_eq!(
+        replica.propose(messages(&["x"])).await.unwrap_err(),
+        ProposeError::Stopped
+    );
+}

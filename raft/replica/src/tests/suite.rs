@@ -1,0 +1,33 @@
+//! openraft's storage suite over the real log and the real state machine.
+
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+
+use super::harness::Recorder;
+use crate::ReplicaOptions;
+use crate::log::GroupLog;
+use crate::machine::Machine;
+use crate::replica::{GROUP, Observer, open};
+use crate::types::TypeConfig;
+
+struct Stores;
+
+impl StoreBuilder<TypeConfig, GroupLog, Machine, TempDir> for Stores {
+    async fn build(&self) -> Result<(TempDir, GroupLog, Machine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = ReplicaOptions::new(dir.path(), "suite");
+        options.log_segment_bytes = 1 << 20;
+        options.sled_cache_bytes = 1 << 20;
+        let observer: Arc<dyn Observer> = Arc::new(Recorder::default());
+        let (log, machine) = open(&options, observer).unwrap();
+        Ok((dir, log.group(GROUP), machine))
+    }
+}
+
+#[tokio::test]
+async fn openraft_suite_passes() {
+    Suite::test_all(Stores).await.unwrap();
+}

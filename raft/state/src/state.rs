@@ -1,0 +1,524 @@
+//! The whole replicated state and how an entry changes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use unibus_proto::jetstream::api::ConsumerAction;
+use unibus_proto::jetstream::config::{Storage, StreamConfig};
+use unibus_proto::jetstream::error::{self, ApiError};
+use unibus_proto::jetstream::info::AccountInfo;
+
+use crate::batch::Entry;
+use crate::command::{
+    AppendRef, Command, CommandRef, ConsumerCreate, ConsumerDelete, ConsumerProgress,
+    MessageDelete, StreamDelete, StreamPurge, StreamPut,
+};
+use crate::consumer::{self, Consumer};
+use crate::location::{BlockMeta, BlockSink, StreamUid};
+use crate::outcome::{Applied, Effect, Outcome};
+use crate::routes::Routes;
+use crate::stream::{Context, Stream};
+use crate::validate;
+
+/// Streams at most.
+pub const STREAMS_MAX: usize = 65_536;
+/// Messages one `Tick` removes at most; the deadline stays due, so the leader asks again.
+pub const EXPIRED_PER_TICK_MAX: usize = 65_536;
+
+/// Everything that is replicated.
+#[derive(Debug, Default)]
+pub struct State {
+    slots: Vec<Option<Box<Stream>>>,
+    names: BTreeMap<Arc<str>, u32>,
+    routes: Routes,
+    /// By stream identity, so that replicas with different slots expire in the same order.
+    deadlines: BTreeSet<(u64, StreamUid, u32)>,
+    pub(crate) next_uid: u64,
+    pub(crate) last_stamp_ns: u64,
+    /// Entries applied by this memory; marks streams that this entry advanced. Not replicated.
+    applies: u64,
+    /// Rows of deleted streams that the next checkpoint removes.
+    pub(crate) dead_rows: Vec<Vec<u8>>,
+}
+
+/// One entry being applied.
+struct Step<'a> {
+    ctx: Context<'a>,
+    effects: Vec<Effect>,
+    touched: Vec<u32>,
+}
+
+type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+impl State {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies one committed entry: one outcome per command. `_index` is the entry's log index.
+    pub fn apply(&mut self, _index: u64, entry: &Entry, sink: &mut dyn BlockSink) -> Applied {
+        // Stamps never go backwards, whatever a new leader's clock says.
+        self.last_stamp_ns = self.last_stamp_ns.max(entry.stamp_ns);
+        self.applies += 1;
+        let ctx = Context {
+            now_ns: self.last_stamp_ns,
+            sink,
+        };
+        let mut step = Step {
+            ctx,
+            effects: Vec::new(),
+            touched: Vec::new(),
+        };
+        let mut outcomes = Vec::with_capacity(entry.count as usize);
+        for command in entry.commands() {
+            outcomes.push(match command {
+                Ok(CommandRef::Append(append)) => self.append(append, &mut step),
+                Ok(CommandRef::Other(command)) => match self.change(*command, &mut step) {
+                    Ok(outcome) => outcome,
+                    Err(error) => Outcome::Refused(error.into()),
+                },
+                Err(_) => Outcome::Refused(error::BAD_REQUEST.into()),
+            });
+        }
+        for slot in std::mem::take(&mut step.touched) {
+            self.note_deadline(slot);
+        }
+        Applied {
+            outcomes,
+            effects: step.effects,
+        }
+    }
+
+    /// The time of the last entry, Unix nanoseconds.
+    #[must_use]
+    pub fn last_stamp_ns(&self) -> u64 {
+        self.last_stamp_ns
+    }
+
+    /// When a `Tick` will have something to do, Unix nanoseconds.
+    #[must_use]
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.deadlines.first().map(|(deadline, ..)| *deadline)
+    }
+
+    /// Streams by name.
+    pub fn streams(&self) -> impl Iterator<Item = &Stream> {
+        self.names.values().filter_map(|slot| self.at(*slot))
+    }
+
+    /// Streams.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// One stream.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> Option<&Stream> {
+        self.at(*self.names.get(name)?)
+    }
+
+    /// The stream that stores a subject.
+    #[must_use]
+    pub fn stream_for_subject(&self, subject: &[u8]) -> Option<&Stream> {
+        self.at(self.routes.find(subject)?)
+    }
+
+    /// All blocks of all streams.
+    #[must_use]
+    pub fn live_blocks(&self) -> Vec<BlockMeta> {
+        self.slots
+            .iter()
+            .flatten()
+            .flat_map(|stream| stream.live_blocks())
+            .collect()
+    }
+
+    /// Use of the account; API counters are the caller's.
+    #[must_use]
+    pub fn account_info(&self) -> AccountInfo {
+        let mut info = AccountInfo::default();
+        for stream in self.streams().filter(|stream| !stream.is_control()) {
+            info.streams += 1;
+            info.consumers += stream.consumers().len() as u64;
+            let reserved = u64::try_from(stream.config().max_bytes).unwrap_or(0);
+            match stream.config().storage {
+                Storage::File => {
+                    info.storage += stream.bytes();
+                    info.reserved_storage += reserved;
+                }
+                Storage::Memory => {
+                    info.memory += stream.bytes();
+                    info.reserved_memory += reserved;
+                }
+            }
+        }
+        info
+    }
+
+    fn at(&self, slot: u32) -> Option<&Stream> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
+    fn at_mut(&mut self, slot: u32) -> Option<&mut Stream> {
+        self.slots.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    pub(crate) fn streams_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
+        self.slots.iter_mut().flatten().map(|stream| &mut **stream)
+    }
+
+    fn slot_of(&self, name: &str, privileged: bool) -> Result<u32> {
+        let slot = *self.names.get(name).ok_or(error::STREAM_NOT_FOUND)?;
+        if self.at(slot).is_some_and(Stream::is_control) && !privileged {
+            return Err(error::RESERVED);
+        }
+        Ok(slot)
+    }
+
+    fn open(&mut self, name: &str, privileged: bool) -> Result<(u32, &mut Stream)> {
+        let slot = self.slot_of(name, privileged)?;
+        let stream = self.at_mut(slot).ok_or(error::STREAM_NOT_FOUND)?;
+        Ok((slot, stream))
+    }
+
+    fn append(&mut self, append: AppendRef<'_>, step: &mut Step<'_>) -> Outcome {
+        let Some(slot) = self.routes.find(append.subject) else {
+            return Outcome::NoStream;
+        };
+        let applies = self.applies;
+        let Some(stream) = self.at_mut(slot) else {
+            return Outcome::NoStream;
+        };
+        let before = stream.last_seq;
+        let outcome = stream.append(append, &mut step.ctx);
+        if stream.last_seq != before {
+            step.advanced(slot, stream, applies);
+        }
+        outcome
+    }
+
+    fn change(&mut self, command: Command, step: &mut Step<'_>) -> Result<Outcome> {
+        match command {
+            Command::Append(a) => {
+                let append = AppendRef {
+                    subject: &a.subject,
+                    header_len: a.header_len,
+                    data: &a.data,
+                    privileged: a.privileged,
+                };
+                Ok(self.append(append, step))
+            }
+            Command::StreamCreate(put) => self.create_stream(put, step),
+            Command::StreamUpdate(put) => self.update_stream(put, step),
+            Command::StreamDelete(delete) => self.delete_stream(&delete, step),
+            Command::StreamPurge(purge) => self.purge(&purge, step),
+            Command::MessageDelete(delete) => self.delete_message(&delete, step),
+            Command::ConsumerCreate(create) => self.create_consumer(create, step),
+            Command::ConsumerDelete(delete) => self.delete_consumer(&delete, step),
+            Command::ConsumerProgress(progress) => self.progress(&progress),
+            Command::Tick => Ok(self.tick(step)),
+        }
+    }
+
+    fn check_config(&self, put: &StreamPut) -> Result<StreamConfig> {
+        let mut config = put.config.clone();
+        validate::fill_defaults(&mut config);
+        validate::check_privilege(&config, put.privileged)?;
+        validate::check(&config, put.replicas_max)?;
+        if put.pedantic
+            && put.config.duplicate_window > put.config.max_age
+            && put.config.max_age > 0
+        {
+            return Err(error::PEDANTIC);
+        }
+        Ok(config)
+    }
+
+    fn check_overlap(&self, config: &StreamConfig, except: Option<u32>) -> Result<()> {
+        for filter in &config.subjects {
+            if self
+                .routes
+                .find_overlap(filter.as_bytes(), except)
+                .is_some()
+            {
+                return Err(error::SUBJECT_OVERLAP);
+            }
+        }
+        Ok(())
+    }
+
+    fn create_stream(&mut self, put: StreamPut, step: &mut Step<'_>) -> Result<Outcome> {
+        let config = self.check_config(&put)?;
+        if let Some(existing) = self.stream(&config.name) {
+            // Asking twice for the same is fine: retries have to be safe.
+            return if *existing.config() == config {
+                Ok(Outcome::Done)
+            } else {
+                Err(error::STREAM_NAME_EXIST)
+            };
+        }
+        if config.sealed {
+            return Err(ApiError::stream_config("stream can not be created sealed"));
+        }
+        self.check_overlap(&config, None)?;
+        if self.names.len() >= STREAMS_MAX {
+            return Err(error::MAXIMUM_STREAMS_LIMIT);
+        }
+        self.next_uid += 1;
+        let stream = Stream::new(StreamUid(self.next_uid), config, step.ctx.now_ns);
+        step.effects.push(Effect::StreamCreated {
+            name: stream.name.clone(),
+        });
+        self.insert_stream(stream);
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn insert_stream(&mut self, stream: Stream) {
+        let free = self.slots.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.slots.len());
+        // STREAMS_MAX keeps slots far below 2^32.
+        let slot = u32::try_from(at).unwrap_or(u32::MAX);
+        for filter in &stream.config.subjects {
+            self.routes.insert(filter.as_bytes(), slot);
+        }
+        self.names.insert(stream.name.clone(), slot);
+        let stream = Some(Box::new(stream));
+        if at == self.slots.len() {
+            self.slots.push(stream);
+        } else {
+            self.slots[at] = stream;
+        }
+        self.note_deadline(slot);
+    }
+
+    fn update_stream(&mut self, put: StreamPut, step: &mut Step<'_>) -> Result<Outcome> {
+        let slot = self.slot_of(&put.config.name, put.privileged)?;
+        let config = self.check_config(&put)?;
+        self.check_overlap(&config, Some(slot))?;
+        let stream = self.at_mut(slot).ok_or(error::STREAM_NOT_FOUND)?;
+        validate::check_update(&stream.config, &config)?;
+        if stream.config == config {
+            return Ok(Outcome::Done);
+        }
+        let before = std::mem::replace(&mut stream.config, config);
+        stream.dirty.row = true;
+        stream.trim(&mut step.ctx);
+        step.effects.push(Effect::StreamUpdated {
+            name: stream.name.clone(),
+        });
+        let after = stream.config.subjects.clone();
+        for filter in &before.subjects {
+            self.routes.remove(filter.as_bytes(), slot);
+        }
+        for filter in &after {
+            self.routes.insert(filter.as_bytes(), slot);
+        }
+        step.touched.push(slot);
+        Ok(Outcome::Done)
+    }
+
+    fn delete_stream(&mut self, delete: &StreamDelete, step: &mut Step<'_>) -> Result<Outcome> {
+        let slot = self.slot_of(&delete.name, delete.privileged)?;
+        let stream = self.slots.get_mut(slot as usize).and_then(Option::take);
+        let stream = stream.ok_or(error::STREAM_NOT_FOUND)?;
+        self.names.remove(&stream.name);
+        for filter in &stream.config.subjects {
+            self.routes.remove(filter.as_bytes(), slot);
+        }
+        if let Some(noted) = stream.noted_deadline {
+            self.deadlines.remove(&(noted, stream.uid, slot));
+        }
+        self.bury_rows(&stream);
+        step.ctx.sink.drop_stream(stream.uid);
+        step.effects.push(Effect::StreamRemoved {
+            name: stream.name.clone(),
+        });
+        Ok(Outcome::Done)
+    }
+
+    fn purge(&mut self, purge: &StreamPurge, step: &mut Step<'_>) -> Result<Outcome> {
+        let applies = self.applies;
+        let (slot, stream) = self.open(&purge.name, purge.privileged)?;
+        if purge.seq > 0 && purge.keep > 0 {
+            return Err(error::BAD_REQUEST);
+        }
+        if stream.config.sealed {
+            return Err(error::STREAM_SEALED);
+        }
+        if stream.config.deny_purge {
+            return Err(error::STREAM_PURGE_NOT_PERMITTED);
+        }
+        let filter = purge.filter.as_bytes();
+        if !filter.is_empty() && !unibus_proto::subject::is_valid_filter(filter) {
+            return Err(error::BAD_REQUEST);
+        }
+        let count = stream.purge(filter, purge.seq, purge.keep, &mut step.ctx);
+        if count > 0 {
+            step.advanced(slot, stream, applies);
+        }
+        Ok(Outcome::Purged { count })
+    }
+
+    fn delete_message(&mut self, delete: &MessageDelete, step: &mut Step<'_>) -> Result<Outcome> {
+        let applies = self.applies;
+        let (slot, stream) = self.open(&delete.stream, delete.privileged)?;
+        if stream.config.sealed {
+            return Err(error::STREAM_SEALED);
+        }
+        if stream.config.deny_delete {
+            return Err(error::MESSAGE_DELETE_NOT_PERMITTED);
+        }
+        if !stream.remove(delete.seq, &mut step.ctx) {
+            return Err(ApiError::sequence_not_found(delete.seq));
+        }
+        step.advanced(slot, stream, applies);
+        Ok(Outcome::Done)
+    }
+
+    fn create_consumer(&mut self, create: ConsumerCreate, step: &mut Step<'_>) -> Result<Outcome> {
+        let (_, stream) = self.open(&create.stream, create.privileged)?;
+        let mut config = create.config;
+        consumer::fill_defaults(&mut config, &create.generated_name)?;
+        consumer::check(&config, stream)?;
+        let name: Arc<str> = config.name.as_str().into();
+        let existing = stream
+            .consumers
+            .get(&name)
+            .map(|consumer| consumer.config().clone());
+        let created = existing.is_none();
+        match existing {
+            None => {
+                if create.action == ConsumerAction::Update {
+                    return Err(error::CONSUMER_DOES_NOT_EXIST);
+                }
+                consumer::check_count(stream)?;
+                let consumer = Consumer::new(config, step.ctx.now_ns, stream);
+                stream.consumers.insert(name.clone(), consumer);
+                let stream = stream.name.clone();
+                step.effects.push(Effect::ConsumerCreated {
+                    stream,
+                    name: name.clone(),
+                });
+            }
+            Some(before) if before == config => {}
+            Some(before) => {
+                if create.action == ConsumerAction::Create {
+                    return Err(error::CONSUMER_ALREADY_EXISTS);
+                }
+                consumer::check_update(&before, &config)?;
+                if let Some(consumer) = stream.consumers.get_mut(&name) {
+                    consumer.reconfigure(config);
+                }
+                let stream = stream.name.clone();
+                step.effects.push(Effect::ConsumerUpdated {
+                    stream,
+                    name: name.clone(),
+                });
+            }
+        }
+        stream.dirty.consumers.insert(name.clone());
+        let pending = stream
+            .consumers
+            .get(&name)
+            .map_or(0, |c| c.num_pending(stream));
+        Ok(Outcome::ConsumerCreated {
+            name,
+            num_pending: pending,
+            created,
+        })
+    }
+
+    fn delete_consumer(&mut self, delete: &ConsumerDelete, step: &mut Step<'_>) -> Result<Outcome> {
+        let (_, stream) = self.open(&delete.stream, delete.privileged)?;
+        let Some((name, _)) = stream.consumers.remove_entry(delete.name.as_str()) else {
+            return Err(error::CONSUMER_NOT_FOUND);
+        };
+        stream.dirty.consumers.insert(name.clone());
+        step.effects.push(Effect::ConsumerRemoved {
+            stream: stream.name.clone(),
+            name,
+        });
+        Ok(Outcome::Done)
+    }
+
+    fn progress(&mut self, progress: &ConsumerProgress) -> Result<Outcome> {
+        let (_, stream) = self.open(&progress.stream, true)?;
+        let consumer = stream.consumers.get_mut(progress.name.as_str());
+        let consumer = consumer.ok_or(error::CONSUMER_NOT_FOUND)?;
+        if consumer.advance(progress.consumer_seq, progress.stream_seq) {
+            let name = consumer.name.clone();
+            stream.dirty.consumers.insert(name);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Expires in the order of deadlines, a bounded number of messages.
+    fn tick(&mut self, step: &mut Step<'_>) -> Outcome {
+        let now_ns = step.ctx.now_ns;
+        let applies = self.applies;
+        let mut budget = EXPIRED_PER_TICK_MAX;
+        for slot in &step.touched {
+            self.note_deadline(*slot);
+        }
+        while let Some((at, _, slot)) = self.deadlines.first().copied() {
+            if at > now_ns {
+                break;
+            }
+            let Some(stream) = self.at_mut(slot) else {
+                break;
+            };
+            let gone = stream.expire(budget, &mut step.ctx);
+            if gone > 0 {
+                step.advanced(slot, stream, applies);
+            }
+            self.note_deadline(slot);
+            budget = budget.saturating_sub(gone.max(1));
+            if budget == 0 {
+                break;
+            }
+        }
+        Outcome::Done
+    }
+
+    fn note_deadline(&mut self, slot: u32) {
+        let Some(stream) = self
+            .slots
+            .get_mut(slot as usize)
+            .and_then(Option::as_deref_mut)
+        else {
+            return;
+        };
+        let deadline = stream.next_deadline_ns();
+        if deadline == stream.noted_deadline {
+            return;
+        }
+        if let Some(noted) = stream.noted_deadline {
+            self.deadlines.remove(&(noted, stream.uid, slot));
+        }
+        stream.noted_deadline = deadline;
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, stream.uid, slot));
+        }
+    }
+}
+
+impl Step<'_> {
+    /// Notes that a stream changed, once per entry.
+    fn advanced(&mut self, slot: u32, stream: &mut Stream, applies: u64) {
+        if stream.advanced_in == applies {
+            return;
+        }
+        stream.advanced_in = applies;
+        self.touched.push(slot);
+        let name = stream.name.clone();
+        if stream.is_control() {
+            self.effects.push(Effect::ControlChanged {
+                bucket: name.clone(),
+            });
+        }
+        self.effects.push(Effect::StreamAdvanced { name });
+    }
+}

@@ -1,0 +1,53 @@
+//! The five lines that a started node prints: what listens where, and what to type next. Text only.
+
+use std::net::SocketAddr;
+
+use crate::config::NodeConfig;
+use crate::config::args::BusAuth;
+use crate::node::Addresses;
+
+/// The five lines. `addresses` are those really bound.
+#[must_use]
+pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
+    let version = env!("CARGO_PKG_VERSION");
+    let data = config.data_dir.display();
+    let shape = match (&config.cluster, addresses.cluster) {
+        (Some(cluster), Some(at)) => {
+            format!("node {} of cluster {}, routes on {at}/udp", config.server_name, cluster.name)
+        }
+        _ => format!("single node {}", config.server_name),
+    };
+    let monitor = addresses.monitor.map_or_else(
+        || "off (--monitor-port 0)".to_owned(),
+        |at| format!("http://{}/varz", local(at)),
+    );
+    [
+        format!("unibus-node {version}: {shape}, data in {data}"),
+        format!("  NATS clients   nats://{}  (bus-auth {})", addresses.client, config.bus_auth),
+        format!("  control plane  http://{}/healthz", local(addresses.http)),
+        format!("  monitoring     {monitor}"),
+        format!("  next           {}", next(config, addresses)),
+    ]
+}
+
+/// An address as somebody on this host can reach it.
+fn local(at: SocketAddr) -> SocketAddr {
+    let ip = match at {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        _ => at.ip(),
+    };
+    SocketAddr::new(ip, at.port())
+}
+
+fn next(config: &NodeConfig, addresses: &Addresses) -> String {
+    let url = format!("nats://{}", local(addresses.client));
+    if config.bus_auth == BusAuth::Enforce {
+        let id = config.internal_id_file.display();
+        return format!(
+            "unibus-node user add UKEY --role service --pub '>' --sub '>' --internal-id-file {id} \
+             --nats-url {url}"
+        );
+    }
+    format!("nats --server {url} sub '>'   or a secured cluster of three: unibus-node quickstart")
+}

@@ -1,0 +1,119 @@
+//! A broker in this process, set up by a script's `broker` line.
+//!
+//! Words: `auth` (credentials are required: `auth_token` `secret`, or `limited`, which may neither
+//! publish to `denied.>` nor subscribe to `secret.>`), `nkey` (any nkey with
+//! a good signature), and `<name>=<number>` for `payload_bytes_max`, `control_line_bytes_max`,
+//! `subscriptions_max`, `connections_max`, `pings_out_max`, `auth_timeout_ms`, `ping_ms`, and
+//! `patience_ms`, how long the player waits for bytes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use unibus_broker::{
+    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant, Limits,
+};
+use unibus_proto::nkey::NkeyPublic;
+use unibus_proto::permissions::{Permissions, SubjectSet};
+
+use crate::script::Script;
+
+/// Serves until it is dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    _shutdown: watch::Sender<bool>,
+}
+
+impl Server {
+    pub(crate) async fn start(script: &Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mode = if script.has("nkey") {
+            Mode::Nkey
+        } else if script.has("auth") {
+            Mode::Token
+        } else {
+            Mode::Open
+        };
+        let options = BrokerOptions {
+            server_name: "oracle".into(),
+            server_id: "NORACLE".into(),
+            host: address.ip().to_string(),
+            port: address.port(),
+            auth_required: mode != Mode::Open,
+            always_nonce: mode == Mode::Nkey,
+            limits: limits(script),
+            ..BrokerOptions::default()
+        };
+        let broker = Broker::new(options, Arc::new(Doorman { mode }));
+        let (shutdown, stopped) = watch::channel(false);
+        tokio::spawn(async move { broker.serve(listener, stopped).await });
+        Self {
+            address,
+            _shutdown: shutdown,
+        }
+    }
+}
+
+fn limits(script: &Script) -> Limits {
+    let mut limits = Limits::default();
+    let size = |name, usual: usize| script.number(name).map_or(usual, |n| n as usize);
+    limits.payload_bytes_max = size("payload_bytes_max", limits.payload_bytes_max);
+    limits.control_line_bytes_max = size("control_line_bytes_max", limits.control_line_bytes_max);
+    limits.subscriptions_max = size("subscriptions_max", limits.subscriptions_max);
+    limits.connections_max = size("connections_max", limits.connections_max);
+    limits.pings_out_max = size("pings_out_max", limits.pings_out_max as usize) as u32;
+    if let Some(millis) = script.number("auth_timeout_ms") {
+        limits.auth_timeout = Duration::from_millis(millis);
+    }
+    // A silent client would otherwise see the broker's own PING in a slow run.
+    let ping = Duration::from_millis(script.number("ping_ms").unwrap_or(600_000));
+    (limits.ping_interval, limits.first_ping) = (ping, ping);
+    limits
+}
+
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Mode {
+    Open,
+    Token,
+    Nkey,
+}
+
+struct Doorman {
+    mode: Mode,
+}
+
+impl Authenticator for Doorman {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+        let connect = request.connect;
+        let permissions = match (self.mode, connect.auth_token.as_deref()) {
+            (Mode::Open, _) | (Mode::Token, Some("secret")) => Permissions::all(),
+            (Mode::Token, Some("limited")) => limited(),
+            (Mode::Nkey, _) if signed(request) => Permissions::all(),
+            (Mode::Token | Mode::Nkey, _) => return Err(AuthError::Refused),
+        };
+        let (_, grant) = watch::channel(Grant::Active(Arc::new(permissions)));
+        Ok(Admission {
+            identity: connect.nkey.as_deref().map(Arc::from),
+            internal: false,
+            grant,
+        })
+    }
+}
+
+fn signed(request: &AuthRequest<'_>) -> bool {
+    let (Some(key), Some(signature)) = (&request.connect.nkey, &request.connect.sig) else {
+        return false;
+    };
+    NkeyPublic::parse(key).is_ok_and(|key| key.verify(request.nonce.as_bytes(), signature))
+}
+
+fn limited() -> Permissions {
+    let deny = |filter: &str| SubjectSet::denying(vec![filter.parse().unwrap()]);
+    Permissions {
+        publish: deny("denied.>"),
+        subscribe: deny("secret.>"),
+    }
+}
