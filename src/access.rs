@@ -64,9 +64,14 @@ impl Directory {
             internal,
             open: grant(permissions::open()),
             everything: grant(Permissions::all()),
-            table: Mutex::new(Table { sweep_at: SWEEP_AT_LEAST, ..Table::default() }),
+            table: Mutex::new(Table {
+                sweep_at: SWEEP_AT_LEAST,
+                ..Table::default()
+            }),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Takes `records` (key in hex, JSON value) as all there are: after a start or a snapshot.
@@ -100,7 +105,9 @@ impl Directory {
 
     /// Takes note that a record was deleted: its user gets nothing from here on.
     pub fn remove(&self, key: &str) {
-        let Ok(public) = NkeyPublic::parse(key) else { return };
+        let Ok(public) = NkeyPublic::parse(key) else {
+            return;
+        };
         let mut table = self.shared.table.lock();
         table.users.remove(&public);
         table.tell(&public);
@@ -110,14 +117,20 @@ impl Directory {
     #[must_use]
     pub fn is_authorized(&self, key: &NkeyPublic) -> bool {
         let table = self.shared.table.lock();
-        table.users.get(key).is_some_and(|user| user.status == Status::Active)
+        table
+            .users
+            .get(key)
+            .is_some_and(|user| user.status == Status::Active)
     }
 
     /// Whether some active user is an admin.
     #[must_use]
     pub fn has_admin(&self) -> bool {
         let table = self.shared.table.lock();
-        table.users.values().any(|u| u.role == Role::Admin && u.status == Status::Active)
+        table
+            .users
+            .values()
+            .any(|u| u.role == Role::Admin && u.status == Status::Active)
     }
 
     /// Number of records, revoked ones included.
@@ -149,7 +162,11 @@ impl Directory {
             Some(user) => Grant::Active(Arc::new(permissions::permissions_of(user))),
         };
         let grant = table.follow(key, grant);
-        Ok(Admission { identity: Some(key.to_nkey().into()), internal: false, grant })
+        Ok(Admission {
+            identity: Some(key.to_nkey().into()),
+            internal: false,
+            grant,
+        })
     }
 
     fn admit_internal(&self, key: &NkeyPublic) -> Admission {
@@ -164,7 +181,9 @@ impl Directory {
 impl Table {
     /// Tells those who are connected as `key` what holds for them.
     fn tell(&mut self, key: &NkeyPublic) {
-        let Some(sender) = self.followed.get(key) else { return };
+        let Some(sender) = self.followed.get(key) else {
+            return;
+        };
         let grant = match self.users.get(key) {
             Some(user) if user.status == Status::Active => {
                 Grant::Active(Arc::new(permissions::permissions_of(user)))
@@ -188,7 +207,8 @@ impl Table {
             return sender.subscribe();
         }
         if self.followed.len() >= self.sweep_at {
-            self.followed.retain(|_, sender| sender.receiver_count() > 0);
+            self.followed
+                .retain(|_, sender| sender.receiver_count() > 0);
             self.sweep_at = SWEEP_AT_LEAST.max(self.followed.len() * 2);
         }
         let (sender, receiver) = watch::channel(grant);
@@ -222,7 +242,12 @@ fn readable(key: &str, value: &[u8]) -> Option<(NkeyPublic, Arc<UserRecord>)> {
 
 /// The key that a client has proven to own: `Ok(None)` where it presents none.
 fn proven(request: &AuthRequest<'_>) -> Result<Option<NkeyPublic>, AuthError> {
-    let Some(nkey) = request.connect.nkey.as_deref().filter(|nkey| !nkey.is_empty()) else {
+    let Some(nkey) = request
+        .connect
+        .nkey
+        .as_deref()
+        .filter(|nkey| !nkey.is_empty())
+    else {
         return Ok(None);
     };
     let key = NkeyPublic::parse(nkey).map_err(|_| AuthError::Refused)?;
@@ -244,9 +269,10 @@ impl Authenticator for Directory {
             None => Err(AuthError::Refused),
         });
         match (outcome, self.shared.mode) {
-            (Ok(admission), BusAuth::Soft) if !admission.internal => {
-                Ok(Admission { grant: self.shared.open.subscribe(), ..admission })
-            }
+            (Ok(admission), BusAuth::Soft) if !admission.internal => Ok(Admission {
+                grant: self.shared.open.subscribe(),
+                ..admission
+            }),
             (Err(reason), BusAuth::Soft) => {
                 warn!(%peer, %reason, "let in under soft; enforce would refuse this client");
                 Ok(self.admit_open(None))

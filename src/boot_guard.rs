@@ -59,7 +59,10 @@ impl fmt::Display for Violation {
 /// Every violation as the text that the process prints before it exits with [`EXIT_STATUS`].
 #[must_use]
 pub fn report(violations: &[Violation]) -> String {
-    let mut text = format!("this node does not start, for {}:", counted(violations.len()));
+    let mut text = format!(
+        "this node does not start, for {}:",
+        counted(violations.len())
+    );
     for (number, violation) in violations.iter().enumerate() {
         text.push_str(&format!("\n {}. {violation}", number + 1));
     }
@@ -67,7 +70,11 @@ pub fn report(violations: &[Violation]) -> String {
 }
 
 fn counted(reasons: usize) -> String {
-    if reasons == 1 { "1 reason".to_owned() } else { format!("{reasons} reasons") }
+    if reasons == 1 {
+        "1 reason".to_owned()
+    } else {
+        format!("{reasons} reasons")
+    }
 }
 
 /// Every rule that `set` breaks; empty = the node may start.
@@ -87,7 +94,11 @@ pub fn violations(set: &Settings) -> Vec<Violation> {
 }
 
 fn violation(rule: Rule, reason: String, mend: impl Into<String>) -> Violation {
-    Violation { rule, reason, mend: mend.into() }
+    Violation {
+        rule,
+        reason,
+        mend: mend.into(),
+    }
 }
 
 fn public_bind(set: &Settings) -> Option<Violation> {
@@ -109,7 +120,11 @@ fn weak_cluster(set: &Settings) -> Option<Violation> {
     if !set.is_clustered() {
         return None;
     }
-    let flag = if set.routes.is_empty() { "--cluster-name" } else { "--routes" };
+    let flag = if set.routes.is_empty() {
+        "--cluster-name"
+    } else {
+        "--routes"
+    };
     let reason = format!(
         "--bus-auth {mode} with {flag}: a cluster is as secure as its weakest node, so this can't be \
          a node of one"
@@ -154,8 +169,11 @@ fn cluster_without_tls(set: &Settings) -> Option<Violation> {
         (&set.key, "--route-tls-key (node.key)"),
         (&set.ca, "--route-tls-ca (ca.crt)"),
     ];
-    let missing: Vec<&str> =
-        triple.into_iter().filter(|(fact, _)| fact.is_none()).map(|(_, flag)| flag).collect();
+    let missing: Vec<&str> = triple
+        .into_iter()
+        .filter(|(fact, _)| fact.is_none())
+        .map(|(_, flag)| flag)
+        .collect();
     if missing.is_empty() {
         return None;
     }
@@ -171,7 +189,8 @@ fn secret(set: &Settings) -> Option<Violation> {
         (Some(_), Some(_)) => return None,
         (Some(_), None) | (None, Some(_)) => {
             let reason = "one of --cluster-user and --cluster-pass is given without the other";
-            let mend = "give both, on every node alike, or neither and put route.secret beside node.crt";
+            let mend =
+                "give both, on every node alike, or neither and put route.secret beside node.crt";
             return Some(violation(Rule::HalfSecret, reason.to_owned(), mend));
         }
         (None, None) => {}
@@ -192,20 +211,30 @@ fn secret(set: &Settings) -> Option<Violation> {
 fn missing_files(set: &Settings) -> Vec<Violation> {
     let absent = |flag: &str, fact: &FileFact| {
         let reason = format!("{flag} {:?} is no file that can be read", fact.path);
-        violation(Rule::FileMissing, reason, format!("correct the path, or mint it: {MINT}"))
+        violation(
+            Rule::FileMissing,
+            reason,
+            format!("correct the path, or mint it: {MINT}"),
+        )
     };
-    [("--route-tls-cert", &set.cert), ("--route-tls-key", &set.key), ("--route-tls-ca", &set.ca)]
-        .into_iter()
-        .filter_map(|(flag, fact)| Some((flag, fact.as_ref()?)))
-        .filter(|(_, fact)| !fact.present)
-        .map(|(flag, fact)| absent(flag, fact))
-        .collect()
+    [
+        ("--route-tls-cert", &set.cert),
+        ("--route-tls-key", &set.key),
+        ("--route-tls-ca", &set.ca),
+    ]
+    .into_iter()
+    .filter_map(|(flag, fact)| Some((flag, fact.as_ref()?)))
+    .filter(|(_, fact)| !fact.present)
+    .map(|(flag, fact)| absent(flag, fact))
+    .collect()
 }
 
 fn open_secrets(set: &Settings) -> Vec<Violation> {
     let open = |what: &str, fact: &FileFact| {
-        let reason =
-            format!("the {what} {:?} can be read or written by others on this host", fact.path);
+        let reason = format!(
+            "the {what} {:?} can be read or written by others on this host",
+            fact.path
+        );
         let mend = format!("chmod 600 {}", fact.path.display());
         violation(Rule::SecretOpenToOthers, reason, mend)
     };
@@ -218,7 +247,10 @@ fn open_secrets(set: &Settings) -> Vec<Violation> {
 }
 
 fn foreign_name(set: &Settings) -> Option<Violation> {
-    let cert = set.cert.as_ref().filter(|fact| fact.present && !set.routes.is_empty())?;
+    let cert = set
+        .cert
+        .as_ref()
+        .filter(|fact| fact.present && !set.routes.is_empty())?;
     // The first name is the one that peers hear; the others are where the node can be reached.
     if set.certificate_names.first() == Some(&set.server_name) {
         return None;
@@ -229,7 +261,10 @@ fn foreign_name(set: &Settings) -> Option<Violation> {
              under another name than its clients",
             set.server_name, cert.path
         ),
-        None => format!("{:?} carries no DNS name, so peers can't tell which node it is", cert.path),
+        None => format!(
+            "{:?} carries no DNS name, so peers can't tell which node it is",
+            cert.path
+        ),
     };
     let mend = format!(
         "leave out --server-name, or: unibus-node pki issue --dir pki --name {} --host HOST",

@@ -8,15 +8,23 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::config::args::{LogArgs, LogFormat};
 
-/// What stays quiet whatever the level is: libraries whose INFO is our DEBUG.
-const QUIET: [&str; 5] =
-    ["openraft=warn", "quinn=warn", "quinn_proto=warn", "sled=warn", "rustls=warn"];
+/// What stays quiet whatever the level is: libraries whose INFO is our DEBUG. openraft warns at every
+/// heartbeat to a peer that is away, which the mesh has said once.
+const QUIET: [&str; 5] = [
+    "openraft=error",
+    "quinn=warn",
+    "quinn_proto=warn",
+    "sled=warn",
+    "rustls=warn",
+];
 
 /// Why logging was not set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
     /// The filter is none.
-    #[error("--log-level {found:?} is no filter ({source}); wanted error, warn, info, debug, trace or e.g. info,unibus_raft=debug")]
+    #[error(
+        "--log-level {found:?} is no filter ({source}); wanted error, warn, info, debug, trace or e.g. info,unibus_raft=debug"
+    )]
     Filter {
         /// What was found.
         found: String,
@@ -31,7 +39,9 @@ pub enum TelemetryError {
 /// [`TelemetryError::Filter`].
 pub fn init(args: &LogArgs) -> Result<(), TelemetryError> {
     let filter = filter(args)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let outcome = match args.log_format {
         LogFormat::Text => builder.with_ansi(stderr_is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -66,8 +76,10 @@ fn filter(args: &LogArgs) -> Result<EnvFilter, TelemetryError> {
     // What the operator wrote comes last, so that it wins over the quiet list.
     text.push(',');
     text.push_str(level);
-    EnvFilter::try_new(&text)
-        .map_err(|source| TelemetryError::Filter { found: level.to_owned(), source })
+    EnvFilter::try_new(&text).map_err(|source| TelemetryError::Filter {
+        found: level.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -76,8 +88,13 @@ mod tests {
     use crate::config::args::LogArgs;
 
     fn of(level: &str) -> Result<String, String> {
-        let args = LogArgs { log_level: Some(level.to_owned()), ..LogArgs::default() };
-        filter(&args).map(|f| f.to_string()).map_err(|e| e.to_string())
+        let args = LogArgs {
+            log_level: Some(level.to_owned()),
+            ..LogArgs::default()
+        };
+        filter(&args)
+            .map(|f| f.to_string())
+            .map_err(|e| e.to_string())
     }
 
     #[test]

@@ -82,7 +82,9 @@ impl InternalIdentity {
     pub fn generate() -> Result<Self, IdentityError> {
         let mut random = Zeroizing::new([0u8; 32]);
         use rand::TryRng;
-        rand::rngs::SysRng.try_fill_bytes(random.as_mut()).map_err(|_| IdentityError::Random)?;
+        rand::rngs::SysRng
+            .try_fill_bytes(random.as_mut())
+            .map_err(|_| IdentityError::Random)?;
         let seed = UserSeed::from_bytes(*random);
         let public = seed.public();
         Ok(Self { seed, public })
@@ -95,10 +97,17 @@ impl InternalIdentity {
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let io = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound => IdentityError::Missing(path.to_owned()),
-            _ => IdentityError::Io { path: path.to_owned(), action: "read", source },
+            _ => IdentityError::Io {
+                path: path.to_owned(),
+                action: "read",
+                source,
+            },
         };
         let meta = std::fs::metadata(path).map_err(io)?;
-        let corrupt = |reason| IdentityError::Corrupt { path: path.to_owned(), reason };
+        let corrupt = |reason| IdentityError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        };
         if meta.mode() & 0o077 != 0 {
             return Err(IdentityError::Open(path.to_owned()));
         }
@@ -106,12 +115,14 @@ impl InternalIdentity {
             return Err(corrupt("it is larger than an identity is"));
         }
         let text = Zeroizing::new(std::fs::read(path).map_err(io)?);
-        let content: Content =
-            serde_json::from_slice(&text).map_err(|_| corrupt("it is not the JSON of an identity"))?;
+        let content: Content = serde_json::from_slice(&text)
+            .map_err(|_| corrupt("it is not the JSON of an identity"))?;
         let seed = UserSeed::parse(&content.seed).map_err(|_| corrupt("its seed is none"))?;
         let public = seed.public();
         if content.nkey != public.to_nkey() || content.sign_pub != public.to_hex() {
-            return Err(corrupt("its seed and its public key do not belong together"));
+            return Err(corrupt(
+                "its seed and its public key do not belong together",
+            ));
         }
         Ok(Self { seed, public })
     }
@@ -143,7 +154,11 @@ impl InternalIdentity {
     /// # Errors
     /// [`IdentityError::Io`]; of kind `AlreadyExists` where the file is there.
     pub fn create(&self, path: &Path) -> Result<(), IdentityError> {
-        let io = |source| IdentityError::Io { path: path.to_owned(), action: "created", source };
+        let io = |source| IdentityError::Io {
+            path: path.to_owned(),
+            action: "created",
+            source,
+        };
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -170,7 +185,11 @@ impl InternalIdentity {
             created_at: now(),
         };
         let text = Zeroizing::new(serde_json::to_vec_pretty(&content)?);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(draft)?;
         file.write_all(&text)?;
         file.write_all(b"\n")?;
         file.sync_all()
@@ -199,11 +218,17 @@ mod tests {
     fn an_identity_is_created_once_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/internal.json");
-        assert!(matches!(InternalIdentity::load(&path), Err(IdentityError::Missing(_))));
+        assert!(matches!(
+            InternalIdentity::load(&path),
+            Err(IdentityError::Missing(_))
+        ));
         let created = InternalIdentity::load_or_create(&path).unwrap();
         let again = InternalIdentity::load_or_create(&path).unwrap();
         assert_eq!(created.public(), again.public());
-        assert_eq!(created.seed_text(), InternalIdentity::load(&path).unwrap().seed_text());
+        assert_eq!(
+            created.seed_text(),
+            InternalIdentity::load(&path).unwrap().seed_text()
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(left.len(), 1, "no draft is left");
@@ -220,9 +245,17 @@ mod tests {
         let swapped = String::from_utf8(whole.clone()).unwrap();
         let nkey = InternalIdentity::load(&path).unwrap().public().to_nkey();
         let swapped = swapped.replace(&nkey, &other.public().to_nkey());
-        for content in [&b""[..], b"{}", &whole[..whole.len() / 2], swapped.as_bytes()] {
+        for content in [
+            &b""[..],
+            b"{}",
+            &whole[..whole.len() / 2],
+            swapped.as_bytes(),
+        ] {
             std::fs::write(&path, content).unwrap();
-            for outcome in [InternalIdentity::load(&path), InternalIdentity::load_or_create(&path)] {
+            for outcome in [
+                InternalIdentity::load(&path),
+                InternalIdentity::load_or_create(&path),
+            ] {
                 assert!(matches!(outcome, Err(IdentityError::Corrupt { .. })));
             }
             assert_eq!(std::fs::read(&path).unwrap(), content);
@@ -247,6 +280,9 @@ mod tests {
         let path = dir.path().join("internal.json");
         let first = InternalIdentity::load_or_create(&path).unwrap();
         assert!(InternalIdentity::generate().unwrap().create(&path).is_err());
-        assert_eq!(InternalIdentity::load(&path).unwrap().public(), first.public());
+        assert_eq!(
+            InternalIdentity::load(&path).unwrap().public(),
+            first.public()
+        );
     }
 }

@@ -26,12 +26,20 @@ fn connect(seed: &UserSeed) -> ConnectOptions {
 
 fn ask(directory: &Directory, connect: &ConnectOptions) -> Result<Admission, AuthError> {
     let peer = "127.0.0.1:1".parse().unwrap();
-    directory.authenticate(&AuthRequest { connect, nonce: NONCE, peer, tls: false })
+    directory.authenticate(&AuthRequest {
+        connect,
+        nonce: NONCE,
+        peer,
+        tls: false,
+    })
 }
 
 fn service(seed: &UserSeed, publish: &[&str]) -> UserRecord {
     let publish = publish.iter().map(|p| (*p).to_owned()).collect();
-    let grants = Grants { publish, ..Grants::default() };
+    let grants = Grants {
+        publish,
+        ..Grants::default()
+    };
     UserRecord::new(&seed.public(), "app", Role::Service, grants).unwrap()
 }
 
@@ -54,10 +62,16 @@ fn is_revoked(grant: &watch::Receiver<Grant>) -> bool {
 fn enforce_lets_in_active_users_who_prove_their_key() {
     let directory = Directory::of(BusAuth::Enforce, None);
     let user = seed(1);
-    assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Refused);
+    assert_eq!(
+        ask(&directory, &connect(&user)).unwrap_err(),
+        AuthError::Refused
+    );
     put(&directory, &service(&user, &["a"]));
     let admission = ask(&directory, &connect(&user)).unwrap();
-    assert_eq!(admission.identity.as_deref(), Some(user.public().to_nkey().as_str()));
+    assert_eq!(
+        admission.identity.as_deref(),
+        Some(user.public().to_nkey().as_str())
+    );
     assert!(!admission.internal);
     assert!(may_publish(&admission.grant, "a") && !may_publish(&admission.grant, "b"));
     assert!(directory.is_authorized(&user.public()) && !directory.has_admin());
@@ -71,19 +85,46 @@ fn enforce_refuses_no_key_a_foreign_signature_and_an_old_one() {
     let good = connect(&user);
     let wrong = [
         ConnectOptions::default(),
-        ConnectOptions { sig: None, ..good.clone() },
-        ConnectOptions { sig: Some(thief.sign(NONCE.as_bytes())), ..good.clone() },
-        ConnectOptions { sig: Some(user.sign(b"another-nonce")), ..good.clone() },
-        ConnectOptions { nkey: Some("UNOKEY".into()), ..good.clone() },
-        ConnectOptions { user: Some("u".into()), pass: Some("p".into()), ..Default::default() },
+        ConnectOptions {
+            sig: None,
+            ..good.clone()
+        },
+        ConnectOptions {
+            sig: Some(thief.sign(NONCE.as_bytes())),
+            ..good.clone()
+        },
+        ConnectOptions {
+            sig: Some(user.sign(b"another-nonce")),
+            ..good.clone()
+        },
+        ConnectOptions {
+            nkey: Some("UNOKEY".into()),
+            ..good.clone()
+        },
+        ConnectOptions {
+            user: Some("u".into()),
+            pass: Some("p".into()),
+            ..Default::default()
+        },
     ];
     for connect in wrong {
         assert_eq!(ask(&directory, &connect).unwrap_err(), AuthError::Refused);
     }
     let peer = "127.0.0.1:1".parse().unwrap();
-    let unsigned = ConnectOptions { sig: Some(user.sign(b"")), ..good };
-    let request = AuthRequest { connect: &unsigned, nonce: "", peer, tls: false };
-    assert_eq!(directory.authenticate(&request).unwrap_err(), AuthError::Refused);
+    let unsigned = ConnectOptions {
+        sig: Some(user.sign(b"")),
+        ..good
+    };
+    let request = AuthRequest {
+        connect: &unsigned,
+        nonce: "",
+        peer,
+        tls: false,
+    };
+    assert_eq!(
+        directory.authenticate(&request).unwrap_err(),
+        AuthError::Refused
+    );
 }
 
 #[test]
@@ -94,7 +135,10 @@ fn the_internal_identity_gets_in_without_a_record() {
         let admission = ask(&directory, &connect(&node)).unwrap();
         assert!(admission.internal);
         assert!(may_publish(&admission.grant, "$KV.UNIBUS_users.abc"));
-        let forged = ConnectOptions { sig: Some(seed(1).sign(b"x")), ..connect(&node) };
+        let forged = ConnectOptions {
+            sig: Some(seed(1).sign(b"x")),
+            ..connect(&node)
+        };
         assert!(!ask(&directory, &forged).is_ok_and(|admission| admission.internal));
     }
 }
@@ -106,8 +150,16 @@ fn off_asks_nobody_but_still_verifies_a_key() {
     assert!(anonymous.identity.is_none() && !anonymous.internal);
     assert!(may_publish(&anonymous.grant, "anything"));
     assert!(!may_publish(&anonymous.grant, "$KV.UNIBUS_users.abc"));
-    assert!(ask(&directory, &connect(&seed(1))).unwrap().identity.is_some());
-    let forged = ConnectOptions { sig: Some("AAAA".into()), ..connect(&seed(1)) };
+    assert!(
+        ask(&directory, &connect(&seed(1)))
+            .unwrap()
+            .identity
+            .is_some()
+    );
+    let forged = ConnectOptions {
+        sig: Some("AAAA".into()),
+        ..connect(&seed(1))
+    };
     assert_eq!(ask(&directory, &forged).unwrap_err(), AuthError::Refused);
 }
 
@@ -138,7 +190,10 @@ fn revoking_reaches_open_connections_and_the_next_connect() {
     assert!(first.has_changed().unwrap() && is_revoked(&second));
     assert!(matches!(&*first.borrow_and_update(), Grant::Revoked));
     assert!(!untouched.has_changed().unwrap() && may_publish(&untouched, "a"));
-    assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Revoked);
+    assert_eq!(
+        ask(&directory, &connect(&user)).unwrap_err(),
+        AuthError::Revoked
+    );
 }
 
 #[test]
@@ -176,7 +231,10 @@ fn a_record_that_cannot_be_read_grants_nothing() {
     let grant = ask(&directory, &connect(&user)).unwrap().grant;
     directory.upsert(&user.public().to_hex(), b"{ damaged");
     assert!(is_revoked(&grant));
-    assert_eq!(ask(&directory, &connect(&user)).unwrap_err(), AuthError::Refused);
+    assert_eq!(
+        ask(&directory, &connect(&user)).unwrap_err(),
+        AuthError::Refused
+    );
     directory.upsert("no key at all", b"{}");
     directory.replace_users([("no key", b"{}")]);
     assert!(directory.is_empty());

@@ -120,7 +120,9 @@ pub enum RecordError {
     #[error("the record's sign_pub is not the key it is stored under")]
     Key,
     /// A pattern that matches nothing that could be published.
-    #[error("{0:?} is no subject pattern; wanted tokens separated by '.', with * and > as whole tokens")]
+    #[error(
+        "{0:?} is no subject pattern; wanted tokens separated by '.', with * and > as whole tokens"
+    )]
     Pattern(String),
     /// A stream or bucket name that can't be one.
     #[error("{0:?} is no stream or bucket name; wanted letters, digits, '-' and '_'")]
@@ -187,7 +189,11 @@ impl UserRecord {
     /// The same user, revoked as of the present moment.
     #[must_use]
     pub fn revoked(&self) -> Self {
-        Self { status: Status::Revoked, revoked_at: Some(now()), ..self.clone() }
+        Self {
+            status: Status::Revoked,
+            revoked_at: Some(now()),
+            ..self.clone()
+        }
     }
 
     /// Checks everything that a person may have typed.
@@ -201,7 +207,12 @@ impl UserRecord {
         if self.role != Role::Service && !self.grants.is_empty() {
             return Err(RecordError::NotService);
         }
-        if self.grants.lists().into_iter().any(|list| list.len() > GRANTS_MAX) {
+        if self
+            .grants
+            .lists()
+            .into_iter()
+            .any(|list| list.len() > GRANTS_MAX)
+        {
             return Err(RecordError::TooMany);
         }
         for pattern in self.grants.publish.iter().chain(&self.grants.subscribe) {
@@ -209,7 +220,11 @@ impl UserRecord {
                 return Err(RecordError::Pattern(pattern.clone()));
             }
         }
-        self.grants.streams.iter().chain(&self.grants.buckets).try_for_each(|name| store(name))
+        self.grants
+            .streams
+            .iter()
+            .chain(&self.grants.buckets)
+            .try_for_each(|name| store(name))
     }
 }
 
@@ -218,7 +233,10 @@ fn store(name: &str) -> Result<(), RecordError> {
     if name.is_empty() || name.len() > GRANT_BYTES_MAX || !name.bytes().all(legal) {
         return Err(RecordError::Store(name.to_owned()));
     }
-    if ["UNIBUS_", "KV_UNIBUS_", "OBJ_UNIBUS_"].iter().any(|reserved| name.starts_with(reserved)) {
+    if ["UNIBUS_", "KV_UNIBUS_", "OBJ_UNIBUS_"]
+        .iter()
+        .any(|reserved| name.starts_with(reserved))
+    {
         return Err(RecordError::Reserved(name.to_owned()));
     }
     Ok(())
@@ -248,43 +266,87 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_and_its_field_names_are_the_specs() {
-        let grants = Grants { publish: vec!["a.>".into()], ..Grants::default() };
+        let grants = Grants {
+            publish: vec!["a.>".into()],
+            ..Grants::default()
+        };
         let record = service(grants).unwrap();
         let hex = key().to_hex();
         assert_eq!(UserRecord::decode(&hex, &record.encode()).unwrap(), record);
         let json: serde_json::Value = serde_json::from_slice(&record.encode()).unwrap();
-        for field in ["sign_pub", "name", "role", "status", "grants", "created_at", "revoked_at"] {
+        for field in [
+            "sign_pub",
+            "name",
+            "role",
+            "status",
+            "grants",
+            "created_at",
+            "revoked_at",
+        ] {
             assert!(json.get(field).is_some(), "{field}");
         }
-        assert_eq!((&json["role"], &json["status"]), (&"service".into(), &"active".into()));
+        assert_eq!(
+            (&json["role"], &json["status"]),
+            (&"service".into(), &"active".into())
+        );
     }
 
     #[test]
     fn a_record_under_another_key_or_of_another_shape_is_refused() {
         let record = service(Grants::default()).unwrap();
-        assert_eq!(UserRecord::decode("00", &record.encode()), Err(RecordError::Key));
+        assert_eq!(
+            UserRecord::decode("00", &record.encode()),
+            Err(RecordError::Key)
+        );
         let hex = key().to_hex();
-        for value in ["", "{}", "null", r#"{"sign_pub":"x","role":"root","status":"active"}"#] {
-            assert!(UserRecord::decode(&hex, value.as_bytes()).is_err(), "{value}");
+        for value in [
+            "",
+            "{}",
+            "null",
+            r#"{"sign_pub":"x","role":"root","status":"active"}"#,
+        ] {
+            assert!(
+                UserRecord::decode(&hex, value.as_bytes()).is_err(),
+                "{value}"
+            );
         }
     }
 
     #[test]
     fn what_cannot_be_granted_is_named() {
-        let publish = |p: &str| service(Grants { publish: vec![p.into()], ..Grants::default() });
+        let publish = |p: &str| {
+            service(Grants {
+                publish: vec![p.into()],
+                ..Grants::default()
+            })
+        };
         for bad in ["", "a..b", "a b", ".a", "a.>.b"] {
-            assert!(matches!(publish(bad), Err(RecordError::Pattern(_))), "{bad}");
+            assert!(
+                matches!(publish(bad), Err(RecordError::Pattern(_))),
+                "{bad}"
+            );
         }
         assert!(publish(">").is_ok());
-        let bucket = |b: &str| service(Grants { buckets: vec![b.into()], ..Grants::default() });
+        let bucket = |b: &str| {
+            service(Grants {
+                buckets: vec![b.into()],
+                ..Grants::default()
+            })
+        };
         assert!(matches!(bucket("a.b"), Err(RecordError::Store(_))));
-        assert!(matches!(bucket("UNIBUS_users"), Err(RecordError::Reserved(_))));
+        assert!(matches!(
+            bucket("UNIBUS_users"),
+            Err(RecordError::Reserved(_))
+        ));
         assert!(bucket("config").is_ok());
         let member = UserRecord::new(
             &key(),
             "",
             Role::Member,
-            Grants { publish: vec!["a".into()], ..Grants::default() },
+            Grants {
+                publish: vec!["a".into()],
+                ..Grants::default()
+            },
         );
         assert_eq!(member.unwrap_err(), RecordError::NotService);
     }
@@ -293,7 +355,13 @@ mod tests {
     fn revoking_keeps_everything_else() {
         let record = service(Grants::default()).unwrap();
         let revoked = record.revoked();
-        assert_eq!((revoked.status, revoked.revoked_at.is_some()), (Status::Revoked, true));
-        assert_eq!((revoked.role, &revoked.created_at), (record.role, &record.created_at));
+        assert_eq!(
+            (revoked.status, revoked.revoked_at.is_some()),
+            (Status::Revoked, true)
+        );
+        assert_eq!(
+            (revoked.role, &revoked.created_at),
+            (record.role, &record.created_at)
+        );
     }
 }

@@ -22,14 +22,21 @@ fn single(flags: &str) -> Settings {
 
 fn fact(name: &str) -> Option<FileFact> {
     let path = PathBuf::from(name);
-    Some(FileFact { path, present: true, open_to_others: false, explicit: false })
+    Some(FileFact {
+        path,
+        present: true,
+        open_to_others: false,
+        explicit: false,
+    })
 }
 
 /// A complete cluster node, as `unibus-node --routes …` finds it with its files in place.
 fn cluster(flags: &str) -> Settings {
     let empty = tempfile::tempdir().unwrap();
     let dir = empty.path().display().to_string();
-    let mut set = single(&format!("--config-dir {dir} --routes n1=10.0.0.1,10.0.0.2 {flags}"));
+    let mut set = single(&format!(
+        "--config-dir {dir} --routes n1=10.0.0.1,10.0.0.2 {flags}"
+    ));
     set.cert = fact("node.crt");
     set.key = fact("node.key");
     set.ca = fact("ca.crt");
@@ -56,8 +63,14 @@ fn a_node_without_flags_and_a_complete_cluster_node_start() {
 
 #[test]
 fn a_public_bind_wants_enforce() {
-    assert_eq!(rules(&single("--bind 0.0.0.0")), [Rule::PublicBindWithoutEnforce]);
-    assert_eq!(rules(&single("--bind :: --bus-auth soft")), [Rule::PublicBindWithoutEnforce]);
+    assert_eq!(
+        rules(&single("--bind 0.0.0.0")),
+        [Rule::PublicBindWithoutEnforce]
+    );
+    assert_eq!(
+        rules(&single("--bind :: --bus-auth soft")),
+        [Rule::PublicBindWithoutEnforce]
+    );
     assert_eq!(rules(&single("--bind 0.0.0.0 --bus-auth enforce")), []);
     assert_eq!(rules(&single("--bind 127.0.0.2 --bus-auth off")), []);
 }
@@ -68,7 +81,10 @@ fn a_cluster_wants_enforce() {
         rules(&cluster("--bind 127.0.0.1 --bus-auth soft")),
         [Rule::ClusterWeakerThanEnforce]
     );
-    assert_eq!(rules(&single("--cluster-name c --bus-auth off")), [Rule::ClusterWeakerThanEnforce]);
+    assert_eq!(
+        rules(&single("--cluster-name c --bus-auth off")),
+        [Rule::ClusterWeakerThanEnforce]
+    );
     assert_eq!(rules(&cluster("--bind 127.0.0.1 --bus-auth enforce")), []);
     assert_eq!(rules(&single("--cluster-name c")), []);
 }
@@ -150,7 +166,10 @@ fn secrets_are_their_owners_alone() {
 
 #[test]
 fn the_name_is_the_certificates() {
-    assert_eq!(rules(&cluster("--server-name n2")), [Rule::NameNotInCertificate]);
+    assert_eq!(
+        rules(&cluster("--server-name n2")),
+        [Rule::NameNotInCertificate]
+    );
     assert_eq!(rules(&cluster("--server-name n1")), []);
 }
 
@@ -158,7 +177,9 @@ fn the_name_is_the_certificates() {
 fn every_reason_is_told_at_once_with_its_mend() {
     let empty = tempfile::tempdir().unwrap();
     let dir = empty.path().display().to_string();
-    let set = single(&format!("--config-dir {dir} --routes 10.0.0.1 --bind 0.0.0.0 --bus-auth off"));
+    let set = single(&format!(
+        "--config-dir {dir} --routes 10.0.0.1 --bind 0.0.0.0 --bus-auth off"
+    ));
     let found = violations(&set);
     let wanted = [
         Rule::PublicBindWithoutEnforce,
@@ -168,6 +189,13 @@ fn every_reason_is_told_at_once_with_its_mend() {
     ];
     assert_eq!(found.iter().map(|v| v.rule).collect::<Vec<_>>(), wanted);
     let text = report(&found);
-    assert!(text.contains("4 reasons") && text.contains("pki init"), "{text}");
-    assert!(found.iter().all(|v| text.contains(&v.reason) && text.contains(&v.mend)));
+    assert!(
+        text.contains("4 reasons") && text.contains("pki init"),
+        "{text}"
+    );
+    assert!(
+        found
+            .iter()
+            .all(|v| text.contains(&v.reason) && text.contains(&v.mend))
+    );
 }

@@ -13,7 +13,9 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 use unibus_proto::nkey::NkeyPublic;
 
-use crate::access::{IdentityError, InternalIdentity, RecordError, Status, USERS_BUCKET, UserRecord};
+use crate::access::{
+    IdentityError, InternalIdentity, RecordError, Status, USERS_BUCKET, UserRecord,
+};
 
 /// How long one command waits for the node to be ready, and for everything it does.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,13 +44,17 @@ pub(super) enum AdminError {
     #[error("--nats-url {0:?} is no address; wanted nats://host:port")]
     Url(String),
     /// Secrets don't travel in the open.
-    #[error("--nats-url {0} is not this host, and --ca is not given: without TLS anybody on the way could act in the node's name; add --ca FILE, or run this on the node")]
+    #[error(
+        "--nats-url {0} is not this host, and --ca is not given: without TLS anybody on the way could act in the node's name; add --ca FILE, or run this on the node"
+    )]
     RemoteWithoutCa(String),
     /// Our own identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The node does not know us.
-    #[error("the node at {0} does not take this identity: --internal-id-file must be that node's own file")]
+    #[error(
+        "the node at {0} does not take this identity: --internal-id-file must be that node's own file"
+    )]
     Stranger(String),
     /// Nobody answers in time.
     #[error("the cluster at {url} is not ready after {} s: {reason}", PATIENCE.as_secs())]
@@ -59,7 +65,9 @@ pub(super) enum AdminError {
         reason: String,
     },
     /// The key has a record.
-    #[error("user {key} is there already (role {role}, {status}); a second add changes nothing: see user grant and user revoke")]
+    #[error(
+        "user {key} is there already (role {role}, {status}); a second add changes nothing: see user grant and user revoke"
+    )]
     Exists {
         /// Who.
         key: NkeyPublic,
@@ -85,7 +93,10 @@ pub(super) enum AdminError {
 impl AdminError {
     /// Whether the command itself is wrong, as opposed to its not having worked.
     pub(super) fn is_usage(&self) -> bool {
-        matches!(self, Self::Url(_) | Self::RemoteWithoutCa(_) | Self::Record(_))
+        matches!(
+            self,
+            Self::Url(_) | Self::RemoteWithoutCa(_) | Self::Record(_)
+        )
     }
 }
 
@@ -109,8 +120,16 @@ impl Registry {
         let client = connected(target, &identity, deadline).await?;
         let mut context = async_nats::jetstream::new(client.clone());
         context.set_timeout(ANSWER);
-        let store = until(&target.url, deadline, || context.get_key_value(USERS_BUCKET)).await?;
-        Ok(Self { _client: client, store, url: target.url.clone(), deadline })
+        let store = until(&target.url, deadline, || {
+            context.get_key_value(USERS_BUCKET)
+        })
+        .await?;
+        Ok(Self {
+            _client: client,
+            store,
+            url: target.url.clone(),
+            deadline,
+        })
     }
 
     /// Stores a new user.
@@ -141,7 +160,11 @@ impl Registry {
         if found == *ours {
             return Ok(());
         }
-        Err(AdminError::Exists { key: *key, role: found.role, status: found.status })
+        Err(AdminError::Exists {
+            key: *key,
+            role: found.role,
+            status: found.status,
+        })
     }
 
     /// Changes a user's record, with the revision that was read; again if somebody was faster.
@@ -219,8 +242,14 @@ impl Registry {
     /// [`AdminError::NotReady`].
     pub(super) async fn replicas(&self) -> Result<(usize, usize), AdminError> {
         let info = until(&self.url, self.deadline, || self.store.stream.get_info()).await?;
-        let others = info.cluster.map(|cluster| cluster.replicas).unwrap_or_default();
-        let current = others.iter().filter(|peer| peer.current && !peer.offline).count();
+        let others = info
+            .cluster
+            .map(|cluster| cluster.replicas)
+            .unwrap_or_default();
+        let current = others
+            .iter()
+            .filter(|peer| peer.current && !peer.offline)
+            .count();
         Ok((current + 1, others.len() + 1))
     }
 
@@ -229,7 +258,10 @@ impl Registry {
     }
 
     fn not_ready(&self, reason: &str) -> AdminError {
-        AdminError::NotReady { url: self.url.clone(), reason: reason.to_owned() }
+        AdminError::NotReady {
+            url: self.url.clone(),
+            reason: reason.to_owned(),
+        }
     }
 
     async fn pause(&self, reason: String) -> Result<(), AdminError> {
@@ -260,7 +292,10 @@ where
 /// Pauses before the next attempt, or says that there is no time for one.
 async fn wait(url: &str, deadline: Instant, reason: String) -> Result<(), AdminError> {
     if Instant::now() + RETRY >= deadline {
-        return Err(AdminError::NotReady { url: url.to_owned(), reason });
+        return Err(AdminError::NotReady {
+            url: url.to_owned(),
+            reason,
+        });
     }
     tokio::time::sleep(RETRY).await;
     Ok(())
@@ -330,29 +365,49 @@ mod tests {
     use crate::access::InternalIdentity;
 
     fn target(url: &str) -> Target {
-        Target { url: url.into(), ca: None, identity: default_identity().to_owned() }
+        Target {
+            url: url.into(),
+            ca: None,
+            identity: default_identity().to_owned(),
+        }
     }
 
     #[test]
     fn only_this_host_is_spoken_to_without_a_ca() {
-        for url in ["nats://127.0.0.1:4222", "localhost:1", "nats://[::1]:4222", "nats://127.9.9.9"] {
+        for url in [
+            "nats://127.0.0.1:4222",
+            "localhost:1",
+            "nats://[::1]:4222",
+            "nats://127.9.9.9",
+        ] {
             assert!(check(&target(url)).is_ok(), "{url}");
         }
         for url in ["nats://10.0.0.1:4222", "nats://localhost.example", "bus"] {
             let refused = check(&target(url)).unwrap_err();
             assert!(matches!(&refused, AdminError::RemoteWithoutCa(_)) && refused.is_usage());
-            let with_ca = Target { ca: Some("ca.crt".into()), ..target(url) };
+            let with_ca = Target {
+                ca: Some("ca.crt".into()),
+                ..target(url)
+            };
             assert!(check(&with_ca).is_ok());
         }
-        assert!(matches!(check(&target("http://x")), Err(AdminError::Url(_))));
+        assert!(matches!(
+            check(&target("http://x")),
+            Err(AdminError::Url(_))
+        ));
     }
 
     #[tokio::test]
     async fn a_missing_identity_is_said_before_anything_is_connected() {
         let dir = tempfile::tempdir().unwrap();
         let identity = dir.path().join("internal.json");
-        let target = Target { identity: identity.clone(), ..target("nats://127.0.0.1:1") };
-        let Err(error) = Registry::open(&target).await else { panic!("opened") };
+        let target = Target {
+            identity: identity.clone(),
+            ..target("nats://127.0.0.1:1")
+        };
+        let Err(error) = Registry::open(&target).await else {
+            panic!("opened")
+        };
         assert!(error.to_string().contains("internal.json"), "{error}");
         assert!(!identity.exists());
         std::fs::write(&identity, "{}").unwrap();

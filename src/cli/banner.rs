@@ -13,7 +13,10 @@ pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
     let data = config.data_dir.display();
     let shape = match (&config.cluster, addresses.cluster) {
         (Some(cluster), Some(at)) => {
-            format!("node {} of cluster {}, routes on {at}/udp", config.server_name, cluster.name)
+            format!(
+                "node {} of cluster {}, routes on {at}/udp",
+                config.server_name, cluster.name
+            )
         }
         _ => format!("single node {}", config.server_name),
     };
@@ -23,7 +26,10 @@ pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
     );
     [
         format!("unibus-node {version}: {shape}, data in {data}"),
-        format!("  NATS clients   nats://{}  (bus-auth {})", addresses.client, config.bus_auth),
+        format!(
+            "  NATS clients   nats://{}  (bus-auth {})",
+            addresses.client, config.bus_auth
+        ),
         format!("  control plane  http://{}/healthz", local(addresses.http)),
         format!("  monitoring     {monitor}"),
         format!("  next           {}", next(config, addresses)),

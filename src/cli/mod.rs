@@ -42,7 +42,6 @@ Without a command, one node runs. Examples:
 #[command(
     name = "unibus-node",
     version,
-    about,
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
@@ -77,7 +76,9 @@ pub enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => runtime.block_on(Box::pin(dispatch(cli))),
         Err(error) => {
@@ -120,7 +121,11 @@ fn refused(error: &ConfigError) -> ExitCode {
 
 /// Logging for commands: quiet unless asked for, because their result is what they print.
 fn quiet_logging(verbose: bool) {
-    let level = if verbose { "debug" } else { "warn,async_nats=error" };
+    let level = if verbose {
+        "debug"
+    } else {
+        "error,openraft=off,async_nats=off"
+    };
     let args = crate::config::args::LogArgs {
         log_level: Some(level.to_owned()),
         ..Default::default()

@@ -65,7 +65,10 @@ pub(super) fn pki(command: &PkiCommand) -> ExitCode {
 fn init(args: &InitArgs) -> Result<(), PkiError> {
     let files = authority::init(&args.dir, &args.cluster_name)?;
     say(&format!("wrote {}", files.ca_cert.display()));
-    say(&format!("wrote {} (keep it off the nodes)", files.ca_key.display()));
+    say(&format!(
+        "wrote {} (keep it off the nodes)",
+        files.ca_key.display()
+    ));
     say(&format!("wrote {}", files.route_secret.display()));
     tell(&format!(
         "next: unibus-node pki issue --dir {} --name NAME --host HOST, once for each node",

@@ -22,8 +22,8 @@ use super::admin::{Registry, Target, client_options};
 use super::out::{say, tell};
 use super::{FAILED, quiet_logging};
 use crate::access::{Grants, InternalIdentity, Role, UserRecord};
-use crate::config::args::{ClusterArgs, NodeArgs, RunArgs};
 use crate::config::NodeConfig;
+use crate::config::args::{ClusterArgs, NodeArgs, RunArgs};
 use crate::mesh::RouteAddr;
 use crate::node::Node;
 use crate::pki::{self, NodeFolder};
@@ -75,9 +75,8 @@ async fn whole(args: &QuickstartArgs) -> Result<()> {
         outcome = Box::pin(show(&place, &mut nodes, args, shutdown.clone())) => outcome,
         () = shutdown.wait() => Ok(()),
     };
-    for node in nodes {
-        Box::pin(node.shutdown()).await;
-    }
+    // All at once: a node that stopped first would leave the others looking for it.
+    futures::future::join_all(nodes.into_iter().map(Node::shutdown)).await;
     outcome
 }
 
@@ -112,13 +111,22 @@ enum Place {
 impl Place {
     fn make(dir: Option<&Path>) -> Result<Self> {
         let Some(dir) = dir else {
-            let made = tempfile::Builder::new().prefix("unibus-quickstart-").tempdir();
-            return Ok(Self::Temporary(made.context("can't make a temporary folder")?));
+            let made = tempfile::Builder::new()
+                .prefix("unibus-quickstart-")
+                .tempdir();
+            return Ok(Self::Temporary(
+                made.context("can't make a temporary folder")?,
+            ));
         };
         std::fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
-        let mut entries = dir.read_dir().with_context(|| format!("can't read {}", dir.display()))?;
+        let mut entries = dir
+            .read_dir()
+            .with_context(|| format!("can't read {}", dir.display()))?;
         if entries.next().is_some() {
-            bail!("{} is not empty; choose another folder with --dir", dir.display());
+            bail!(
+                "{} is not empty; choose another folder with --dir",
+                dir.display()
+            );
         }
         Ok(Self::Kept(dir.to_owned()))
     }
@@ -133,8 +141,13 @@ impl Place {
 
 /// Starts the nodes and waits until they are a cluster. Returns the first node's identity file.
 async fn start(dir: &Path, nodes: &mut Vec<Node>) -> Result<PathBuf> {
-    let folders = pki::mint(&dir.join("pki"), "quickstart", &NAMES, &["127.0.0.1".to_owned()])
-        .context("can't make certificates")?;
+    let folders = pki::mint(
+        &dir.join("pki"),
+        "quickstart",
+        &NAMES,
+        &["127.0.0.1".to_owned()],
+    )
+    .context("can't make certificates")?;
     let routes = routes()?;
     let mut internal = None;
     for (folder, (route, port)) in folders.iter().zip(routes.iter().zip(CLIENT_PORTS)) {
@@ -145,7 +158,9 @@ async fn start(dir: &Path, nodes: &mut Vec<Node>) -> Result<PathBuf> {
         nodes.push(node.with_context(|| format!("node {} does not start", folder.name))?);
     }
     for node in nodes.iter() {
-        node.ready(READY_WITHIN).await.context("the cluster does not form")?;
+        node.ready(READY_WITHIN)
+            .await
+            .context("the cluster does not form")?;
     }
     internal.context("no node was started")
 }
@@ -156,7 +171,11 @@ fn routes() -> Result<Vec<RouteAddr>> {
     let held = NAMES.iter().map(bind).collect::<Result<Vec<_>>>()?;
     let route = |(socket, name): (&UdpSocket, &&str)| {
         let port = socket.local_addr().context("no free UDP port")?.port();
-        Ok(RouteAddr { name: Some((*name).to_owned()), host: LOOPBACK.to_string(), port })
+        Ok(RouteAddr {
+            name: Some((*name).to_owned()),
+            host: LOOPBACK.to_string(),
+            port,
+        })
     };
     held.iter().zip(&NAMES).map(route).collect()
 }
@@ -201,21 +220,36 @@ struct Seed {
 async fn identity(dir: &Path, nodes: &[Node], internal: &Path) -> Result<Seed> {
     let user = InternalIdentity::generate()?;
     let all = || vec![">".to_owned()];
-    let grants = Grants { publish: all(), subscribe: all(), ..Grants::default() };
+    let grants = Grants {
+        publish: all(),
+        subscribe: all(),
+        ..Grants::default()
+    };
     let record = UserRecord::new(user.public(), "quickstart", Role::Service, grants)?;
     let url = format!("nats://{}", address(nodes, 0)?);
-    let target = Target { url, ca: None, identity: internal.to_owned() };
+    let target = Target {
+        url,
+        ca: None,
+        identity: internal.to_owned(),
+    };
     let registry = Box::pin(Registry::open(&target)).await?;
     registry.add(&record).await?;
     let file = dir.join("user.nk");
     let text = user.seed_text();
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&file)?;
     out.write_all(text.as_bytes())?;
     Ok(Seed { text, file })
 }
 
 fn address(nodes: &[Node], number: usize) -> Result<SocketAddr> {
-    Ok(nodes.get(number).context("a node is missing")?.client_addr())
+    Ok(nodes
+        .get(number)
+        .context("a node is missing")?
+        .client_addr())
 }
 
 /// A message and a key across nodes, through a standard client.
@@ -224,9 +258,15 @@ async fn prove(nodes: &[Node], seed: &str) -> Result<Vec<String>> {
     for node in nodes {
         clients.push(connected(node.client_addr(), seed).await?);
     }
-    let [one, two, three] = clients.as_slice() else { bail!("a node is missing") };
-    message_across(one, three).await.context("no message came from n1 to n3")?;
-    key_across(one, two).await.context("no key came from n1 to n2")?;
+    let [one, two, three] = clients.as_slice() else {
+        bail!("a node is missing")
+    };
+    message_across(one, three)
+        .await
+        .context("no message came from n1 to n3")?;
+    key_across(one, two)
+        .await
+        .context("no key came from n1 to n2")?;
     Ok(vec![
         "a message published at n1 arrived at n3".to_owned(),
         "a key written at n1 was read at n2, synced to disk by a majority before".to_owned(),
@@ -254,7 +294,8 @@ async fn message_across(from: &Client, to: &Client) -> Result<()> {
     to.flush().await?;
     let end = Instant::now() + STEP;
     loop {
-        from.publish("quickstart.hello", "hello from n1".into()).await?;
+        from.publish("quickstart.hello", "hello from n1".into())
+            .await?;
         from.flush().await?;
         match timeout(RETRY, arrivals.next()).await {
             Ok(Some(message)) if message.payload == "hello from n1" => return Ok(()),
@@ -273,24 +314,34 @@ async fn key_across(from: &Client, to: &Client) -> Result<()> {
         ..jetstream::kv::Config::default()
     };
     let steps = async {
-        let here = jetstream::new(from.clone()).create_key_value(config).await?;
+        let here = jetstream::new(from.clone())
+            .create_key_value(config)
+            .await?;
         here.put("greeting", "hello".into()).await?;
-        let there = jetstream::new(to.clone()).get_key_value("quickstart").await?;
+        let there = jetstream::new(to.clone())
+            .get_key_value("quickstart")
+            .await?;
         let value = there.get("greeting").await?;
         if value.as_deref() == Some(b"hello".as_slice()) {
             return Ok(());
         }
         bail!("n2 has another value");
     };
-    timeout(STEP, Box::pin(steps)).await.context("no answer in time")?
+    timeout(STEP, Box::pin(steps))
+        .await
+        .context("no answer in time")?
 }
 
 /// How to connect, for people who have the `nats` command and for those who have a client library.
 fn instructions(nodes: &[Node], seed: &Path) -> Vec<String> {
-    let urls: Vec<String> =
-        nodes.iter().map(|node| format!("nats://{}", node.client_addr())).collect();
+    let urls: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("nats://{}", node.client_addr()))
+        .collect();
     let (urls, seed) = (urls.join(","), seed.display());
-    let health = nodes.first().map(|node| format!("http://{}/healthz", node.addresses().http));
+    let health = nodes
+        .first()
+        .map(|node| format!("http://{}/healthz", node.addresses().http));
     vec![
         format!("urls    {urls}"),
         format!("seed    {seed}  (an nkey seed, for this cluster only)"),

@@ -24,7 +24,12 @@ fn the_command_tree_is_sound_and_every_flag_has_help() {
     Cli::command().debug_assert();
     fn walk(command: &clap::Command) {
         for arg in command.get_arguments() {
-            assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            assert!(
+                arg.get_help().is_some(),
+                "{} {}",
+                command.get_name(),
+                arg.get_id()
+            );
         }
         command.get_subcommands().for_each(walk);
     }
@@ -43,29 +48,46 @@ fn the_flags_of_the_benchmark_are_understood() {
     assert_eq!(cli.run.cluster.routes.len(), 2);
     assert!(!format!("{cli:?}").contains("cluster_pass: Some"));
     let issue = parse("pki issue --dir pki --name n0 --host 127.0.0.1").unwrap();
-    assert!(matches!(issue.command, Some(Command::Pki(pki::PkiCommand::Issue(_)))));
+    assert!(matches!(
+        issue.command,
+        Some(Command::Pki(pki::PkiCommand::Issue(_)))
+    ));
     assert!(parse("pki init --dir pki").is_ok());
 }
 
 #[test]
 fn the_key_may_stand_before_or_after_the_flags() {
     let key = UserSeed::from_bytes([7; 32]).public();
-    let flags = "--role service --pub > --pub a.> --sub > --internal-id-file i --nats-url nats://h:1";
+    let flags =
+        "--role service --pub > --pub a.> --sub > --internal-id-file i --nats-url nats://h:1";
     for text in [key.to_nkey(), key.to_hex(), key.to_hex().to_uppercase()] {
-        for line in [format!("user add {text} {flags}"), format!("user add {flags} {text}")] {
+        for line in [
+            format!("user add {text} {flags}"),
+            format!("user add {flags} {text}"),
+        ] {
             let args = added(&line);
             assert_eq!((args.key, args.role), (key, Role::Service));
             assert_eq!(args.grants.publish, [">", "a.>"]);
         }
     }
-    assert_eq!(added(&format!("user add {} --store kv", key.to_hex())).role, Role::Member);
+    assert_eq!(
+        added(&format!("user add {} --store kv", key.to_hex())).role,
+        Role::Member
+    );
 }
 
 #[test]
 fn what_is_no_key_is_refused_with_status_2() {
     let seed = UserSeed::from_bytes([7; 32]);
     let hex = seed.public().to_hex();
-    for bad in ["abc", &hex[2..], &format!("{hex}00"), "UAAAA", &seed.to_nkey(), &"g".repeat(64)] {
+    for bad in [
+        "abc",
+        &hex[2..],
+        &format!("{hex}00"),
+        "UAAAA",
+        &seed.to_nkey(),
+        &"g".repeat(64),
+    ] {
         let error = parse(&format!("user add {bad}")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ValueValidation, "{bad}");
         assert_eq!(error.exit_code(), 2);

@@ -186,7 +186,10 @@ async fn add(args: &AddArgs) -> Result<(), AdminError> {
     let registry = Registry::open(&Target::from(&args.target)).await?;
     registry.add(&record).await?;
     let (have, all) = registry.replicas().await?;
-    say(&format!("added {} {}: {have} of {all} replicas have it", record.role, args.key));
+    say(&format!(
+        "added {} {}: {have} of {all} replicas have it",
+        record.role, args.key
+    ));
     Ok(())
 }
 
@@ -202,7 +205,9 @@ async fn list(args: &ListArgs) -> Result<(), AdminError> {
         });
     }
     for key in &damaged {
-        tell(&format!("unibus-node: the record under {key:?} can't be read; it grants nothing"));
+        tell(&format!(
+            "unibus-node: the record under {key:?} can't be read; it grants nothing"
+        ));
     }
     Ok(())
 }
@@ -238,22 +243,28 @@ async fn revoke(args: &OneArgs) -> Result<(), AdminError> {
     }
     registry.change(&args.key, UserRecord::revoked).await?;
     let (have, all) = registry.replicas().await?;
-    say(&format!("revoked {}: {have} of {all} replicas have it", args.key));
+    say(&format!(
+        "revoked {}: {have} of {all} replicas have it",
+        args.key
+    ));
     Ok(())
 }
 
-async fn regrant(
-    args: &GrantArgs,
-    rule: fn(&Grants, &Grants) -> Grants,
-) -> Result<(), AdminError> {
+async fn regrant(args: &GrantArgs, rule: fn(&Grants, &Grants) -> Grants) -> Result<(), AdminError> {
     quiet_logging(args.target.debug);
     let asked = Grants::from(&args.grants);
     let registry = Registry::open(&Target::from(&args.target)).await?;
     let changed = registry
-        .change(&args.key, |user| UserRecord { grants: rule(&user.grants, &asked), ..user.clone() })
+        .change(&args.key, |user| UserRecord {
+            grants: rule(&user.grants, &asked),
+            ..user.clone()
+        })
         .await?;
     let (have, all) = registry.replicas().await?;
-    say(&format!("{}: {have} of {all} replicas have it", line(&changed)));
+    say(&format!(
+        "{}: {have} of {all} replicas have it",
+        line(&changed)
+    ));
     Ok(())
 }
 
@@ -268,7 +279,10 @@ fn granted(held: &Grants, more: &Grants) -> Grants {
 
 fn ungranted(held: &Grants, less: &Grants) -> Grants {
     let without = |held: &Vec<String>, less: &Vec<String>| {
-        held.iter().filter(|entry| !less.contains(entry)).cloned().collect()
+        held.iter()
+            .filter(|entry| !less.contains(entry))
+            .cloned()
+            .collect()
     };
     zipped(held, less, without)
 }
@@ -293,13 +307,19 @@ mod tests {
     use unibus_proto::nkey::UserSeed;
 
     fn publish(list: &[&str]) -> Grants {
-        Grants { publish: list.iter().map(|p| (*p).to_owned()).collect(), ..Grants::default() }
+        Grants {
+            publish: list.iter().map(|p| (*p).to_owned()).collect(),
+            ..Grants::default()
+        }
     }
 
     #[test]
     fn granting_adds_once_and_ungranting_takes_only_what_is_named() {
         let held = publish(&["a", "b"]);
-        assert_eq!(granted(&held, &publish(&["b", "c"])), publish(&["a", "b", "c"]));
+        assert_eq!(
+            granted(&held, &publish(&["b", "c"])),
+            publish(&["a", "b", "c"])
+        );
         assert_eq!(ungranted(&held, &publish(&["b", "c"])), publish(&["a"]));
     }
 

@@ -147,7 +147,12 @@ pub struct ClusterArgs {
     pub cluster_user: Option<String>,
     /// Password half of the route secret; others on this host can read a command line, so prefer
     /// the environment or the file route.secret
-    #[arg(long, value_name = "PASS", env = "UNIBUS_CLUSTER_PASS", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PASS",
+        env = "UNIBUS_CLUSTER_PASS",
+        hide_env_values = true
+    )]
     pub cluster_pass: Option<String>,
     /// Time between the leader's heartbeats, in milliseconds [default: 100]
     #[arg(long, value_name = "MS", env = "UNIBUS_HEARTBEAT_MS")]
@@ -177,7 +182,9 @@ fn parse_route(text: &str) -> Result<RouteAddr, String> {
     if host_is_legal && route.name.as_deref().is_none_or(super::is_name) {
         Ok(route)
     } else {
-        Err(format!("route {text:?} has a name or host that can't be one"))
+        Err(format!(
+            "route {text:?} has a name or host that can't be one"
+        ))
     }
 }
 
@@ -217,6 +224,11 @@ pub struct LogArgs {
     #[arg(long, short = 'D', conflicts_with = "log_level")]
     pub debug: bool,
     /// Shape of a log line
-    #[arg(long, value_name = "FORMAT", default_value = "text", env = "UNIBUS_LOG_FORMAT")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "UNIBUS_LOG_FORMAT"
+    )]
     pub log_format: LogFormat,
 }

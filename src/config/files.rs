@@ -33,9 +33,16 @@ impl FileFact {
     /// Asks the file system about `path`.
     #[must_use]
     pub fn look(path: PathBuf, explicit: bool) -> Self {
-        let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
+        let meta = std::fs::metadata(&path)
+            .ok()
+            .filter(std::fs::Metadata::is_file);
         let open_to_others = meta.as_ref().is_some_and(|m| m.mode() & 0o077 != 0);
-        Self { path, present: meta.is_some(), open_to_others, explicit }
+        Self {
+            path,
+            present: meta.is_some(),
+            open_to_others,
+            explicit,
+        }
     }
 }
 
@@ -44,7 +51,8 @@ pub(super) fn pick(flag: Option<&PathBuf>, dir: Option<&Path>, name: &str) -> Op
     if let Some(path) = flag {
         return Some(FileFact::look(path.clone(), true));
     }
-    dir.map(|dir| FileFact::look(dir.join(name), false)).filter(|fact| fact.present)
+    dir.map(|dir| FileFact::look(dir.join(name), false))
+        .filter(|fact| fact.present)
 }
 
 /// The configuration folder: the one given, which must exist, or the first default that does.
@@ -52,7 +60,10 @@ pub(super) fn config_dir(given: Option<&PathBuf>) -> Result<Option<PathBuf>, Con
     match given {
         Some(dir) if dir.is_dir() => Ok(Some(dir.clone())),
         Some(dir) => Err(ConfigError::ConfigDir(dir.clone())),
-        None => Ok(CONFIG_DIRS.iter().map(PathBuf::from).find(|dir| dir.is_dir())),
+        None => Ok(CONFIG_DIRS
+            .iter()
+            .map(PathBuf::from)
+            .find(|dir| dir.is_dir())),
     }
 }
 
@@ -61,10 +72,16 @@ pub(super) fn config_dir(given: Option<&PathBuf>) -> Result<Option<PathBuf>, Con
 /// # Errors
 /// [`ConfigError::Certificate`] where the file can't be read or holds no certificate.
 pub fn certificate_names(path: &Path) -> Result<Vec<String>, ConfigError> {
-    let broken = |reason: String| ConfigError::Certificate { path: path.to_owned(), reason };
+    let broken = |reason: String| ConfigError::Certificate {
+        path: path.to_owned(),
+        reason,
+    };
     let meta = std::fs::metadata(path).map_err(|e| broken(e.to_string()))?;
     if meta.len() > CERTIFICATE_BYTES_MAX {
-        return Err(broken(format!("{} bytes are more than a certificate has", meta.len())));
+        return Err(broken(format!(
+            "{} bytes are more than a certificate has",
+            meta.len()
+        )));
     }
     let pem = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
     let der = CertificateDer::from_pem_slice(&pem)
@@ -96,5 +113,9 @@ pub fn host_name() -> String {
         .or_else(|_| std::env::var("HOSTNAME"))
         .unwrap_or_default();
     let name = kernel.trim();
-    if super::is_name(name) { name.to_owned() } else { "unibus-node".to_owned() }
+    if super::is_name(name) {
+        name.to_owned()
+    } else {
+        "unibus-node".to_owned()
+    }
 }

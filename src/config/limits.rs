@@ -113,8 +113,12 @@ impl Limits {
             payload_bytes_max: size(set.payload_bytes_max, base.payload_bytes_max),
             pending_bytes_max: size(set.pending_bytes_max, base.pending_bytes_max),
             connections_max: set.connections_max.unwrap_or(base.connections_max),
-            ping_interval: set.ping_interval_ms.map_or(base.ping_interval, Duration::from_millis),
-            cache_bytes: set.cache_mib.map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
+            ping_interval: set
+                .ping_interval_ms
+                .map_or(base.ping_interval, Duration::from_millis),
+            cache_bytes: set
+                .cache_mib
+                .map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
             checkpoint_log_bytes: set.checkpoint_log_mib.map(|mib| mib.saturating_mul(MIB)),
             ..base
         };
@@ -149,11 +153,17 @@ impl Limits {
 }
 
 fn size(set: Option<u64>, default: usize) -> usize {
-    set.map_or(default, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    set.map_or(default, |bytes| {
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    })
 }
 
 fn limit(flag: &'static str, found: u64, wanted: &'static str) -> ConfigError {
-    ConfigError::Limit { flag, found, wanted }
+    ConfigError::Limit {
+        flag,
+        found,
+        wanted,
+    }
 }
 
 /// Reads a size with an optional unit: `1048576`, `512K`, `8MB`, `1GiB`. Units are powers of 1024.
@@ -162,14 +172,20 @@ fn limit(flag: &'static str, found: u64, wanted: &'static str) -> ConfigError {
 /// Words for a person: what was found and which forms are understood.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let upper = text.trim().to_ascii_uppercase();
-    let digits_end = upper.find(|c: char| !c.is_ascii_digit()).unwrap_or(upper.len());
+    let digits_end = upper
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(upper.len());
     let (digits, unit) = upper.split_at(digits_end);
     let factor = match unit.trim() {
         "" | "B" => 1,
         "K" | "KB" | "KIB" => KIB,
         "M" | "MB" | "MIB" => MIB,
         "G" | "GB" | "GIB" => KIB * MIB,
-        _ => return Err(format!("{text:?} is no size; wanted bytes, or a number with K, M or G")),
+        _ => {
+            return Err(format!(
+                "{text:?} is no size; wanted bytes, or a number with K, M or G"
+            ));
+        }
     };
     let number = digits.parse::<u64>().ok();
     number
@@ -187,7 +203,14 @@ mod tests {
         assert_eq!(parse_size("512k"), Ok(512 * 1024));
         assert_eq!(parse_size("8MB"), Ok(8 * 1024 * 1024));
         assert_eq!(parse_size("1 GiB"), Ok(1024 * 1024 * 1024));
-        for bad in ["", "M", "1T", "-1", "99999999999999999999", "18446744073709551615G"] {
+        for bad in [
+            "",
+            "M",
+            "1T",
+            "-1",
+            "99999999999999999999",
+            "18446744073709551615G",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }
@@ -196,13 +219,28 @@ mod tests {
     fn the_relations_between_limits_hold() {
         let of = |set: LimitSettings| Limits::new(&set);
         assert!(of(LimitSettings::default()).is_ok());
-        let payload = |bytes| LimitSettings { payload_bytes_max: Some(bytes), ..Default::default() };
+        let payload = |bytes| LimitSettings {
+            payload_bytes_max: Some(bytes),
+            ..Default::default()
+        };
         assert!(of(payload(0)).is_err());
         assert!(of(payload(64 * 1024 * 1024)).is_ok());
         assert!(of(payload(64 * 1024 * 1024 + 1)).is_err());
-        let small = LimitSettings { pending_bytes_max: Some(1000), ..Default::default() };
+        let small = LimitSettings {
+            pending_bytes_max: Some(1000),
+            ..Default::default()
+        };
         let text = of(small).unwrap_err().to_string();
-        assert!(text.contains("--max-pending") && text.contains("1000"), "{text}");
-        assert!(of(LimitSettings { connections_max: Some(0), ..Default::default() }).is_err());
+        assert!(
+            text.contains("--max-pending") && text.contains("1000"),
+            "{text}"
+        );
+        assert!(
+            of(LimitSettings {
+                connections_max: Some(0),
+                ..Default::default()
+            })
+            .is_err()
+        );
     }
 }

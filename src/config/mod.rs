@@ -56,7 +56,9 @@ pub enum ConfigError {
         port: u16,
     },
     /// `--config-dir` names no folder.
-    #[error("--config-dir {0:?} is no folder; make it and copy ca.crt, node.crt, node.key and route.secret into it")]
+    #[error(
+        "--config-dir {0:?} is no folder; make it and copy ca.crt, node.crt, node.key and route.secret into it"
+    )]
     ConfigDir(PathBuf),
     /// `--client-advertise` is no address.
     #[error("--client-advertise is {found:?}; wanted host or host:port")]
@@ -65,7 +67,9 @@ pub enum ConfigError {
         found: String,
     },
     /// The route certificate can't be used.
-    #[error("the route certificate {path:?} can't be used: {reason}; mint one with: unibus-node pki issue --dir DIR --name NAME --host HOST")]
+    #[error(
+        "the route certificate {path:?} can't be used: {reason}; mint one with: unibus-node pki issue --dir DIR --name NAME --host HOST"
+    )]
     Certificate {
         /// The file.
         path: PathBuf,
@@ -197,7 +201,11 @@ impl Timing {
     pub fn new(heartbeat: Duration, election_min: Duration) -> Result<Self, ConfigError> {
         let out_of = |flag, found: Duration, wanted| {
             let found = found.as_millis() as u64;
-            Err(ConfigError::Limit { flag, found, wanted })
+            Err(ConfigError::Limit {
+                flag,
+                found,
+                wanted,
+            })
         };
         if !(Duration::from_millis(10)..=Duration::from_secs(10)).contains(&heartbeat) {
             return out_of("--heartbeat-ms", heartbeat, "from 10 to 10000");
@@ -206,7 +214,11 @@ impl Timing {
             let wanted = "at least twice --heartbeat-ms, and at most 60000";
             return out_of("--election-timeout-ms", election_min, wanted);
         }
-        Ok(Self { heartbeat, election_min, election_max: election_min * 2 })
+        Ok(Self {
+            heartbeat,
+            election_min,
+            election_max: election_min * 2,
+        })
     }
 }
 
@@ -252,16 +264,24 @@ impl ClusterConfig {
             return None;
         }
         let path = |fact: &Option<files::FileFact>| fact.as_ref().map(|f| f.path.clone());
-        let tls = RouteTls { cert: path(&set.cert)?, key: path(&set.key)?, ca: path(&set.ca)? };
+        let tls = RouteTls {
+            cert: path(&set.cert)?,
+            key: path(&set.key)?,
+            ca: path(&set.ca)?,
+        };
         let secret = match (&set.cluster_user, &set.cluster_pass, &set.secret_file) {
-            (Some(user), Some(pass), _) => {
-                RouteSecret::UserPass { user: user.clone(), pass: pass.clone() }
-            }
+            (Some(user), Some(pass), _) => RouteSecret::UserPass {
+                user: user.clone(),
+                pass: pass.clone(),
+            },
             (_, _, Some(file)) => RouteSecret::File(file.path.clone()),
             _ => RouteSecret::None,
         };
         Some(Self {
-            name: set.cluster_name.clone().unwrap_or_else(|| "unibus".to_owned()),
+            name: set
+                .cluster_name
+                .clone()
+                .unwrap_or_else(|| "unibus".to_owned()),
             listen: SocketAddr::new(set.cluster_bind, set.cluster_port),
             routes: set.routes.clone(),
             tls,
@@ -286,7 +306,10 @@ impl Advertise {
 #[must_use]
 pub fn is_loopback(route: &RouteAddr) -> bool {
     route.host.eq_ignore_ascii_case("localhost")
-        || route.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || route
+            .host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A name that is safe in the protocol's text, in a subject token's neighbourhood and in a log.

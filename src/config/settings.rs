@@ -96,10 +96,17 @@ impl Settings {
         let (node, cluster) = (&args.node, &args.cluster);
         if cluster.routes.len() > ROUTES_MAX {
             let found = cluster.routes.len() as u64;
-            return Err(ConfigError::Limit { flag: "--routes", found, wanted: "at most 64 nodes" });
+            return Err(ConfigError::Limit {
+                flag: "--routes",
+                found,
+                wanted: "at most 64 nodes",
+            });
         }
         let files = RouteFiles::find(cluster)?;
-        let data_dir = node.data_dir.clone().unwrap_or_else(|| PathBuf::from("./unibus-data"));
+        let data_dir = node
+            .data_dir
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("./unibus-data"));
         let bind = node.bind.unwrap_or_else(|| default_bind(&cluster.routes));
         let internal_id_file = node.internal_id_file.clone();
         let settings = Self {
@@ -137,7 +144,11 @@ impl Settings {
     /// The mode that is in force: given, or `enforce` as soon as this is a node of a cluster.
     #[must_use]
     pub fn effective_bus_auth(&self) -> BusAuth {
-        let default = if self.is_clustered() { BusAuth::Enforce } else { BusAuth::Off };
+        let default = if self.is_clustered() {
+            BusAuth::Enforce
+        } else {
+            BusAuth::Off
+        };
         self.bus_auth.unwrap_or(default)
     }
 
@@ -149,7 +160,10 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         named("--server-name", &self.server_name)?;
-        named("--cluster-name", self.cluster_name.as_deref().unwrap_or("unibus"))?;
+        named(
+            "--cluster-name",
+            self.cluster_name.as_deref().unwrap_or("unibus"),
+        )?;
         if let Some(advertised) = &self.client_advertise {
             let parsed = advertised.parse::<RouteAddr>();
             if parsed.is_err() || advertised.contains('=') {
@@ -159,13 +173,21 @@ impl Settings {
         }
         let taken = [("--port", self.port), ("--http-port", self.http_port)];
         if self.port != 0 && self.port == self.http_port {
-            return Err(ConfigError::PortTwice { first: taken[0].0, second: taken[1].0, port: self.port });
+            return Err(ConfigError::PortTwice {
+                first: taken[0].0,
+                second: taken[1].0,
+                port: self.port,
+            });
         }
-        let clash = taken.iter().find(|(_, p)| *p != 0 && *p == self.monitor_port);
+        let clash = taken
+            .iter()
+            .find(|(_, p)| *p != 0 && *p == self.monitor_port);
         match clash {
-            Some((first, port)) => {
-                Err(ConfigError::PortTwice { first, second: "--monitor-port", port: *port })
-            }
+            Some((first, port)) => Err(ConfigError::PortTwice {
+                first,
+                second: "--monitor-port",
+                port: *port,
+            }),
             None => Ok(()),
         }
     }
@@ -175,7 +197,10 @@ fn named(flag: &'static str, name: &str) -> Result<(), ConfigError> {
     if is_name(name) {
         Ok(())
     } else {
-        Err(ConfigError::Name { flag, found: name.to_owned() })
+        Err(ConfigError::Name {
+            flag,
+            found: name.to_owned(),
+        })
     }
 }
 
@@ -191,7 +216,11 @@ struct RouteFiles {
 impl RouteFiles {
     /// A single node looks at no folder: it must start the same wherever it is started.
     fn find(args: &ClusterArgs) -> Result<Self, ConfigError> {
-        let dir = if args.routes.is_empty() { None } else { files::config_dir(args.config_dir.as_ref())? };
+        let dir = if args.routes.is_empty() {
+            None
+        } else {
+            files::config_dir(args.config_dir.as_ref())?
+        };
         let dir = dir.as_deref();
         let cert = files::pick(args.route_tls_cert.as_ref(), dir, "node.crt");
         let names = match cert.as_ref().filter(|fact| fact.present) {
@@ -199,7 +228,11 @@ impl RouteFiles {
             None => Vec::new(),
         };
         let by_flags = args.cluster_user.is_some() || args.cluster_pass.is_some();
-        let secret = if by_flags { None } else { files::pick(None, dir, "route.secret") };
+        let secret = if by_flags {
+            None
+        } else {
+            files::pick(None, dir, "route.secret")
+        };
         Ok(Self {
             cert,
             key: files::pick(args.route_tls_key.as_ref(), dir, "node.key"),
@@ -239,8 +272,12 @@ fn default_cluster_bind(bind: IpAddr, routes: &[RouteAddr]) -> IpAddr {
 
 fn timing(args: &ClusterArgs) -> Result<Timing, ConfigError> {
     let base = Timing::default();
-    let heartbeat = args.heartbeat_ms.map_or(base.heartbeat, Duration::from_millis);
-    let election_min = args.election_timeout_ms.map_or(base.election_min, Duration::from_millis);
+    let heartbeat = args
+        .heartbeat_ms
+        .map_or(base.heartbeat, Duration::from_millis);
+    let election_min = args
+        .election_timeout_ms
+        .map_or(base.election_min, Duration::from_millis);
     Timing::new(heartbeat, election_min)
 }
 

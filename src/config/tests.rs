@@ -31,7 +31,10 @@ fn config_dir(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let names = vec![name.to_owned(), "127.0.0.1".to_owned()];
-    let cert = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    let cert = rcgen::CertificateParams::new(names)
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
     private(&dir.path().join("node.crt"), &cert.pem());
     private(&dir.path().join("node.key"), &key.serialize_pem());
     private(&dir.path().join("ca.crt"), &cert.pem());
@@ -46,7 +49,10 @@ fn no_flags_make_a_single_node_on_loopback() {
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:8470");
     assert_eq!(config.monitor_listen.unwrap().to_string(), "127.0.0.1:8222");
     assert_eq!(config.data_dir, Path::new("./unibus-data"));
-    assert_eq!(config.internal_id_file, Path::new("./unibus-data/internal.json"));
+    assert_eq!(
+        config.internal_id_file,
+        Path::new("./unibus-data/internal.json")
+    );
     assert_eq!(config.bus_auth, BusAuth::Off);
     assert!(config.cluster.is_none());
     assert_eq!(config.advertise, Advertise::Listener);
@@ -56,7 +62,10 @@ fn no_flags_make_a_single_node_on_loopback() {
 #[test]
 fn routes_alone_are_a_complete_command_once_the_files_are_in_place() {
     let dir = config_dir("alpha");
-    let flags = format!("--config-dir {} --routes alpha,beta:7000,gamma", dir.path().display());
+    let flags = format!(
+        "--config-dir {} --routes alpha,beta:7000,gamma",
+        dir.path().display()
+    );
     let config = config(&flags).unwrap();
     assert_eq!(config.server_name, "alpha");
     assert_eq!(config.bus_auth, BusAuth::Enforce);
@@ -69,7 +78,10 @@ fn routes_alone_are_a_complete_command_once_the_files_are_in_place() {
     assert_eq!(cluster.routes.len(), 3);
     assert_eq!(cluster.routes[1].port, 7000);
     assert_eq!(cluster.tls.key, dir.path().join("node.key"));
-    assert_eq!(cluster.secret, RouteSecret::File(dir.path().join("route.secret")));
+    assert_eq!(
+        cluster.secret,
+        RouteSecret::File(dir.path().join("route.secret"))
+    );
 }
 
 #[test]
@@ -95,7 +107,10 @@ fn flags_win_over_the_folder() {
     let cluster = config.cluster.unwrap();
     assert_eq!(cluster.tls.cert, other.path().join("node.crt"));
     assert_eq!(cluster.tls.key, dir.path().join("node.key"));
-    let secret = RouteSecret::UserPass { user: "u".into(), pass: "p".into() };
+    let secret = RouteSecret::UserPass {
+        user: "u".into(),
+        pass: "p".into(),
+    };
     assert_eq!(cluster.secret, secret);
     assert!(!format!("{:?}", cluster.secret).contains("\"p\""));
 }
@@ -107,14 +122,20 @@ fn ipv6_routes_listen_on_ipv6() {
         let flags = format!("--config-dir {} --routes {routes}", dir.path().display());
         config(&flags).unwrap().cluster.unwrap().listen.ip()
     };
-    assert_eq!(of("[::1]:7001,[::1]:7002"), "::1".parse::<IpAddr>().unwrap());
+    assert_eq!(
+        of("[::1]:7001,[::1]:7002"),
+        "::1".parse::<IpAddr>().unwrap()
+    );
     assert_eq!(of("[fd00::1]:7001"), "::".parse::<IpAddr>().unwrap());
 }
 
 #[test]
 fn a_weak_shape_is_refused_and_says_everything() {
     let error = config("--bind 0.0.0.0 --cluster-name c --bus-auth off").unwrap_err();
-    assert!(matches!(&error, ConfigError::Refused(v) if v.len() == 2), "{error}");
+    assert!(
+        matches!(&error, ConfigError::Refused(v) if v.len() == 2),
+        "{error}"
+    );
 }
 
 #[test]
@@ -140,13 +161,23 @@ fn routes_are_read_with_spaces_and_refused_with_reasons() {
         Line::try_parse_from(["unibus-node", "--config-dir", &at, "--routes", routes])
     };
     let args = line("a, b=c:7 ,[::1]:8").unwrap();
-    let shown: Vec<String> = args.run.cluster.routes.iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = args
+        .run
+        .cluster
+        .routes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(shown, ["a:6222", "b=c:7", "[::1]:8"]);
     for bad in ["a,,b", "nats://a", "a b", "a/b:1", "n n=a", "a:0"] {
         assert!(line(bad).is_err(), "{bad}");
     }
     let loopback = |routes: &str| super::is_loopback(&line(routes).unwrap().run.cluster.routes[0]);
-    assert!(["127.9.9.9:1", "[::1]:4", "localhost", "n=LOCALHOST:5"].into_iter().all(loopback));
+    assert!(
+        ["127.9.9.9:1", "[::1]:4", "localhost", "n=LOCALHOST:5"]
+            .into_iter()
+            .all(loopback)
+    );
     assert!(!["10.0.0.1", "localhost.example"].into_iter().any(loopback));
 }
 
@@ -160,8 +191,14 @@ fn monitoring_can_be_turned_off_and_ports_may_be_free_ones() {
 #[test]
 fn an_advertised_host_gets_the_listeners_port() {
     let of = |flags: &str| config(flags).unwrap().advertise;
-    assert_eq!(of("--client-advertise bus:9"), Advertise::Address("bus:9".into()));
-    assert_eq!(of("--client-advertise bus --port 7"), Advertise::Address("bus:7".into()));
+    assert_eq!(
+        of("--client-advertise bus:9"),
+        Advertise::Address("bus:9".into())
+    );
+    assert_eq!(
+        of("--client-advertise bus --port 7"),
+        Advertise::Address("bus:7".into())
+    );
     assert_eq!(of("--no-advertise"), Advertise::Nothing);
 }
 
@@ -169,7 +206,10 @@ fn an_advertised_host_gets_the_listeners_port() {
 fn election_timeouts_double_and_follow_the_heartbeat() {
     let ms = Duration::from_millis;
     let timing = Timing::new(ms(50), ms(200)).unwrap();
-    assert_eq!((timing.election_min, timing.election_max), (ms(200), ms(400)));
+    assert_eq!(
+        (timing.election_min, timing.election_max),
+        (ms(200), ms(400))
+    );
     assert!(Timing::new(ms(100), ms(199)).is_err());
     assert!(Timing::new(ms(5), ms(300)).is_err());
 }
@@ -180,5 +220,8 @@ fn a_certificate_file_without_a_certificate_is_named() {
     private(&dir.path().join("node.crt"), "nothing");
     let flags = format!("--config-dir {} --routes a", dir.path().display());
     let text = config(&flags).unwrap_err().to_string();
-    assert!(text.contains("node.crt") && text.contains("pki issue"), "{text}");
+    assert!(
+        text.contains("node.crt") && text.contains("pki issue"),
+        "{text}"
+    );
 }

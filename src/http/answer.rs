@@ -27,15 +27,23 @@ pub(super) fn answer(
         return error(StatusCode::NOT_FOUND, "nothing is here");
     }
     if method != Method::GET && method != Method::HEAD {
-        let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD work here");
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut refused = error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD work here",
+        );
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
     match path {
         "/healthz" => healthz(source.health()),
         "/livez" => reply(StatusCode::OK, &json!({ "status": "ok" })),
         "/varz" => reply(StatusCode::OK, &source.varz()),
-        _ => reply(StatusCode::OK, &json!({ "endpoints": ["/healthz", "/livez", "/varz"] })),
+        _ => reply(
+            StatusCode::OK,
+            &json!({ "endpoints": ["/healthz", "/livez", "/varz"] }),
+        ),
     }
 }
 
@@ -53,9 +61,20 @@ fn healthz(report: HealthReport) -> Response<Body> {
     let (code, status, error) = if ailments.is_empty() {
         (StatusCode::OK, "ok", None)
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Some(ailments.join("; ")))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            Some(ailments.join("; ")),
+        )
     };
-    reply(code, &Healthz { status, error, report: &report })
+    reply(
+        code,
+        &Healthz {
+            status,
+            error,
+            report: &report,
+        },
+    )
 }
 
 /// An error in words.

@@ -55,7 +55,12 @@ impl HttpServer {
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let connections = Arc::new(Semaphore::new(limits.connections_max));
-        Ok(Self { listener, surface, limits, connections })
+        Ok(Self {
+            listener,
+            surface,
+            limits,
+            connections,
+        })
     }
 
     /// Where it listens.
@@ -82,7 +87,10 @@ impl HttpServer {
             };
             match accepted {
                 Some((permit, Ok((stream, peer)))) => {
-                    let served = Served { surface: self.surface, source: Arc::clone(&source) };
+                    let served = Served {
+                        surface: self.surface,
+                        source: Arc::clone(&source),
+                    };
                     self.spawn(stream, peer, permit, served, shutdown.clone());
                 }
                 Some((_, Err(error))) => {
@@ -141,13 +149,19 @@ async fn request_within(
     limits: &HttpLimits,
 ) -> Response<Body> {
     if declared_length(&request) > limits.body_bytes_max {
-        return answer::error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than allowed here");
+        return answer::error(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is larger than allowed here",
+        );
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match tokio::time::timeout(limits.request_timeout, drained(request, limits)).await {
         Ok(Ok(())) => answer::answer(served.surface, &method, &path, served.source.as_ref()),
         Ok(Err(refused)) => refused,
-        Err(_) => answer::error(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive"),
+        Err(_) => answer::error(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request took too long to arrive",
+        ),
     }
 }
 
@@ -156,7 +170,11 @@ async fn request_within(
 fn declared_length(request: &Request<Incoming>) -> u64 {
     match request.headers().get(CONTENT_LENGTH) {
         None => 0,
-        Some(value) => value.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u64::MAX),
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(u64::MAX),
     }
 }
 
@@ -166,9 +184,14 @@ async fn drained(request: Request<Incoming>, limits: &HttpLimits) -> Result<(), 
     let mut body = request.into_body();
     let mut taken = 0u64;
     while !body.is_end_stream() {
-        let Some(frame) = body.frame().await else { break };
+        let Some(frame) = body.frame().await else {
+            break;
+        };
         let Ok(frame) = frame else {
-            return Err(answer::error(StatusCode::BAD_REQUEST, "the body ended too early"));
+            return Err(answer::error(
+                StatusCode::BAD_REQUEST,
+                "the body ended too early",
+            ));
         };
         taken += frame.data_ref().map_or(0, |data| data.len() as u64);
         if taken > limits.body_bytes_max {

@@ -112,7 +112,7 @@ async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
     let mut sweep = Sweep::new();
     let mut progress_at = Instant::now() + PROGRESS_INTERVAL;
     while leadership.borrow_and_update().is_leader {
-        take_news(core, &mut sweep);
+        take_news(core);
         take_flow_replies(&core.engine);
         if sweep.is_due() {
             sweep.run(core);
@@ -148,23 +148,27 @@ async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
 }
 
 /// Follows what happened to streams and consumers.
-fn take_news(core: &Core, sweep: &mut Sweep) {
+fn take_news(core: &Core) {
     let news = core.hooks.take_news();
+    let mut table = core.engine.table.lock();
     if !news.reshaped.is_empty() || !news.consumers.is_empty() {
-        let mut table = core.engine.table.lock();
-        core.replica.with_state(|state| {
+        let fresh = core.replica.with_state(|state| {
+            let mut fresh = Vec::new();
             for stream in &news.reshaped {
-                table.adopt(state, stream);
+                table.adopt(state, stream, &mut fresh);
             }
             for (stream, consumer) in &news.consumers {
-                table.adopt_consumer(state, stream, consumer);
+                table.adopt_consumer(state, stream, consumer, &mut fresh);
             }
+            fresh
         });
-        // New consumers: whether somebody listens is not known yet.
-        sweep.now();
+        // Whoever comes to listen after this look is told by the broker, and found by a sweep.
+        for key in &fresh {
+            table.look_for_interest(core, key);
+        }
     }
     if !news.advanced.is_empty() {
-        core.engine.table.lock().wake_streams(&news.advanced);
+        table.wake_streams(&news.advanced);
     }
 }
 
@@ -239,11 +243,6 @@ impl Sweep {
         }
     }
 
-    fn now(&mut self) {
-        self.asked = true;
-        self.not_before = Instant::now();
-    }
-
     fn due(&self) -> Instant {
         if self.asked {
             self.not_before
@@ -281,12 +280,13 @@ impl Table {
         *self = Self::default();
         let names: Vec<Arc<str>> = state.streams().map(|s| Arc::clone(s.name())).collect();
         for name in names {
-            self.adopt(state, &name);
+            // The first sweep looks at all of them.
+            self.adopt(state, &name, &mut Vec::new());
         }
     }
 
-    /// Makes the consumers of one stream those of the state.
-    fn adopt(&mut self, state: &State, name: &str) {
+    /// Makes the consumers of one stream those of the state; tells which are new.
+    fn adopt(&mut self, state: &State, name: &str, fresh: &mut Vec<Key>) {
         let Some(stream) = state.stream(name) else {
             self.streams.remove(name);
             return;
@@ -295,18 +295,18 @@ impl Table {
             known.retain(|consumer, _| stream.consumer(consumer).is_some());
         }
         for consumer in stream.consumers() {
-            self.put(stream, consumer);
+            fresh.extend(self.put(stream, consumer));
         }
         self.forget_empty(name);
     }
 
-    /// Makes one consumer that of the state.
-    fn adopt_consumer(&mut self, state: &State, stream: &str, name: &str) {
+    /// Makes one consumer that of the state; tells if it is new.
+    fn adopt_consumer(&mut self, state: &State, stream: &str, name: &str, fresh: &mut Vec<Key>) {
         match state
             .stream(stream)
             .and_then(|held| Some((held, held.consumer(name)?)))
         {
-            Some((held, consumer)) => self.put(held, consumer),
+            Some((held, consumer)) => fresh.extend(self.put(held, consumer)),
             None => {
                 if let Some(known) = self.streams.get_mut(stream) {
                     known.remove(name);
@@ -316,16 +316,30 @@ impl Table {
         }
     }
 
-    fn put(&mut self, stream: &Stream, consumer: &Consumer) {
+    fn put(&mut self, stream: &Stream, consumer: &Consumer) -> Option<Key> {
         if !consumer.config().is_push() {
-            return;
+            return None;
         }
         let known = self.streams.entry(Arc::clone(stream.name())).or_default();
         match known.get_mut(consumer.name()) {
-            Some(pusher) if pusher.is_of(stream, consumer) => pusher.reconfigure(stream, consumer),
+            Some(pusher) if pusher.is_of(stream, consumer) => {
+                pusher.reconfigure(stream, consumer);
+                None
+            }
             _ => {
                 known.insert(Arc::clone(consumer.name()), Pusher::new(stream, consumer));
+                Some((Arc::clone(stream.name()), Arc::clone(consumer.name())))
             }
+        }
+    }
+
+    fn look_for_interest(&mut self, core: &Core, key: &Key) {
+        let now = Instant::now();
+        if self
+            .pusher(key)
+            .is_some_and(|pusher| pusher.look_for_interest(&core.broker, now))
+        {
+            self.queue(key);
         }
     }
 

@@ -1,11 +1,11 @@
 //! JetStream: joins the broker, the replica and the pure state into streams, key-value buckets and
 //! consumers as NATS clients know them.
 //!
-//! - [`ingest`]: messages of stream subjects → batches of commands → acknowledgements.
-//! - [`api`]: `$JS.API.>` → commands and reads → answers.
-//! - [`delivery`]: on the leader, push consumers.
-//! - [`clock`]: on the leader, the passing of time.
-//! - [`hooks`]: on every node, which subjects are captured.
+//! - `ingest`: messages of stream subjects → batches of commands → acknowledgements.
+//! - `api`: `$JS.API.>` → commands and reads → answers.
+//! - `delivery`: on the leader, push consumers.
+//! - `clock`: on the leader, the passing of time.
+//! - `hooks`: on every node, which subjects are captured.
 //!
 //! Every node serves the whole API to its own clients (messages that came over a route were captured
 //! at their origin); writes reach the leader inside the replica. Nothing here is durable: what must

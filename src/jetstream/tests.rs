@@ -409,3 +409,115 @@ async fn raw_requests_get_the_words_that_clients_match() {
     assert!(no_stream.is_err(), "no responders");
     node.stop().await;
 }
+
+/// Repeats a request until its answer contains `wanted`.
+async fn until_answer(client: &async_nats::Client, subject: &str, wanted: &str) {
+    soon(async {
+        loop {
+            let answer = client.request(subject.to_owned(), "".into()).await.unwrap();
+            if String::from_utf8_lossy(&answer.payload).contains(wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn push_consumers_live_while_somebody_listens() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let create = r#"{"name":"S","subjects":["s.>"]}"#;
+    soon(client.request("$JS.API.STREAM.CREATE.S", create.into()))
+        .await
+        .unwrap();
+    soon(client.request("s.a", "payload".into())).await.unwrap();
+    let mut inbox = soon(client.subscribe("deliver.here")).await.unwrap();
+    let create = r#"{"stream_name":"S","config":{"name":"c","deliver_subject":"deliver.here","headers_only":true,"idle_heartbeat":100000000,"inactive_threshold":200000000}}"#;
+    let created = soon(client.request("$JS.API.CONSUMER.CREATE.S.c", create.into()))
+        .await
+        .unwrap();
+    let created = String::from_utf8(created.payload.to_vec()).unwrap();
+    assert!(created.contains(r#""num_pending":1"#), "{created}");
+
+    let message = soon(inbox.next()).await.unwrap();
+    assert_eq!(message.subject.as_str(), "s.a");
+    assert!(message.reply.unwrap().starts_with("$JS.ACK.S.c.1.1.1."));
+    assert!(message.payload.is_empty());
+    assert_eq!(
+        message
+            .headers
+            .unwrap()
+            .get("Nats-Msg-Size")
+            .unwrap()
+            .as_str(),
+        "7"
+    );
+    let beat = soon(inbox.next()).await.unwrap();
+    assert_eq!(beat.status.unwrap().as_u16(), 100);
+    assert_eq!(
+        beat.headers
+            .unwrap()
+            .get("Nats-Last-Consumer")
+            .unwrap()
+            .as_str(),
+        "1"
+    );
+    until_answer(
+        &client,
+        "$JS.API.CONSUMER.INFO.S.c",
+        r#""delivered":{"consumer_seq":1,"#,
+    )
+    .await;
+    until_answer(&client, "$JS.API.CONSUMER.NAMES.S", r#""consumers":["c"]"#).await;
+
+    soon(inbox.unsubscribe()).await.unwrap();
+    until_answer(&client, "$JS.API.CONSUMER.INFO.S.c", r#""err_code":10014"#).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_direct_gets_end_with_a_status() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let create = r#"{"name":"S","subjects":["s.>"],"allow_direct":true}"#;
+    soon(client.request("$JS.API.STREAM.CREATE.S", create.into()))
+        .await
+        .unwrap();
+    for subject in ["s.a", "s.b", "s.a"] {
+        soon(client.request(subject, subject.into())).await.unwrap();
+    }
+    let mut inbox = soon(client.subscribe("answers")).await.unwrap();
+    let bodies = [
+        (
+            r#"{"seq":1,"next_by_subj":"s.a","batch":5}"#,
+            ["1", "3"],
+            "3",
+        ),
+        (r#"{"multi_last":["s.*"]}"#, ["2", "3"], "3"),
+    ];
+    for (body, seqs, last) in bodies {
+        let sent = client.publish_with_reply("$JS.API.DIRECT.GET.S", "answers", body.into());
+        soon(sent).await.unwrap();
+        for (place, seq) in seqs.into_iter().enumerate() {
+            let headers = soon(inbox.next()).await.unwrap().headers.unwrap();
+            assert_eq!(headers.get("Nats-Sequence").unwrap().as_str(), seq);
+            assert_eq!(
+                headers.get("Nats-Num-Pending").unwrap().as_str(),
+                ["1", "0"][place]
+            );
+        }
+        let end = soon(inbox.next()).await.unwrap();
+        assert_eq!(end.status.unwrap().as_u16(), 204);
+        assert_eq!(
+            end.headers
+                .unwrap()
+                .get("Nats-Last-Sequence")
+                .unwrap()
+                .as_str(),
+            last
+        );
+    }
+    node.stop().await;
+}

@@ -10,7 +10,7 @@ use unibus_proto::NodeId;
 
 /// What one `--routes` entry has turned out to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum RouteView {
+pub(super) enum RouteView {
     /// This node itself.
     Myself,
     /// A connected peer.
@@ -28,7 +28,7 @@ pub enum RouteView {
 
 /// What a node without state does next.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Step {
+pub(super) enum Step {
     /// Form the cluster from exactly these members.
     Initialize(BTreeMap<NodeId, String>),
     /// Another node will act; the text says what is awaited.
@@ -36,7 +36,7 @@ pub enum Step {
 }
 
 /// Decides for a node that has no state yet.
-pub fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
+pub(super) fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
     let mut members = BTreeMap::from([(id, name.to_owned())]);
     let mut missing = Vec::new();
     for route in routes {
@@ -62,7 +62,7 @@ pub fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
 }
 
 /// The connected peers that the leader has to admit: they have no cluster, or hold no vote yet.
-pub fn to_admit(
+pub(super) fn to_admit(
     peers: &[(NodeId, String, bool)],
     voters: &BTreeMap<NodeId, String>,
     learners: &BTreeMap<NodeId, String>,

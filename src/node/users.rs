@@ -7,7 +7,7 @@ use unibus_proto::headers::HeaderMap;
 use unibus_proto::jetstream::config::StreamConfig;
 use unibus_raft::Replica;
 use unibus_state::{
-    Command, CommandBatch, Effect, Location, State, StoredMessage, StreamPut,
+    Command, CommandBatch, Effect, Location, State, StoredMessage, command::StreamPut,
 };
 
 use crate::access::Directory;
@@ -72,7 +72,16 @@ pub(super) async fn ensure_bucket(replica: Replica, mut shutdown: Shutdown) {
         }
         if replica.leadership().borrow().is_leader {
             let mut batch = CommandBatch::new();
-            batch.push(&Command::StreamCreate(StreamPut { config: bucket(), privileged: true }));
+            let pushed = batch.push(&Command::StreamCreate(StreamPut {
+                config: bucket(),
+                privileged: true,
+                pedantic: false,
+                replicas_max: 1,
+            }));
+            if let Err(error) = pushed {
+                tracing::error!(%error, "the users' bucket can't be encoded");
+                return;
+            }
             match replica.propose(batch.freeze()).await {
                 Ok(proposed) => {
                     tracing::debug!(index = proposed.index, "made the users' bucket");

@@ -112,8 +112,9 @@ impl Connection {
         self.shared.register(&self.session.outbound);
     }
 
-    /// Serves the client until one side ends it.
-    pub(crate) async fn run(mut self) {
+    /// Serves the client until one side ends it. What is rare is boxed, so that the task of an idle
+    /// connection stays small.
+    pub(crate) async fn run(mut self: Box<Self>) {
         let mut grant: Option<watch::Receiver<Grant>> = None;
         let reason = loop {
             let turn = match &mut grant {
@@ -136,10 +137,10 @@ impl Connection {
             }
             match turn {
                 Turn::Close(reason) => break reason,
-                Turn::Wait => self.wait().await,
+                Turn::Wait => Box::pin(self.wait()).await,
             }
         };
-        self.end(reason).await;
+        Box::pin(self.end(reason)).await;
     }
 
     /// Returns `Ready` when the connection ends or has to wait; otherwise everything there is to do has
@@ -402,7 +403,7 @@ impl Connection {
         }
     }
 
-    async fn end(mut self, reason: Close) {
+    async fn end(mut self: Box<Self>, reason: Close) {
         let outbound = Arc::clone(&self.session.outbound);
         let reason = outbound.close(reason);
         let subscriptions = self.session.subscriptions.take();
@@ -455,7 +456,7 @@ impl Connection {
 /// Reads until the client has closed too. Closing with unread bytes would reset the connection, and the
 /// client might never see why.
 async fn linger(io: &mut Io) -> io::Result<()> {
-    let mut sink = [0; 2048];
+    let mut sink = vec![0; 2048];
     let mut left = LINGER_BYTES_MAX;
     while left > 0 {
         let read = io.read(&mut sink).await?;

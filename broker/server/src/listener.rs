@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use data_encoding::BASE64URL_NOPAD;
 use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -83,7 +84,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
             }
             None => {
                 let longest = shared.limits().flush_on_close;
-                let _ = tokio::time::timeout(longest, turn_away(&shared, stream)).await;
+                let _ = tokio::time::timeout(longest, Box::pin(turn_away(&shared, stream))).await;
             }
         }
     });
@@ -91,29 +92,57 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
 
 /// Serves one connection to its end.
 async fn start(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let opened = if shared.options.tls.is_none() {
+        Some(open_plain(&shared, stream, peer))
+    } else {
+        Box::pin(open_tls(&shared, stream, peer)).await
+    };
+    drop(shared);
+    if let Some(connection) = opened {
+        connection.register();
+        connection.run().await;
+    }
+}
+
+fn open_plain(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> Box<Connection> {
+    let (reader, writer) = stream.into_split();
+    let session = open_session(shared, Some(writer), peer);
+    let outbound = &session.outbound;
+    outbound.append_with(|out| encoder::info(out, &session.info(shared)));
+    outbound.flush();
+    Box::new(Connection::new(
+        Arc::clone(shared),
+        session,
+        Io::Tcp(reader),
+    ))
+}
+
+async fn open_tls(
+    shared: &Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Box<Connection>> {
+    let session = open_session(shared, None, peer);
+    let longest = shared.limits().tls_timeout;
+    match tokio::time::timeout(longest, secure(shared, &session, stream)).await {
+        Ok(Ok(io)) => Some(Box::new(Connection::new(Arc::clone(shared), session, io))),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "TLS refused");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "TLS handshake timed out");
+            None
+        }
+    }
+}
+
+fn open_session(shared: &Shared, writer: Option<OwnedWriteHalf>, peer: SocketAddr) -> Session {
     let id = shared.next_id();
     tracing::debug!(client_id = id, %peer, "connection accepted");
     let pending_max = shared.limits().pending_bytes_max;
-    let connection = if shared.options.tls.is_none() {
-        let (reader, writer) = stream.into_split();
-        let outbound = Arc::new(Outbound::new(id, pending_max, Some(writer)));
-        let session = Session::new(&shared, outbound, peer, nonce(&shared));
-        let outbound = &session.outbound;
-        outbound.append_with(|out| encoder::info(out, &session.info(&shared)));
-        outbound.flush();
-        Connection::new(Arc::clone(&shared), session, Io::Tcp(reader))
-    } else {
-        let outbound = Arc::new(Outbound::new(id, pending_max, None));
-        let session = Session::new(&shared, outbound, peer, nonce(&shared));
-        let longest = shared.limits().tls_timeout;
-        match tokio::time::timeout(longest, secure(&shared, &session, stream)).await {
-            Ok(Ok(io)) => Connection::new(Arc::clone(&shared), session, io),
-            Ok(Err(error)) => return tracing::debug!(client_id = id, %error, "TLS refused"),
-            Err(_) => return tracing::debug!(client_id = id, "TLS handshake timed out"),
-        }
-    };
-    connection.register();
-    connection.run().await;
+    let outbound = Arc::new(Outbound::new(id, pending_max, writer));
+    Session::new(shared, outbound, peer, nonce(shared))
 }
 
 /// INFO in plain text, then the handshake.

@@ -31,8 +31,8 @@ const BUILDING: &str = "building";
 pub(crate) struct CheckpointStore {
     snapshots: PathBuf,
     blocks: Arc<BlockStore>,
-    /// Held for the whole of a build or an install: they exclude each other.
-    rows: Mutex<RowStore>,
+    /// Held for the whole of a build or an install: they exclude each other. `None` once closed.
+    rows: Mutex<Option<RowStore>>,
     current: Mutex<Option<Arc<SnapshotDir>>>,
     /// Counts installs: a cut taken before one must not be written after it.
     installs: AtomicU64,
@@ -81,7 +81,7 @@ impl CheckpointStore {
         let store = Self {
             snapshots,
             blocks,
-            rows: Mutex::new(loaded.rows),
+            rows: Mutex::new(Some(loaded.rows)),
             current: Mutex::new(current.clone()),
             installs: AtomicU64::new(0),
             needs_full: AtomicBool::new(false),
@@ -115,9 +115,16 @@ impl CheckpointStore {
         &self.snapshots
     }
 
-    /// Size of the sled database, bytes; `None` while a checkpoint holds it.
+    /// Size of the sled database, bytes; `None` while a checkpoint holds it and once it is closed.
     pub(crate) fn sled_bytes(&self) -> Option<u64> {
-        self.rows.try_lock().map(|rows| rows.size_bytes())
+        let rows = self.rows.try_lock()?;
+        rows.as_ref().map(RowStore::size_bytes)
+    }
+
+    /// Closes the database, after what is being written. Blocking. Nothing can be built or installed
+    /// afterwards, so another instance may open the folder.
+    pub(crate) fn close(&self) {
+        drop(self.rows.lock().take());
     }
 
     /// Takes the cut. Called between two applies; costs what changed since the last one.
@@ -139,13 +146,14 @@ impl CheckpointStore {
     /// nothing durable is lost and the next cut is a full one.
     pub(crate) fn build(&self, cut: Cut) -> Result<Arc<SnapshotDir>, StorageError> {
         let rows = self.rows.lock();
+        let rows = rows.as_ref().ok_or_else(closed)?;
         if cut.installs != self.installs.load(Ordering::Acquire) {
             // The state was replaced since. What replaced it is newer.
             return self.current().ok_or_else(|| {
                 StorageError::Rows("the state was replaced during the checkpoint".to_owned())
             });
         }
-        match self.try_build(&rows, &cut) {
+        match self.try_build(rows, &cut) {
             Ok(snapshot) => {
                 let snapshot = Arc::new(snapshot);
                 self.replace_current(&snapshot);
@@ -230,6 +238,7 @@ impl CheckpointStore {
 
     fn restore(&self, snapshot: &SnapshotDir) -> Result<State, StorageError> {
         let rows = self.rows.lock();
+        let rows = rows.as_ref().ok_or_else(closed)?;
         verify(&snapshot.rows_path(), &snapshot.manifest.rows)?;
         let state = load_state(read_rows_file(&snapshot.rows_path())?)?;
         let mut linked = BlockCut::default();
@@ -252,6 +261,10 @@ impl CheckpointStore {
             old.supersede();
         }
     }
+}
+
+fn closed() -> StorageError {
+    StorageError::Sled("closed".to_owned())
 }
 
 struct Loaded {

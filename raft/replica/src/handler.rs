@@ -13,7 +13,7 @@ use crate::errors::{AdmitError, ProposeError};
 use crate::membership;
 use crate::network::Kind;
 use crate::queue::Answer;
-use crate::read::read_index;
+use crate::read::{lease, read_index};
 use crate::replica::{GROUP, Inner};
 use crate::rpc::{
     JoinAnswer, ProposeAnswer, decode_barrier, decode_join, decode_propose, decode_read,
@@ -71,6 +71,9 @@ async fn raft_call(inner: Arc<Inner>, mut request: Bytes) -> Result<Bytes, Strin
         .ok()
         .and_then(Kind::from_wire)
         .ok_or("unknown kind of call")?;
+    if matches!(kind, Kind::Vote | Kind::PreVote) && Instant::now() < inner.no_votes_before {
+        return Err("started too recently to vote".to_owned());
+    }
     let raft = &inner.raft;
     match kind {
         Kind::Append => {
@@ -131,7 +134,12 @@ async fn read(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
     let leads = inner.leadership.borrow().leader == Some(inner.id);
     let index = if leads {
         // Concurrent requests of peers are rare (each batches), so none are batched here.
-        read_index(&inner.raft, inner.options.election_max).await
+        read_index(
+            &inner.raft,
+            lease(&inner.options),
+            inner.options.election_max,
+        )
+        .await
     } else {
         None
     };

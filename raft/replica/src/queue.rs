@@ -112,7 +112,8 @@ impl Queue {
                 || taken
                     .first()
                     .is_none_or(|first| first.forwarded == next.forwarded);
-            if !taken.is_empty() && !(fits && same) {
+            let alone = taken.is_empty();
+            if !alone && (!fits || !same) {
                 break;
             }
             let Some(item) = waiting.items.pop_front() else {

@@ -131,7 +131,7 @@ impl Reader {
         let wait = deadline
             .saturating_duration_since(Instant::now())
             .min(self.options.election_max);
-        read_index(&self.raft, wait).await
+        read_index(&self.raft, lease(&self.options), wait).await
     }
 
     async fn remote(&self, leader: NodeId, deadline: Instant) -> Option<u64> {
@@ -144,10 +144,17 @@ impl Reader {
     }
 }
 
+/// How old a quorum's acknowledgement may be for a read without asking again. openraft forgets a
+/// follower's promise to the leader when the follower restarts, so this stays well under the
+/// shortest time after a start in which a node gives no vote (see `handler`) and seeks none.
+pub(crate) fn lease(options: &ReplicaOptions) -> Duration {
+    options.election_min * 3 / 4
+}
+
 /// The leader's answer: by its lease if that is valid, else by asking a quorum. `None` if this node
 /// can't show that it leads.
-pub(crate) async fn read_index(raft: &RaftCore, wait: Duration) -> Option<u64> {
-    let option = LinearizerOption::new(None, true).with_wait_timeout(wait);
+pub(crate) async fn read_index(raft: &RaftCore, lease: Duration, wait: Duration) -> Option<u64> {
+    let option = LinearizerOption::new(Some(lease), true).with_wait_timeout(wait);
     match raft.get_read_linearizer(option).await {
         Ok(linearizer) => Some(linearizer.read_log_id().index()),
         Err(error) => {

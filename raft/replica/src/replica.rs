@@ -56,6 +56,9 @@ const APPEND_ENTRIES_MAX: u64 = 256;
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a peer was unreachable; the transport reconnects on its own.
 const BACKOFF: &str = "50ms";
+/// How long a stop waits for openraft to let go of the log, and how often it looks.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_POLL: Duration = Duration::from_millis(5);
 /// A leader that was not acknowledged, or not heard of, for this many election timeouts is none.
 const STALE_ELECTIONS: u32 = 2;
 
@@ -94,6 +97,9 @@ pub(crate) struct Inner {
     pub(crate) receiver: Receiver,
     pub(crate) contact: Arc<Contact>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    /// A node that comes back may have promised a leader a lease that it no longer remembers: it
+    /// gives no vote until any such lease is over.
+    pub(crate) no_votes_before: Instant,
     /// Held while a node is being admitted.
     pub(crate) admitting: tokio::sync::Mutex<()>,
     /// Index up to which the log may be purged by the next checkpoint.
@@ -101,8 +107,8 @@ pub(crate) struct Inner {
     /// Becomes true when the replica stops.
     pub(crate) stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    /// Kept open until everything that writes to it is gone.
-    _log: Log,
+    /// Kept open until the replica stops.
+    log: Mutex<Option<Log>>,
 }
 
 impl Inner {
@@ -181,6 +187,15 @@ impl Replica {
         let raft = Raft::new(id.0, Arc::new(config), network, group, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
+        let returning = raft
+            .is_initialized()
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let silence = if returning {
+            options.election_min
+        } else {
+            Duration::ZERO
+        };
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         let checkpoint = shared
             .store
@@ -199,11 +214,12 @@ impl Replica {
             receiver: Receiver::default(),
             contact: Arc::new(Contact::new()),
             leadership,
+            no_votes_before: Instant::now() + silence,
             admitting: tokio::sync::Mutex::new(()),
             previous_checkpoint: AtomicU64::new(checkpoint),
             stop: watch::channel(false).0,
             tasks: Mutex::new(Vec::new()),
-            _log: log,
+            log: Mutex::new(Some(log)),
             options,
         });
         inner.spawn_tasks(leadership_sender);
@@ -338,6 +354,15 @@ impl Replica {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(%error, "consensus did not stop cleanly");
         }
+        let inner = Arc::clone(&self.inner);
+        let closing = tokio::task::spawn_blocking(move || {
+            inner.shared.store.close();
+            drop(inner.log.lock().take());
+        });
+        if let Err(error) = closing.await {
+            tracing::error!(%error, "the stores did not close cleanly");
+        }
+        self.inner.wait_log_closed().await;
     }
 }
 
@@ -358,6 +383,24 @@ pub(crate) fn open(
 }
 
 impl Inner {
+    /// openraft's replication tasks end shortly after its core and hold the log until then. Waits
+    /// for them, so that the folder can be opened again by this process.
+    async fn wait_log_closed(&self) {
+        let lock = self.options.data_dir.join(LOG).join("LOCK");
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        loop {
+            let free = std::fs::File::open(&lock).is_ok_and(|file| file.try_lock_shared().is_ok());
+            if free {
+                return;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!("the log is still held");
+                return;
+            }
+            tokio::time::sleep(CLOSE_POLL).await;
+        }
+    }
+
     fn spawn_tasks(self: &Arc<Self>, publish: watch::Sender<Leadership>) {
         let proposer = Proposer {
             id: self.id,

@@ -36,7 +36,10 @@ struct Running {
 
 async fn running(surface: Surface, limits: HttpLimits) -> Running {
     let report = HealthReport {
-        posture: PostureReport { enforce: true, ..PostureReport::default() },
+        posture: PostureReport {
+            enforce: true,
+            ..PostureReport::default()
+        },
         server_name: "n1".into(),
         role: NodeRole::Leader,
         leader: Some("n1".into()),
@@ -50,7 +53,12 @@ async fn running(surface: Surface, limits: HttpLimits) -> Running {
     let address = server.local_addr().unwrap();
     let (trigger, shutdown) = shutdown::channel();
     let task = tokio::spawn(server.run(Arc::clone(&source) as Arc<dyn HealthSource>, shutdown));
-    Running { address, source, trigger, task }
+    Running {
+        address,
+        source,
+        trigger,
+        task,
+    }
 }
 
 /// Sends `request` and reads to the end of the connection.
@@ -81,17 +89,22 @@ async fn healthz_tells_the_posture_and_503_when_it_cannot_serve() {
     assert_eq!((status, &body["status"]), (200, &json!("ok")));
     assert_eq!(body["posture"]["enforce"], json!(true));
     assert_eq!(body["posture"]["tls"], json!(false));
-    assert_eq!((&body["leader"], &body["role"]), (&json!("n1"), &json!("leader")));
-    assert_eq!((&body["quorum"], &body["peers"]), (&json!(true), &json!([])));
+    assert_eq!(
+        (&body["leader"], &body["role"]),
+        (&json!("n1"), &json!("leader"))
+    );
+    assert_eq!(
+        (&body["quorum"], &body["peers"]),
+        (&json!(true), &json!([]))
+    );
 
     node.source.0.lock().quorum = false;
     let (status, body) = get(node.address, "/healthz").await;
     assert_eq!((status, &body["status"]), (503, &json!("unavailable")));
     assert!(body["error"].as_str().unwrap().contains("quorum"));
 
-    let mut report = node.source.0.lock();
-    (report.quorum, report.store_open) = (true, false);
-    drop(report);
+    node.source.0.lock().quorum = true;
+    node.source.0.lock().store_open = false;
     assert_eq!(get(node.address, "/healthz?x=1").await.0, 503);
     // The process is alive whatever its store does.
     assert_eq!(get(node.address, "/livez").await.0, 200);
@@ -111,27 +124,45 @@ async fn varz_is_for_monitoring_only() {
 #[tokio::test]
 async fn other_methods_are_refused_and_head_has_no_body() {
     let node = running(Surface::Control, HttpLimits::default()).await;
-    let post = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+    let post =
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
     let answer = exchange(node.address, post).await;
-    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD"),
+        "{answer}"
+    );
     let head = b"HEAD /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let answer = exchange(node.address, head).await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn a_body_over_the_ceiling_is_refused_declared_or_not() {
-    let limits = HttpLimits { body_bytes_max: 1000, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        body_bytes_max: 1000,
+        ..HttpLimits::default()
+    };
     let node = running(Surface::Control, limits).await;
     // Declared: refused although not one byte of it was sent.
     let declared = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n";
-    assert!(exchange(node.address, declared).await.starts_with("HTTP/1.1 413"));
+    assert!(
+        exchange(node.address, declared)
+            .await
+            .starts_with("HTTP/1.1 413")
+    );
     let mut chunked =
         b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     chunked.extend_from_slice(b"3e9\r\n");
     chunked.extend_from_slice(&[b'x'; 1001]);
     chunked.extend_from_slice(b"\r\n");
-    assert!(exchange(node.address, &chunked).await.starts_with("HTTP/1.1 413"));
+    assert!(
+        exchange(node.address, &chunked)
+            .await
+            .starts_with("HTTP/1.1 413")
+    );
 }
 
 #[tokio::test]
@@ -153,10 +184,16 @@ async fn slow_and_oversized_headers_end_the_connection() {
 
 #[tokio::test]
 async fn more_connections_than_allowed_wait_for_their_turn() {
-    let limits = HttpLimits { connections_max: 1, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        connections_max: 1,
+        ..HttpLimits::default()
+    };
     let node = running(Surface::Control, limits).await;
     let mut first = TcpStream::connect(node.address).await.unwrap();
-    first.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    first
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut byte = [0u8; 1];
     first.read_exact(&mut byte).await.unwrap();
     // The first connection is served and open; the second one is answered only after it ends.
@@ -164,19 +201,32 @@ async fn more_connections_than_allowed_wait_for_their_turn() {
     tokio::task::yield_now().await;
     assert!(!second.is_finished());
     drop(first);
-    assert_eq!(tokio::time::timeout(DEADLINE, second).await.unwrap().unwrap(), 200);
+    assert_eq!(
+        tokio::time::timeout(DEADLINE, second)
+            .await
+            .unwrap()
+            .unwrap(),
+        200
+    );
 }
 
 #[tokio::test]
 async fn shutdown_ends_the_listener_and_open_connections() {
     let node = running(Surface::Control, HttpLimits::default()).await;
     let mut open = TcpStream::connect(node.address).await.unwrap();
-    open.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    open.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut byte = [0u8; 1];
     open.read_exact(&mut byte).await.unwrap();
     node.trigger.fire();
-    tokio::time::timeout(DEADLINE, node.task).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, node.task)
+        .await
+        .unwrap()
+        .unwrap();
     let mut rest = Vec::new();
-    let ended = tokio::time::timeout(DEADLINE, open.read_to_end(&mut rest)).await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, open.read_to_end(&mut rest))
+        .await
+        .unwrap();
     assert!(ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
 }

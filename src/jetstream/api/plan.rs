@@ -18,6 +18,7 @@ use crate::jetstream::subject::{ConsumerTarget, Endpoint};
 
 /// What a request asks for.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "taken apart where it is made")]
 pub(super) enum Plan {
     Write { command: Command, then: Then },
     Read(Read),

@@ -185,7 +185,7 @@ impl Question {
 }
 
 /// The streams a caller may see, by name.
-fn visible<'a>(state: &'a State, privileged: bool) -> Vec<&'a Stream> {
+fn visible(state: &State, privileged: bool) -> Vec<&Stream> {
     let mut streams: Vec<&Stream> = state
         .streams()
         .filter(|stream| privileged || !internal::is_stream(stream.name()))

@@ -79,7 +79,7 @@ impl Cluster {
             let log = dir.path().join(format!("{name}.log"));
             nodes.push(NodeProcess::new(binary, args, log, free_tcp_port()?, free_tcp_port()?));
         }
-        let seed = UserSeed::from_secret(rand::random()).to_seed();
+        let seed = UserSeed::from_bytes(rand::random()).to_nkey();
         Ok(Self { dir, binary: binary.to_path_buf(), nodes, seed, routes: routes.join(",") })
     }
 

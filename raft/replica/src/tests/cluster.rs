@@ -1,6 +1,7 @@
 //! Three nodes and more: forwarding, linearizable reads, failover, growth and replacement.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use unibus_proto::NodeId;
@@ -170,4 +171,37 @@ async fn a_single_node_grows_into_a_cluster_with_its_data() {
         assert_eq!(payload(node, 1).unwrap(), "kept");
         assert_eq!(node.status().voters.len(), 3);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_snapshot_goes_on_where_it_stopped() {
+    let net: Arc<Net> = Arc::default();
+    let first = Node::start(&net, "a").await;
+    let members = [(first.id, "a".to_owned())].into_iter().collect();
+    first.initialize(members).await.unwrap();
+    first
+        .propose(super::harness::create_stream())
+        .await
+        .unwrap();
+    let big = "x".repeat(100_000);
+    for _ in 0..60 {
+        first.propose(messages(&[&big])).await.unwrap();
+    }
+    first.checkpoint().await.unwrap();
+    // Manifest, rows and four of the six chunks of the block get through.
+    net.limit(RpcClass::Snapshot, 6);
+    let second = Node::start(&net, "b").await;
+    let joiner = (*second).clone();
+    let id = second.id;
+    let joining = tokio::spawn(async move { joiner.admit(id, "b".to_owned()).await });
+    eventually("the transfer breaks", || {
+        net.broken.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    net.limit(RpcClass::Snapshot, 1000);
+    joining.await.unwrap().unwrap();
+    // Manifest again, two chunks, install: nothing was sent twice.
+    assert_eq!(net.calls(RpcClass::Snapshot), 10);
+    equal_digests(&[&first, &second]).await;
+    assert_eq!(payload(&second, 60).unwrap(), big);
 }

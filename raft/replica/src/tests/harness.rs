@@ -30,6 +30,10 @@ pub(crate) struct Net {
     cut: Mutex<BTreeSet<NodeId>>,
     /// Requests of each class so far.
     calls: Mutex<BTreeMap<RpcClass, u64>>,
+    /// Requests of a class that get through before its stream breaks.
+    limits: Mutex<BTreeMap<RpcClass, u64>>,
+    /// Requests that did not get through by such a limit.
+    pub(crate) broken: AtomicU64,
 }
 
 impl Net {
@@ -43,6 +47,21 @@ impl Net {
 
     pub(crate) fn calls(&self, class: RpcClass) -> u64 {
         self.calls.lock().get(&class).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn limit(&self, class: RpcClass, calls: u64) {
+        self.limits.lock().insert(class, calls);
+    }
+
+    /// Counts a request; `false` if its class is over the limit.
+    fn count(&self, class: RpcClass) -> bool {
+        let mut calls = self.calls.lock();
+        let count = calls.entry(class).or_default();
+        let limit = self.limits.lock().get(&class).copied();
+        let passes = limit.is_none_or(|limit| *count < limit);
+        *count += u64::from(passes);
+        self.broken.fetch_add(u64::from(!passes), Ordering::SeqCst);
+        passes
     }
 
     fn open(&self, a: NodeId, b: NodeId) -> bool {
@@ -75,7 +94,10 @@ impl Transport for Link {
         let Some(handler) = handler.filter(|_| self.net.open(self.id, target)) else {
             return ready(Err(TransportError::Unreachable(target))).boxed();
         };
-        *self.net.calls.lock().entry(class).or_default() += 1;
+        if !self.net.count(class) {
+            let lost = TransportError::Lost(target, "the stream broke".to_owned());
+            return ready(Err(lost)).boxed();
+        }
         let served = tokio::spawn(handler.handle(self.id, class, group, request));
         let (net, id) = (Arc::clone(&self.net), self.id);
         async move {
@@ -121,6 +143,7 @@ pub(crate) struct Node {
     dir: TempDir,
     net: Arc<Net>,
     pub(crate) recorder: Arc<Recorder>,
+    pub(crate) checkpoint_log_bytes: u64,
     running: Option<Replica>,
 }
 
@@ -133,6 +156,7 @@ impl Node {
             dir,
             net: Arc::clone(net),
             recorder: Arc::default(),
+            checkpoint_log_bytes: 256 << 20,
             running: None,
         };
         node.restart().await;
@@ -151,6 +175,7 @@ impl Node {
         self.recorder = Arc::default();
         let mut options = ReplicaOptions::new(self.dir.path(), &self.name);
         options.log_segment_bytes = 1 << 20;
+        options.checkpoint_log_bytes = self.checkpoint_log_bytes;
         options.sled_cache_bytes = 1 << 20;
         // Tests share two slow cores: elections must not start by scheduling delay.
         options.heartbeat = Duration::from_millis(150);

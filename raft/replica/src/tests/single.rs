@@ -1,9 +1,10 @@
 //! One node: propose, read back, restart in every way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use unibus_state::{Outcome, State};
 
@@ -89,4 +90,36 @@ async fn a_node_outside_any_cluster_refuses_quickly_and_a_stopped_one_says_so() 
         replica.propose(messages(&["x"])).await.unwrap_err(),
         ProposeError::Stopped
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_follow_the_bytes_and_do_not_stop_writing() {
+    let net = Arc::default();
+    let mut node = alone(&net).await;
+    node.kill().await;
+    node.checkpoint_log_bytes = 1 << 20;
+    node.restart().await;
+    let big = "y".repeat(50_000);
+    let mut written = 0;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Two checkpoints, so that the second purges the log up to the first.
+    let mut seen = BTreeSet::from([0]);
+    while seen.len() < 3 {
+        assert!(Instant::now() < deadline);
+        node.propose(messages(&[&big, "small"])).await.unwrap();
+        written += 2;
+        seen.insert(node.status().checkpoint_index);
+    }
+    let digest = node.with_state(State::digest);
+    node.kill().await;
+    node.restart().await;
+    node.read_barrier().await.unwrap();
+    assert_eq!(node.with_state(State::digest), digest);
+    assert_eq!(payload(&node, written).unwrap(), "small");
+    assert_eq!(payload(&node, 1).unwrap(), big);
+    let names: Vec<_> = fs::read_dir(node.path().join("snapshots"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 1, "{names:?}");
 }
