@@ -3,6 +3,7 @@
 mod bootstrap;
 mod formation;
 mod health;
+mod readiness;
 mod users;
 mod wiring;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use unibus_broker::{Broker, BrokerOptions};
 use unibus_proto::NodeId;
@@ -35,6 +37,8 @@ use self::wiring::{Alone, Dispatch, ReplicaSlot, RouteHooks, StateObserver};
 pub const ADVERTISED_VERSION: &str = "2.14.0";
 /// JetStream API level: TTLs and markers, nothing later yet.
 const API_LEVEL: u8 = 1;
+/// Under `enforce`, how long a node lets clients wait that come before it has caught up.
+const ADMISSION_WAIT: Duration = Duration::from_secs(10);
 /// How long connections get to flush, and leadership to move, when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -87,6 +91,7 @@ pub struct Node {
     jetstream: JetStream,
     mesh: Option<Arc<Mesh>>,
     addresses: Addresses,
+    caught_up: watch::Receiver<bool>,
     trigger: Trigger,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -106,7 +111,9 @@ pub struct Addresses {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,6 +140,7 @@ impl Node {
         let options = broker_options(&config, client);
         let server_id = options.server_id.clone();
         let broker = Broker::new(options, Arc::clone(&directory) as _);
+        broker.set_node(id);
         let (trigger, shutdown) = shutdown::channel();
         let slot = Arc::new(ReplicaSlot::default());
         let mesh = match &config.cluster {
@@ -160,10 +168,21 @@ impl Node {
         );
         if let Some(mesh) = &mesh {
             let slot = OnceLock::from(jetstream.clone());
-            let dispatch = Dispatch { replica: replica.handler(), jetstream: Arc::new(slot) };
+            let dispatch = Dispatch {
+                replica: replica.handler(),
+                jetstream: Arc::new(slot),
+            };
             mesh.set_rpc_handler(Arc::new(dispatch));
         }
-        let health = Arc::new(Health::new(&config, client, server_id, &broker, &replica, &mesh));
+        let (caught_up_sender, caught_up) = watch::channel(false);
+        let catching_up = readiness::watch_for(replica.clone(), caught_up_sender, shutdown.clone());
+        let parts = Parts {
+            broker: &broker,
+            replica: &replica,
+            mesh: &mesh,
+            caught_up: &caught_up,
+        };
+        let health = Arc::new(Health::new(&config, client, server_id, &parts));
         let addresses = listeners.addresses(client, mesh.as_deref());
         let mut node = Self {
             broker,
@@ -172,8 +191,9 @@ impl Node {
             jetstream,
             mesh,
             addresses,
+            caught_up,
             trigger,
-            tasks: Vec::new(),
+            tasks: vec![tokio::spawn(catching_up)],
         };
         node.spawn(&config, listeners, &health, &shutdown).await?;
         Ok(node)
@@ -189,33 +209,23 @@ impl Node {
         self.addresses.client
     }
 
-    /// Waits until the store can serve: a leader with a quorum is known and the users' bucket is
-    /// there.
+    /// Waits until the node answers for the cluster: it belongs to one, there is a leader, and it
+    /// has caught up.
     ///
     /// # Errors
     /// [`NodeError::NotReady`] after `within`, saying what is missing.
     pub async fn ready(&self, within: Duration) -> Result<(), NodeError> {
-        let end = Instant::now() + within;
-        let mut applied = self.replica.applied_index();
-        let mut leadership = self.replica.leadership();
-        loop {
-            let status = self.replica.status();
-            let bucket = self.replica.with_state(|s| s.stream(users::USERS_STREAM).is_some());
-            if status.has_quorum && status.leader.is_some() && bucket {
-                return Ok(());
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let missing = if status.has_quorum { "the users' bucket" } else { "a quorum" };
-                return Err(NodeError::NotReady(within, missing.to_owned()));
-            }
-            let look_again = left.min(Duration::from_millis(100));
-            tokio::select! {
-                _ = applied.changed() => {}
-                _ = leadership.changed() => {}
-                () = tokio::time::sleep(look_again) => {}
-            }
+        let mut caught_up = self.caught_up.clone();
+        let waiting = caught_up.wait_for(|done| *done);
+        if matches!(tokio::time::timeout(within, waiting).await, Ok(Ok(_))) {
+            return Ok(());
         }
+        let missing = match self.replica.status() {
+            status if !status.initialized => "the node belongs to no cluster yet",
+            status if !status.has_quorum => "there is no quorum",
+            _ => "the node is still catching up",
+        };
+        Err(NodeError::NotReady(within, missing.to_owned()))
     }
 
     /// Stops everything in the reverse order of starting: listeners, JetStream, leadership, clients,
@@ -261,11 +271,18 @@ impl Node {
         }
         let bucket = users::ensure_bucket(self.replica.clone(), shutdown.clone());
         self.tasks.push(tokio::spawn(bucket));
-        let broker = self.broker.clone();
-        let stop = shutdown.receiver();
-        let client = listeners.client;
-        self.tasks.push(tokio::spawn(async move { broker.serve(client, stop).await }));
-        for server in [Some(listeners.http), listeners.monitor].into_iter().flatten() {
+        let serve = serve_clients(
+            self.broker.clone(),
+            listeners.client,
+            self.caught_up.clone(),
+            config.bus_auth,
+            shutdown.receiver(),
+        );
+        self.tasks.push(tokio::spawn(serve));
+        for server in [Some(listeners.http), listeners.monitor]
+            .into_iter()
+            .flatten()
+        {
             let run = server.run(Arc::clone(health) as _, shutdown.clone());
             self.tasks.push(tokio::spawn(run));
         }
@@ -276,11 +293,17 @@ impl Node {
 impl Listeners {
     async fn bind(config: &NodeConfig) -> Result<Self, NodeError> {
         let failed = |flag, address| {
-            move |source| NodeError::Listen { flag, address, source }
+            move |source| NodeError::Listen {
+                flag,
+                address,
+                source,
+            }
         };
         let limits = &config.limits.http;
         let address = config.client_listen;
-        let client = TcpListener::bind(address).await.map_err(failed("--port", address))?;
+        let client = TcpListener::bind(address)
+            .await
+            .map_err(failed("--port", address))?;
         let address = config.http_listen;
         let http = HttpServer::bind(address, Surface::Control, limits.clone())
             .await
@@ -293,7 +316,11 @@ impl Listeners {
                     .map_err(failed("--monitor-port", address))?,
             ),
         };
-        Ok(Self { client, http, monitor })
+        Ok(Self {
+            client,
+            http,
+            monitor,
+        })
     }
 
     fn addresses(&self, client: SocketAddr, mesh: Option<&Mesh>) -> Addresses {
@@ -301,21 +328,17 @@ impl Listeners {
         Addresses {
             client,
             http: self.http.local_addr().unwrap_or(unknown),
-            monitor: self.monitor.as_ref().map(|m| m.local_addr().unwrap_or(unknown)),
+            monitor: self
+                .monitor
+                .as_ref()
+                .map(|m| m.local_addr().unwrap_or(unknown)),
             cluster: mesh.map(Mesh::local_addr),
         }
     }
 }
 
 impl Health {
-    fn new(
-        config: &NodeConfig,
-        client: SocketAddr,
-        server_id: String,
-        broker: &Broker,
-        replica: &Replica,
-        mesh: &Option<Arc<Mesh>>,
-    ) -> Self {
+    fn new(config: &NodeConfig, client: SocketAddr, server_id: String, parts: &Parts<'_>) -> Self {
         Self {
             server_name: config.server_name.clone(),
             server_id,
@@ -326,28 +349,66 @@ impl Health {
             payload_bytes_max: config.limits.payload_bytes_max,
             started: Instant::now(),
             started_at: SystemTime::now(),
-            broker: broker.clone(),
-            replica: replica.clone(),
-            mesh: mesh.clone(),
+            broker: parts.broker.clone(),
+            replica: parts.replica.clone(),
+            mesh: parts.mesh.clone(),
+            caught_up: parts.caught_up.clone(),
         }
     }
 }
 
+/// What [`Health`] looks at.
+struct Parts<'a> {
+    broker: &'a Broker,
+    replica: &'a Replica,
+    mesh: &'a Option<Arc<Mesh>>,
+    caught_up: &'a watch::Receiver<bool>,
+}
+
+/// Accepts clients. Under `enforce` a node that does not know the users yet would refuse people it
+/// should admit, and clients take that refusal for final: so it lets them wait, for a while.
+async fn serve_clients(
+    broker: Broker,
+    listener: TcpListener,
+    mut caught_up: watch::Receiver<bool>,
+    bus_auth: BusAuth,
+    stop: watch::Receiver<bool>,
+) {
+    if bus_auth == BusAuth::Enforce {
+        let waiting = caught_up.wait_for(|done| *done);
+        // Without a quorum the users that are known here are admitted, and nobody else.
+        let _waited = tokio::time::timeout(ADMISSION_WAIT, waiting).await;
+    }
+    broker.serve(listener, stop).await;
+}
+
 fn make_data_dir(path: &Path) -> Result<(), NodeError> {
-    std::fs::create_dir_all(path)
-        .map_err(|source| NodeError::DataDir { path: path.to_path_buf(), source })
+    std::fs::create_dir_all(path).map_err(|source| NodeError::DataDir {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 fn local(listener: &TcpListener, config: &NodeConfig) -> Result<SocketAddr, NodeError> {
     let address = config.client_listen;
-    listener.local_addr().map_err(|source| NodeError::Listen { flag: "--port", address, source })
+    listener.local_addr().map_err(|source| NodeError::Listen {
+        flag: "--port",
+        address,
+        source,
+    })
 }
 
 /// How strictly this node is run. Clients' TLS does not exist yet, so `tls` speaks of the routes.
 fn posture(config: &NodeConfig) -> Posture {
     let clustered = config.cluster.is_some();
     let enforce = config.bus_auth == BusAuth::Enforce;
-    Posture { enforce, acl: enforce, tls: clustered, cluster: clustered, store: true }
+    Posture {
+        enforce,
+        acl: enforce,
+        tls: clustered,
+        cluster: clustered,
+        store: true,
+    }
 }
 
 fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerOptions {
@@ -429,7 +490,10 @@ async fn start_mesh(
         secret,
         posture: posture(config),
     };
-    let hooks = RouteHooks { broker: broker.clone(), replica: Arc::clone(replica) };
+    let hooks = RouteHooks {
+        broker: broker.clone(),
+        replica: Arc::clone(replica),
+    };
     Ok(Mesh::start(options, Arc::new(hooks)).await?)
 }
 

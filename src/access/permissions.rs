@@ -1,7 +1,9 @@
 //! The only place that turns a user into subjects: pure functions from a record to
 //! [`Permissions`] (control-plane.md, From membership to the message plane).
 
-use unibus_proto::permissions::{Permissions, SubjectSet};
+use std::sync::LazyLock;
+
+use unibus_proto::permissions::{Filters, Permissions, SubjectSet};
 use unibus_proto::subject::SubjectFilter;
 
 use super::users::{Role, UserRecord};
@@ -21,6 +23,10 @@ pub const CONTROL_OBJECTS: &str = "UNIBUS_blobs";
 
 /// What anybody may publish to, so that requests can be answered.
 const INBOXES: &str = "_INBOX.>";
+
+/// What anybody may subscribe to, with literal tokens for the stars: the inboxes of an id. One that
+/// allowed `_INBOX.>` would let its holder harvest everybody's replies.
+const OWN_INBOXES: [&str; 2] = ["_INBOX.*", "_INBOX.*.>"];
 
 /// What a `service`'s own request needs beside its streams.
 const ACCOUNT_INFO: &str = "$JS.API.INFO";
@@ -73,21 +79,23 @@ pub fn control_plane() -> Vec<SubjectFilter> {
     filters(texts)
 }
 
+/// [`control_plane`], compiled once for all users.
+static DENIED: LazyLock<Filters> = LazyLock::new(|| control_plane().into());
+
 /// Everything but the control plane: an anonymous client under `off` and `soft`.
 #[must_use]
 pub fn open() -> Permissions {
+    let all = SubjectSet {
+        deny: DENIED.clone(),
+        ..SubjectSet::all()
+    };
     Permissions {
-        publish: SubjectSet::denying(control_plane()),
-        subscribe: SubjectSet::denying(control_plane()),
+        publish: all.clone(),
+        subscribe: all,
     }
 }
 
-/// What an active user may do. Anybody may answer a request; rooms add their subjects.
-///
-/// Filters can't say "an inbox whose second token is literal", so no inbox is granted here: one that
-/// allowed `_INBOX.>` would let its holder harvest everybody's replies. Until [`SubjectSet`] has a
-/// rule for it, an admin grants an application an inbox of its own (`--sub '_INBOX.app.>'`, with
-/// the same inbox prefix in the client).
+/// What an active user may do. Anybody may answer a request and make one; rooms add their subjects.
 #[must_use]
 pub fn permissions_of(user: &UserRecord) -> Permissions {
     let mut publish = vec![INBOXES.to_owned()];
@@ -97,7 +105,10 @@ pub fn permissions_of(user: &UserRecord) -> Permissions {
     }
     Permissions {
         publish: closed(publish),
-        subscribe: closed(subscribe),
+        subscribe: SubjectSet {
+            allow_literal: filters(OWN_INBOXES).into(),
+            ..closed(subscribe)
+        },
     }
 }
 
@@ -126,13 +137,11 @@ fn granted(user: &UserRecord, publish: &mut Vec<String>, subscribe: &mut Vec<Str
 /// A closed set: these and nothing else, and never the control plane. `>` is written as "all", which
 /// costs nothing to decide.
 fn closed(allow: Vec<String>) -> SubjectSet {
-    let deny = control_plane();
-    if allow.iter().any(|pattern| pattern == ">") {
-        return SubjectSet::denying(deny);
-    }
+    let all = allow.iter().any(|pattern| pattern == ">");
     SubjectSet {
-        deny,
-        ..SubjectSet::allowing(filters(allow))
+        allow: (!all).then(|| filters(allow).into()),
+        deny: DENIED.clone(),
+        ..SubjectSet::default()
     }
 }
 
@@ -230,19 +239,33 @@ mod tests {
 
     #[test]
     fn replies_of_others_cannot_be_harvested() {
-        let own = user(Role::Service, &["a"], &["a", "_INBOX.app.>"]);
-        for inbox in ["_INBOX.app.>", "_INBOX.app.*", "_INBOX.app.1.2"] {
-            assert!(subscribes(&own, inbox), "{inbox}");
-        }
-        for p in [user(Role::Member, &[], &[]), own] {
+        let users = [
+            user(Role::Member, &[], &[]),
+            user(Role::Admin, &[], &[]),
+            user(Role::Service, &["a"], &["a"]),
+        ];
+        for p in users {
+            for inbox in [
+                "_INBOX.id",
+                "_INBOX.id.*",
+                "_INBOX.id.>",
+                "_INBOX.id.1",
+                "_INBOX.id.1.2",
+            ] {
+                assert!(subscribes(&p, inbox), "{inbox}");
+            }
             for harvest in [
                 ">",
                 "_INBOX.>",
                 "_INBOX.*",
                 "_INBOX.*.>",
                 "_INBOX.*.1",
+                "_INBOX.*.*",
+                "_INBOX",
                 "*.abc",
+                "*.abc.>",
                 "*.>",
+                "$KV.UNIBUS_users.>",
             ] {
                 assert!(!subscribes(&p, harvest), "{harvest}");
             }

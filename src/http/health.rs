@@ -38,6 +38,8 @@ pub struct HealthReport {
     pub quorum: bool,
     /// The store takes writes; false once it failed or is being closed.
     pub store_open: bool,
+    /// Since its start this node has once held everything that was acknowledged anywhere.
+    pub caught_up: bool,
     /// Index of the last entry that this node applied.
     pub applied_index: u64,
     /// Every other member, and every peer that is connected without being one yet.
@@ -56,6 +58,9 @@ impl HealthReport {
         }
         if !self.quorum {
             found.push("no quorum: a majority of the nodes is not reachable");
+        }
+        if self.quorum && !self.caught_up {
+            found.push("still catching up with the cluster");
         }
         found
     }

@@ -42,8 +42,14 @@ pub(super) fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
     for route in routes {
         match route {
             RouteView::Myself => {}
-            RouteView::Peer { name, initialized: true, .. } => {
-                return Step::Wait(format!("{name} belongs to a running cluster and will admit us"));
+            RouteView::Peer {
+                name,
+                initialized: true,
+                ..
+            } => {
+                return Step::Wait(format!(
+                    "{name} belongs to a running cluster and will admit us"
+                ));
             }
             RouteView::Peer { id, name, .. } => {
                 members.insert(*id, name.clone());
@@ -52,7 +58,10 @@ pub(super) fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
         }
     }
     if !missing.is_empty() {
-        return Step::Wait(format!("every node of --routes has to answer once: {}", missing.join("; ")));
+        return Step::Wait(format!(
+            "every node of --routes has to answer once: {}",
+            missing.join("; ")
+        ));
     }
     match members.first_key_value() {
         Some((first, _)) if *first == id => Step::Initialize(members),
@@ -81,17 +90,26 @@ mod tests {
     use super::*;
 
     fn peer(id: u64, initialized: bool) -> RouteView {
-        RouteView::Peer { id: NodeId(id), name: format!("n{id}"), initialized }
+        RouteView::Peer {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            initialized,
+        }
     }
 
     fn members(ids: &[u64]) -> BTreeMap<NodeId, String> {
-        ids.iter().map(|id| (NodeId(*id), format!("n{id}"))).collect()
+        ids.iter()
+            .map(|id| (NodeId(*id), format!("n{id}")))
+            .collect()
     }
 
     #[test]
     fn the_lowest_id_forms_the_cluster_once_all_answer() {
         let routes = [RouteView::Myself, peer(2, false), peer(3, false)];
-        assert_eq!(next_step(NodeId(1), "n1", &routes), Step::Initialize(members(&[1, 2, 3])));
+        assert_eq!(
+            next_step(NodeId(1), "n1", &routes),
+            Step::Initialize(members(&[1, 2, 3]))
+        );
         let routes = [peer(1, false), RouteView::Myself, peer(3, false)];
         assert!(matches!(next_step(NodeId(2), "n2", &routes), Step::Wait(_)));
     }
@@ -99,13 +117,22 @@ mod tests {
     #[test]
     fn this_node_need_not_stand_in_the_list() {
         let routes = [peer(2, false), peer(3, false)];
-        assert_eq!(next_step(NodeId(1), "n1", &routes), Step::Initialize(members(&[1, 2, 3])));
+        assert_eq!(
+            next_step(NodeId(1), "n1", &routes),
+            Step::Initialize(members(&[1, 2, 3]))
+        );
     }
 
     #[test]
     fn a_missing_node_is_named_and_awaited() {
-        let routes = [RouteView::Myself, peer(2, false), RouteView::Pending("n3: refused".into())];
-        let Step::Wait(why) = next_step(NodeId(1), "n1", &routes) else { panic!("must wait") };
+        let routes = [
+            RouteView::Myself,
+            peer(2, false),
+            RouteView::Pending("n3: refused".into()),
+        ];
+        let Step::Wait(why) = next_step(NodeId(1), "n1", &routes) else {
+            panic!("must wait")
+        };
         assert!(why.contains("n3: refused"), "{why}");
     }
 
@@ -121,6 +148,9 @@ mod tests {
             .map(|(id, initialized)| (NodeId(id), format!("n{id}"), initialized))
             .into();
         let admitted = to_admit(&peers, &members(&[1, 2]), &members(&[4]));
-        assert_eq!(admitted, [(NodeId(3), "n3".to_owned()), (NodeId(4), "n4".to_owned())]);
+        assert_eq!(
+            admitted,
+            [(NodeId(3), "n3".to_owned()), (NodeId(4), "n4".to_owned())]
+        );
     }
 }

@@ -50,7 +50,9 @@ async fn form(replica: &Replica, mesh: &Mesh, name: &str) {
                         tracing::info!(members = ?names, "formed the cluster");
                         return;
                     }
-                    Err(error) => tracing::warn!(%error, "forming the cluster failed; trying again"),
+                    Err(error) => {
+                        tracing::warn!(%error, "forming the cluster failed; trying again")
+                    }
                 }
             }
             Step::Wait(why) if reminded.elapsed() >= REMINDER => {
@@ -75,8 +77,11 @@ async fn admit_for_ever(replica: &Replica, mesh: &Mesh) {
     loop {
         if replica.leadership().borrow().is_leader {
             let status = replica.status();
-            let peers: Vec<_> =
-                mesh.peers().into_iter().map(|p| (p.id, p.name, p.initialized)).collect();
+            let peers: Vec<_> = mesh
+                .peers()
+                .into_iter()
+                .map(|p| (p.id, p.name, p.initialized))
+                .collect();
             for (id, name) in to_admit(&peers, &status.voters, &status.learners) {
                 match replica.admit(id, name.clone()).await {
                     Ok(()) => tracing::info!(node = %id, name, "admitted to the cluster"),

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 use unibus_broker::Broker;
 use unibus_proto::NodeId;
 use unibus_raft::{Replica, ReplicaStatus};
@@ -28,13 +29,22 @@ pub(super) struct Health {
     pub(super) broker: Broker,
     pub(super) replica: Replica,
     pub(super) mesh: Option<Arc<Mesh>>,
+    pub(super) caught_up: watch::Receiver<bool>,
 }
 
 impl HealthSource for Health {
     fn health(&self) -> HealthReport {
         let status = self.replica.status();
-        let connected = self.mesh.as_ref().map(|mesh| mesh.peers()).unwrap_or_default();
-        let refused = self.mesh.as_ref().map(|mesh| mesh.refused()).unwrap_or_default();
+        let connected = self
+            .mesh
+            .as_ref()
+            .map(|mesh| mesh.peers())
+            .unwrap_or_default();
+        let refused = self
+            .mesh
+            .as_ref()
+            .map(|mesh| mesh.refused())
+            .unwrap_or_default();
         HealthReport {
             posture: report(self.posture),
             node: NodeId(status.node_id).to_string(),
@@ -44,8 +54,10 @@ impl HealthSource for Health {
             role: role(&status),
             leader: status.leader.map(|id| self.name_of(id, &status)),
             term: status.term,
-            quorum: status.has_quorum,
+            // The watch is what proposals go by; the status may be a moment ahead of it.
+            quorum: status.has_quorum && self.replica.leadership().borrow().leader.is_some(),
             store_open: status.fatal.is_none(),
+            caught_up: *self.caught_up.borrow(),
             applied_index: status.applied_index,
             peers: peers(&status, &connected),
             refused_routes: refused.iter().rev().map(refusal).collect(),
@@ -107,7 +119,15 @@ fn peers(status: &ReplicaStatus, connected: &[PeerStatus]) -> Vec<PeerReport> {
     for (id, name) in members.filter(|(id, _)| id.0 != status.node_id) {
         let voter = status.voters.contains_key(id);
         let (node, server_name) = (id.to_string(), name.clone());
-        all.insert(*id, PeerReport { node, server_name, voter, ..PeerReport::default() });
+        all.insert(
+            *id,
+            PeerReport {
+                node,
+                server_name,
+                voter,
+                ..PeerReport::default()
+            },
+        );
     }
     for peer in connected {
         let entry = all.entry(peer.id).or_default();
@@ -122,8 +142,20 @@ fn peers(status: &ReplicaStatus, connected: &[PeerStatus]) -> Vec<PeerReport> {
 }
 
 fn report(posture: Posture) -> PostureReport {
-    let Posture { enforce, acl, tls, cluster, store } = posture;
-    PostureReport { enforce, acl, tls, cluster, store }
+    let Posture {
+        enforce,
+        acl,
+        tls,
+        cluster,
+        store,
+    } = posture;
+    PostureReport {
+        enforce,
+        acl,
+        tls,
+        cluster,
+        store,
+    }
 }
 
 fn refusal(refusal: &Refusal) -> RefusedRoute {
@@ -132,9 +164,15 @@ fn refusal(refusal: &Refusal) -> RefusedRoute {
         None => refusal.addr.to_string(),
     };
     let reason = format!("{}: {}", refusal.reason, refusal.detail);
-    RefusedRoute { peer, reason, at: timestamp(refusal.last) }
+    RefusedRoute {
+        peer,
+        reason,
+        at: timestamp(refusal.last),
+    }
 }
 
 fn timestamp(at: SystemTime) -> String {
-    OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
+    OffsetDateTime::from(at)
+        .format(&Rfc3339)
+        .unwrap_or_default()
 }

@@ -46,7 +46,9 @@ pub(super) fn load(state: &State, replica: &Replica, directory: &Directory) {
 }
 
 fn locations(state: &State) -> Vec<Location> {
-    let Some(stream) = state.stream(USERS_STREAM) else { return Vec::new() };
+    let Some(stream) = state.stream(USERS_STREAM) else {
+        return Vec::new();
+    };
     let last = stream.last_seqs(&[USERS_FILTER]);
     last.into_iter().filter_map(|seq| stream.get(seq)).collect()
 }
@@ -60,7 +62,9 @@ fn read(replica: &Replica, at: &Location) -> Result<Option<(String, Vec<u8>)>, S
         return Ok(None);
     }
     let subject = std::str::from_utf8(&message.subject).map_err(|e| e.to_string())?;
-    let key = subject.strip_prefix(USERS_PREFIX).ok_or("a subject outside the bucket")?;
+    let key = subject
+        .strip_prefix(USERS_PREFIX)
+        .ok_or("a subject outside the bucket")?;
     Ok(Some((key.to_owned(), message.payload.to_vec())))
 }
 

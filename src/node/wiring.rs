@@ -40,7 +40,14 @@ pub(super) struct RouteHooks {
 impl MeshHooks for RouteHooks {
     fn connected(&self, peer: PeerInfo, stream: (quinn::RecvStream, quinn::SendStream)) {
         let (reader, writer) = stream;
-        let _task = self.broker.attach_route(Peer { id: peer.id, name: peer.name }, reader, writer);
+        let _task = self.broker.attach_route(
+            Peer {
+                id: peer.id,
+                name: peer.name,
+            },
+            reader,
+            writer,
+        );
     }
 
     fn disconnected(&self, _id: NodeId) {
@@ -48,7 +55,10 @@ impl MeshHooks for RouteHooks {
     }
 
     fn local_status(&self) -> PeerLocalStatus {
-        let initialized = self.replica.get().is_some_and(|replica| replica.status().initialized);
+        let initialized = self
+            .replica
+            .get()
+            .is_some_and(|replica| replica.status().initialized);
         PeerLocalStatus { initialized }
     }
 }

@@ -16,7 +16,10 @@ fn boot(flags: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
         .args(["--config-dir", "."])
         .args(flags)
         .output()?;
-    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    Ok((
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
 }
 
 #[test]
@@ -35,17 +38,32 @@ fn weak_shapes_exit_2_with_every_reason() -> anyhow::Result<()> {
     }
     // Two rules broken at once are both named.
     let (_, text) = boot(&["--routes", "a,b,c", "--bus-auth", "off"])?;
-    assert!(text.contains("--bus-auth") && text.contains("--route-tls"), "{text}");
+    assert!(
+        text.contains("--bus-auth") && text.contains("--route-tls"),
+        "{text}"
+    );
     Ok(())
 }
 
 /// Node 3 of a cluster whose certificates come from elsewhere, or whose secret is another.
 async fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Result<NodeProcess> {
     let mut args = Vec::new();
-    let port = unibus_testkit::free_udp_port()?.to_string();
+    let port = unibus_testkit::free_port()?.to_string();
     let routes = cluster.routes().to_string();
     let pki = cluster.dir().join("pki");
-    checked(Command::new(binary()).args(["pki", "issue", "--name", "n9", "--host", "127.0.0.1", "--dir"]).arg(&pki))?;
+    checked(
+        Command::new(binary())
+            .args([
+                "pki",
+                "issue",
+                "--name",
+                "n9",
+                "--host",
+                "127.0.0.1",
+                "--dir",
+            ])
+            .arg(&pki),
+    )?;
     let at = |name: &str| pki.join(name).display().to_string();
     let mut flags = vec![
         ("--bind", "127.0.0.1".to_string()),
@@ -74,8 +92,8 @@ async fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Resul
         binary(),
         args,
         log,
-        unibus_testkit::free_tcp_port()?,
-        unibus_testkit::free_tcp_port()?,
+        unibus_testkit::free_port()?,
+        unibus_testkit::free_port()?,
     );
     node.start()?;
     Ok(node)
@@ -93,19 +111,36 @@ fn checked(command: &mut Command) -> anyhow::Result<()> {
 async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
     let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
     let foreign = cluster.dir().join("foreign");
-    checked(Command::new(binary()).args(["pki", "init", "--dir"]).arg(&foreign))?;
     checked(
         Command::new(binary())
-            .args(["pki", "issue", "--name", "n9", "--host", "127.0.0.1", "--dir"])
+            .args(["pki", "init", "--dir"])
+            .arg(&foreign),
+    )?;
+    checked(
+        Command::new(binary())
+            .args([
+                "pki",
+                "issue",
+                "--name",
+                "n9",
+                "--host",
+                "127.0.0.1",
+                "--dir",
+            ])
             .arg(&foreign),
     )?;
     let at = |name: &str| foreign.join(name).display().to_string();
-    let unsigned = [("--route-tls-cert", at("n9.crt")), ("--route-tls-key", at("n9.key"))];
+    let unsigned = [
+        ("--route-tls-cert", at("n9.crt")),
+        ("--route-tls-key", at("n9.key")),
+    ];
     let secret = [("--cluster-pass", "other".to_string())];
     let name = [("--cluster-name", "elsewhere".to_string())];
-    for (change, word) in
-        [(&unsigned[..], "certificate"), (&secret[..], "secret"), (&name[..], "cluster name")]
-    {
+    for (change, word) in [
+        (&unsigned[..], "certificate"),
+        (&secret[..], "secret"),
+        (&name[..], "cluster name"),
+    ] {
         let mut node = stranger(&cluster, change).await?;
         eventually("the refusal in the stranger's log", PATIENCE, || async {
             if node.log_text().to_lowercase().contains(word) {
@@ -114,11 +149,20 @@ async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
             bail!("no {word:?} in:\n{}", node.log_text())
         })
         .await?;
-        assert_ne!(node.health().await?.0, 200, "a stranger can't be part of the cluster");
+        assert_ne!(
+            node.health().await?.0,
+            200,
+            "a stranger can't be part of the cluster"
+        );
         let (_, health) = cluster.nodes[0].health().await?;
         let peers = health["peers"].to_string();
         assert!(!peers.contains("n9"), "{peers}");
-        assert!(health["refused_routes"].as_array().is_some_and(|r| !r.is_empty()), "{health}");
+        assert!(
+            health["refused_routes"]
+                .as_array()
+                .is_some_and(|r| !r.is_empty()),
+            "{health}"
+        );
         node.kill();
         std::fs::remove_dir_all(cluster.dir().join("n9"))?;
         for file in ["n9.crt", "n9.key"] {

@@ -14,7 +14,11 @@ use crate::binary;
 
 async fn bucket(cluster: &Cluster, node: usize, name: &str) -> anyhow::Result<kv::Store> {
     let context = jetstream::new(cluster.client(node).await?);
-    let config = kv::Config { bucket: name.into(), num_replicas: 3, ..Default::default() };
+    let config = kv::Config {
+        bucket: name.into(),
+        num_replicas: 3,
+        ..Default::default()
+    };
     match context.create_key_value(config).await {
         Ok(store) => Ok(store),
         Err(_) => Ok(context.get_key_value(name).await?),
@@ -75,17 +79,29 @@ async fn killing_the_leader_loses_nothing_acknowledged() -> anyhow::Result<()> {
     let mut acknowledged = BTreeMap::new();
     for writer in writers {
         for (seq, value) in writer.await? {
-            assert!(acknowledged.insert(seq, value).is_none(), "sequence {seq} was given twice");
+            assert!(
+                acknowledged.insert(seq, value).is_none(),
+                "sequence {seq} was given twice"
+            );
         }
     }
-    assert!(acknowledged.len() > 100, "too little load to prove anything: {}", acknowledged.len());
+    assert!(
+        acknowledged.len() > 100,
+        "too little load to prove anything: {}",
+        acknowledged.len()
+    );
 
     cluster.nodes[leader].start()?;
     cluster.nodes[leader].ready(PATIENCE).await?;
     for node in [survivor, leader] {
-        let stream = jetstream::new(cluster.client(node).await?).get_stream("LOAD").await?;
+        let stream = jetstream::new(cluster.client(node).await?)
+            .get_stream("LOAD")
+            .await?;
         for (seq, value) in &acknowledged {
-            let message = stream.direct_get(*seq).await.with_context(|| format!("sequence {seq}"))?;
+            let message = stream
+                .direct_get(*seq)
+                .await
+                .with_context(|| format!("sequence {seq}"))?;
             assert_eq!(message.payload, value.as_bytes());
         }
     }
@@ -94,7 +110,10 @@ async fn killing_the_leader_loses_nothing_acknowledged() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_empty_node_is_fed_a_snapshot_and_takes_part() -> anyhow::Result<()> {
-    let options = ClusterOptions { checkpoint_log_mb: Some(1), ..Default::default() };
+    let options = ClusterOptions {
+        checkpoint_log_mb: Some(1),
+        ..Default::default()
+    };
     let mut cluster = Cluster::start(binary(), options).await?;
     let store = bucket(&cluster, 1, "data").await?;
     for i in 0..800 {
@@ -103,7 +122,11 @@ async fn an_empty_node_is_fed_a_snapshot_and_takes_part() -> anyhow::Result<()> 
     cluster.nodes[2].kill();
     std::fs::remove_dir_all(cluster.data_dir(2))?;
     for i in 800..900 {
-        store.put(format!("k{i}"), vec![b'y'; 4096].into()).await?;
+        // The killed node may have led: then the first of these waits for an election.
+        eventually("a write without the killed node", PATIENCE, || async {
+            Ok(store.put(format!("k{i}"), vec![b'y'; 4096].into()).await?)
+        })
+        .await?;
     }
     cluster.nodes[2].start()?;
     cluster.nodes[2].ready(PATIENCE).await?;
@@ -114,16 +137,24 @@ async fn an_empty_node_is_fed_a_snapshot_and_takes_part() -> anyhow::Result<()> 
     eventually("three voters again", PATIENCE, || async {
         let (_, health) = cluster.nodes[2].health().await?;
         let voters = voters(&health);
-        if voters == 3 { Ok(()) } else { bail!("{voters} voters: {health}") }
+        if voters == 3 {
+            Ok(())
+        } else {
+            bail!("{voters} voters: {health}")
+        }
     })
     .await?;
     let leader = cluster.leader(2).await?;
     let other = if leader == 2 { 1 } else { leader };
     cluster.nodes[other].kill();
-    eventually("a write with the new node in the majority", PATIENCE, || async {
-        here.put("last", "word".into()).await?;
-        Ok(())
-    })
+    eventually(
+        "a write with the new node in the majority",
+        PATIENCE,
+        || async {
+            here.put("last", "word".into()).await?;
+            Ok(())
+        },
+    )
     .await?;
     assert_eq!(here.get("last").await?, Some("word".into()));
     Ok(())
@@ -146,7 +177,10 @@ async fn a_stopped_cluster_starts_again_with_its_data_in_any_order() -> anyhow::
     for node in 0..3 {
         let store = bucket(&cluster, node, "kept").await?;
         for i in 0..50 {
-            assert_eq!(store.get(format!("k{i}")).await?, Some(format!("v{i}").into()));
+            assert_eq!(
+                store.get(format!("k{i}")).await?,
+                Some(format!("v{i}").into())
+            );
         }
     }
     Ok(())
@@ -167,7 +201,10 @@ async fn without_a_majority_writes_fail_quickly_and_health_says_so() -> anyhow::
     })
     .await?;
     let refused = tokio::time::timeout(Duration::from_secs(10), store.put("k", "w".into())).await?;
-    assert!(refused.is_err(), "a write was acknowledged without a majority");
+    assert!(
+        refused.is_err(),
+        "a write was acknowledged without a majority"
+    );
     cluster.nodes[1].start()?;
     cluster.nodes[1].ready(PATIENCE).await?;
     cluster.nodes[0].ready(PATIENCE).await?;

@@ -17,7 +17,9 @@ async fn await_interest(
 ) -> anyhow::Result<()> {
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
-        publisher.publish(subject.to_string(), "probe".into()).await?;
+        publisher
+            .publish(subject.to_string(), "probe".into())
+            .await?;
         publisher.flush().await?;
         match tokio::time::timeout(Duration::from_millis(100), subscriber.next()).await {
             Ok(Some(_)) => return Ok(()),
@@ -39,7 +41,9 @@ async fn a_message_crosses_nodes_and_a_reply_comes_back() -> anyhow::Result<()> 
     await_interest(&far, &mut sub, "news.probe").await?;
     far.publish("news.today", "hello".into()).await?;
     let got = loop {
-        let m = tokio::time::timeout(PATIENCE, sub.next()).await?.context("ended")?;
+        let m = tokio::time::timeout(PATIENCE, sub.next())
+            .await?
+            .context("ended")?;
         if m.subject.as_str() == "news.today" {
             break m;
         }
@@ -84,7 +88,9 @@ async fn a_queue_group_over_three_nodes_gets_each_message_once() -> anyhow::Resu
             let sender = sender.clone();
             tokio::spawn(async move {
                 while let Some(m) = sub.next().await {
-                    if let Some(n) = std::str::from_utf8(&m.payload).ok().and_then(|t| t.parse().ok())
+                    if let Some(n) = std::str::from_utf8(&m.payload)
+                        .ok()
+                        .and_then(|t| t.parse().ok())
                     {
                         let _ = sender.send((node, n)).await;
                     }
@@ -114,6 +120,9 @@ async fn a_queue_group_over_three_nodes_gets_each_message_once() -> anyhow::Resu
     for member in &members {
         member.flush().await?;
     }
-    assert!(received.try_recv().is_err(), "a message was delivered twice");
+    assert!(
+        received.try_recv().is_err(),
+        "a message was delivered twice"
+    );
     Ok(())
 }

@@ -9,7 +9,12 @@ use crate::binary;
 
 async fn stores(cluster: &Cluster, bucket: &str) -> anyhow::Result<Vec<kv::Store>> {
     let first = jetstream::new(cluster.client(0).await?);
-    let config = kv::Config { bucket: bucket.into(), history: 5, num_replicas: 3, ..Default::default() };
+    let config = kv::Config {
+        bucket: bucket.into(),
+        history: 5,
+        num_replicas: 3,
+        ..Default::default()
+    };
     first.create_key_value(config).await?;
     let mut all = Vec::new();
     for node in 0..3 {
@@ -31,7 +36,10 @@ async fn a_key_written_at_any_node_is_read_at_every_other_at_once() -> anyhow::R
         for offset in 1..3 {
             let reader = &stores[(round + offset) % 3];
             let entry = reader.entry("key").await?.context("the key is missing")?;
-            assert_eq!((entry.revision, entry.value), (revision, value.clone().into()));
+            assert_eq!(
+                (entry.revision, entry.value),
+                (revision, value.clone().into())
+            );
         }
     }
     Ok(())

@@ -23,11 +23,17 @@ async fn publishes_are_numbered_and_deduplicated() -> anyhow::Result<()> {
     headers.insert("Nats-Msg-Id", "m1");
     let publish = || context.publish_with_headers("S.a", headers.clone(), "x".into());
     let first = publish().await?.await?;
-    assert_eq!((first.stream.as_str(), first.sequence, first.duplicate), ("S", 1, false));
+    assert_eq!(
+        (first.stream.as_str(), first.sequence, first.duplicate),
+        ("S", 1, false)
+    );
     let again = publish().await?.await?;
     assert_eq!((again.sequence, again.duplicate), (1, true));
     let message = stream.get_raw_message(1).await?;
-    assert_eq!((message.subject.as_str(), &message.payload[..]), ("S.a", &b"x"[..]));
+    assert_eq!(
+        (message.subject.as_str(), &message.payload[..]),
+        ("S.a", &b"x"[..])
+    );
     let direct = stream.direct_get_last_for_subject("S.a").await?;
     assert_eq!(direct.sequence, 1);
     assert_eq!(stream.info().await?.state.messages, 1);

@@ -3,7 +3,11 @@
 //! Owns the decision (nats-surface §1.12) as a pure function of filters. Must never know who the client
 //! is or where the filters came from.
 
-use crate::subject::{SubjectFilter, collide, has_wildcard, is_subset, matches};
+mod filters;
+
+pub use filters::Filters;
+
+use crate::subject::{SubjectFilter, has_wildcard, is_subset, matches};
 
 /// Both directions. `Default` allows everything.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -18,9 +22,13 @@ pub struct Permissions {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SubjectSet {
     /// `None` = every subject; an empty list = none.
-    pub allow: Option<Vec<SubjectFilter>>,
-    /// Wins over `allow`.
-    pub deny: Vec<SubjectFilter>,
+    pub allow: Option<Filters>,
+    /// Subscriptions allowed besides `allow`, where each `*` of a rule stands for one LITERAL token:
+    /// `_INBOX.*.>` lets `_INBOX.abc.>` through and neither `_INBOX.*.>` nor `_INBOX.>`, which would
+    /// harvest what is meant for others. Publishing takes no notice of it.
+    pub allow_literal: Filters,
+    /// Wins over all that is allowed.
+    pub deny: Filters,
     /// Subscriptions allowed only in these queue groups, besides `allow`.
     pub allow_queues: Vec<QueueRule>,
     /// Queue subscriptions refused. Wins over both allow lists.
@@ -63,34 +71,26 @@ impl Permissions {
     #[must_use]
     pub fn can_subscribe(&self, filter: &[u8], queue: Option<&[u8]>) -> bool {
         let set = &self.subscribe;
-        let within = |rule: &SubjectFilter| is_subset(filter, rule.as_bytes());
         let in_queue = |rule: &QueueRule| {
             queue.is_some_and(|queue| matches(rule.queue.as_bytes(), queue))
-                && within(&rule.subject)
+                && is_subset(filter, rule.subject.as_bytes())
         };
-        let allowed = set
-            .allow
-            .as_ref()
-            .is_none_or(|allow| allow.iter().any(within))
+        let allowed = set.allow.as_ref().is_none_or(|allow| allow.covers(filter))
+            || set.allow_literal.covers_literally(filter)
             || set.allow_queues.iter().any(in_queue);
-        allowed && !set.deny.iter().any(within) && !set.deny_queues.iter().any(in_queue)
+        allowed && !set.deny.covers(filter) && !set.deny_queues.iter().any(in_queue)
     }
 
     /// Whether deliveries to a subscription with `filter` have to be checked one by one.
     #[must_use]
     pub fn needs_delivery_check(&self, filter: &[u8]) -> bool {
-        has_wildcard(filter)
-            && self
-                .subscribe
-                .deny
-                .iter()
-                .any(|deny| collide(filter, deny.as_bytes()))
+        has_wildcard(filter) && self.subscribe.deny.collides(filter)
     }
 
     /// Whether a message with the literal `subject` must not reach this client's wildcard subscription.
     #[must_use]
     pub fn delivery_denied(&self, subject: &[u8]) -> bool {
-        self.subscribe.deny.iter().any(|deny| deny.matches(subject))
+        self.subscribe.deny.matches(subject)
     }
 }
 
@@ -111,7 +111,7 @@ impl SubjectSet {
     #[must_use]
     pub fn allowing(allow: Vec<SubjectFilter>) -> Self {
         Self {
-            allow: Some(allow),
+            allow: Some(allow.into()),
             ..Self::default()
         }
     }
@@ -120,7 +120,7 @@ impl SubjectSet {
     #[must_use]
     pub fn denying(deny: Vec<SubjectFilter>) -> Self {
         Self {
-            deny,
+            deny: deny.into(),
             ..Self::default()
         }
     }
@@ -128,11 +128,10 @@ impl SubjectSet {
     /// Whether the set has the literal `subject`.
     #[must_use]
     pub fn contains(&self, subject: &[u8]) -> bool {
-        let selects = |rule: &SubjectFilter| rule.matches(subject);
         self.allow
             .as_ref()
-            .is_none_or(|allow| allow.iter().any(selects))
-            && !self.deny.iter().any(selects)
+            .is_none_or(|allow| allow.matches(subject))
+            && !self.deny.matches(subject)
     }
 }
 
@@ -146,7 +145,7 @@ mod tests {
 
     fn subscriber(allow: &[&str], deny: &[&str]) -> Permissions {
         let subscribe = SubjectSet {
-            deny: filters(deny),
+            deny: filters(deny).into(),
             ..SubjectSet::allowing(filters(allow))
         };
         Permissions {
@@ -158,7 +157,7 @@ mod tests {
     #[test]
     fn deny_wins_over_allow() {
         let mut set = SubjectSet::allowing(filters(&["a.>"]));
-        set.deny = filters(&["a.secret.*"]);
+        set.deny = filters(&["a.secret.*"]).into();
         let permissions = Permissions {
             publish: set,
             subscribe: SubjectSet::all(),
@@ -190,6 +189,61 @@ mod tests {
         assert!(!permissions.can_subscribe(b"a.secret", None));
         assert!(permissions.delivery_denied(b"a.secret"));
         assert!(!permissions.delivery_denied(b"a.open"));
+    }
+
+    #[test]
+    fn a_literal_rule_admits_inboxes_and_no_harvest() {
+        let mut permissions = subscriber(&["a"], &["_INBOX.denied.>"]);
+        permissions.subscribe.allow_literal = filters(&["_INBOX.*", "_INBOX.*.>"]).into();
+        for good in [
+            "a",
+            "_INBOX.x",
+            "_INBOX.x.*",
+            "_INBOX.x.>",
+            "_INBOX.x.*.1",
+            "_INBOX.x.1.2",
+            "_INBOX.x*",
+        ] {
+            assert!(permissions.can_subscribe(good.as_bytes(), None), "{good}");
+            assert!(
+                permissions.can_subscribe(good.as_bytes(), Some(b"q")),
+                "{good}"
+            );
+        }
+        for bad in [
+            ">",
+            "*",
+            "*.>",
+            "*.x",
+            "*.x.>",
+            "*.*.>",
+            "_INBOX",
+            "_INBOX.>",
+            "_INBOX.*",
+            "_INBOX.*.>",
+            "_INBOX.*.*",
+            "_INBOX.*.1",
+            "_INBOX.",
+            "_INBOX..>",
+            "_INBOX.denied.1",
+            "_INBOX.denied.>",
+            "_INBOXES.x",
+            "_inbox.x",
+            "b",
+        ] {
+            assert!(!permissions.can_subscribe(bad.as_bytes(), None), "{bad}");
+            assert!(
+                !permissions.can_subscribe(bad.as_bytes(), Some(b"q")),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_literal_rule_says_nothing_about_publishing() {
+        let mut set = SubjectSet::none();
+        set.allow_literal = filters(&["_INBOX.*", "_INBOX.*.>"]).into();
+        assert!(!set.contains(b"_INBOX.x") && !set.contains(b"_INBOX.x.1"));
     }
 
     #[test]

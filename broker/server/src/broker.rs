@@ -35,7 +35,12 @@ impl Broker {
         }
     }
 
-    /// Tells peers who this node is: the id in the hello of routes attached from now on.
+    /// Sets the id that this node gives in the hello of each route attached from now on. Call it once,
+    /// before the first [`Self::attach_route`].
+    ///
+    /// A peer ends a route whose hello names another node than the one it has authenticated: a stream
+    /// that was handed to the wrong peer. A node that never sets its id says 0, which is not checked:
+    /// the route works, and only this check is missing.
     pub fn set_node(&self, id: NodeId) {
         self.shared.node.store(Arc::new(id));
     }
@@ -86,7 +91,9 @@ impl Broker {
     }
 
     /// Drives one authenticated, ordered byte stream to a peer. A route that the same peer had before
-    /// ends. The task ends with the stream; the caller then connects anew. Needs a tokio runtime.
+    /// ends. The task ends with the stream; the caller then connects anew. `peer.id` decides whom the
+    /// route belongs to, so it has to be what the mesh authenticated. A route to this node itself ends
+    /// at once: messages would come back. Needs a tokio runtime and [`Self::set_node`] before.
     pub fn attach_route<R, W>(&self, peer: Peer, reader: R, writer: W) -> RouteTask
     where
         R: AsyncRead + Send + Unpin + 'static,

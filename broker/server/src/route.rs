@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use unibus_proto::route::{self as wire, RouteDecodeError, RouteLimits, RouteOp};
 use crate::burst::Burst;
 use crate::fanout::{Fanout, Message};
 use crate::outbound::{Close, Outbound, poll_work};
-use crate::shared::Shared;
+use crate::shared::{NODE_UNKNOWN, Shared};
 use crate::stats::count;
 use crate::table::PeerSlot;
 
@@ -49,6 +50,11 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
+    let this = **shared.node.load();
+    if this == peer.id && this != NODE_UNKNOWN {
+        tracing::error!(peer = %peer.name, "route to this node itself refused");
+        return tokio::spawn(std::future::ready(()));
+    }
     let id = shared.next_id();
     let outbound = Arc::new(Outbound::new(
         id,
@@ -57,7 +63,7 @@ where
     ));
     let slot = {
         let mut table = shared.table.write();
-        table.attach(**shared.node.load(), peer.id, &outbound)
+        table.attach(this, peer.id, &outbound)
     };
     tokio::spawn(async move {
         let route = Route {
@@ -72,6 +78,16 @@ where
         }
         route.end();
     })
+}
+
+/// Why what a peer sent ends its route.
+#[derive(Debug, Error)]
+enum Broken {
+    #[error(transparent)]
+    Frame(RouteDecodeError),
+    /// The stream leads elsewhere than the mesh authenticated.
+    #[error("the other end says that it is node {0}")]
+    OtherNode(NodeId),
 }
 
 struct Route {
@@ -152,22 +168,30 @@ impl Route {
         }
     }
 
+    /// Whether the other end may call itself `node`.
+    fn is_peer(&self, node: NodeId) -> bool {
+        node == self.peer.id || node == NODE_UNKNOWN
+    }
+
     fn burst(
         &self,
         data: &[u8],
         limits: &RouteLimits,
         fanout: &mut Fanout,
-    ) -> Result<usize, RouteDecodeError> {
+    ) -> Result<usize, Broken> {
         let mut burst = Burst::new(&self.shared);
         let mut consumed = 0;
         let result = loop {
             match wire::decode(&data[consumed..], limits) {
+                Ok(Some((RouteOp::Hello { node }, _))) if !self.is_peer(node) => {
+                    break Err(Broken::OtherNode(node));
+                }
                 Ok(Some((op, used))) => {
                     consumed += used;
                     self.handle(op, &mut burst, fanout);
                 }
                 Ok(None) => break Ok(consumed),
-                Err(error) => break Err(error),
+                Err(error) => break Err(Broken::Frame(error)),
             }
         };
         burst.finish(fanout);

@@ -23,6 +23,9 @@ use crate::service::ServiceTable;
 use crate::stats::Counters;
 use crate::table::Table;
 
+/// The id of a node that was not told its own.
+pub(crate) const NODE_UNKNOWN: NodeId = NodeId(0);
+
 /// Engines kept for later internal publishes.
 const ENGINES_KEPT_MAX: usize = 8;
 
@@ -33,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) table: RwLock<Table>,
     pub(crate) services: ArcSwap<ServiceTable>,
     pub(crate) counters: Counters,
+    /// This node, or [`NODE_UNKNOWN`].
     pub(crate) node: ArcSwap<NodeId>,
     pub(crate) clients: Mutex<HashMap<u64, Client, std::hash::RandomState>>,
     engines: Mutex<Vec<Fanout>>,
@@ -60,7 +64,7 @@ impl Shared {
             table: RwLock::new(Table::default()),
             services: ArcSwap::default(),
             counters: Counters::default(),
-            node: ArcSwap::from_pointee(NodeId(0)),
+            node: ArcSwap::from_pointee(NODE_UNKNOWN),
             clients: Mutex::new(HashMap::default()),
             engines: Mutex::new(Vec::new()),
             interest: watch::Sender::new(0),

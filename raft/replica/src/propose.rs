@@ -34,6 +34,9 @@ use crate::types::Batch;
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How often waiting proposals are checked for their deadlines.
 const TICK: Duration = Duration::from_millis(25);
+/// A proposal that finds no leader waits at least this long, however long there has been none: one
+/// may be elected and not known here yet.
+const NO_LEADER_GRACE: Duration = Duration::from_millis(200);
 /// An entry gets at least this long, however long its proposals waited before.
 const FLIGHT_MIN: Duration = Duration::from_secs(1);
 
@@ -161,15 +164,15 @@ impl Proposer {
             maybe_applied: false,
         };
         self.queue.expire(timeout, false, &late);
-        if !matches!(self.route(), Route::None) {
+        // A leader that has not applied an entry of its own term yet will in a moment.
+        if self.leadership.borrow().leader.is_some() {
             flight.no_leader_since = None;
             return;
         }
         let since = *flight.no_leader_since.get_or_insert_with(Instant::now);
         let hopeless = since.elapsed() >= self.options.no_leader_timeout;
-        let age = if hopeless { Duration::ZERO } else { timeout };
-        let peers_wait = self.leadership.borrow().leader != Some(self.id);
-        self.queue.expire(age, peers_wait, &ProposeError::NoLeader);
+        let age = if hopeless { NO_LEADER_GRACE } else { timeout };
+        self.queue.expire(age, true, &ProposeError::NoLeader);
     }
 
     /// Sends the next entry. `false` if there is nothing to send or nowhere to send it.

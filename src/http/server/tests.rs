@@ -45,6 +45,7 @@ async fn running(surface: Surface, limits: HttpLimits) -> Running {
         leader: Some("n1".into()),
         quorum: true,
         store_open: true,
+        caught_up: true,
         ..HealthReport::default()
     };
     let source = Arc::new(Source(Mutex::new(report)));

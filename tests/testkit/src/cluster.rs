@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use unibus_proto::nkey::UserSeed;
 
-use crate::node::{NodeProcess, free_tcp_port, free_udp_port};
+use crate::node::{NodeProcess, free_port};
 use crate::{PATIENCE, eventually};
 
 /// How a cluster is made.
@@ -22,7 +22,10 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, checkpoint_log_mb: None }
+        Self {
+            nodes: 3,
+            checkpoint_log_mb: None,
+        }
     }
 }
 
@@ -48,7 +51,9 @@ impl Cluster {
             node.start()?;
         }
         cluster.ready().await?;
-        cluster.add_user(&["--role", "service", "--pub", ">", "--sub", ">"]).await?;
+        cluster
+            .add_user(&["--role", "service", "--pub", ">", "--sub", ">"])
+            .await?;
         Ok(cluster)
     }
 
@@ -59,17 +64,33 @@ impl Cluster {
     pub fn prepare(binary: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let pki = dir.path().join("pki");
-        checked(Command::new(binary).args(["pki", "init", "--dir"]).arg(&pki))?;
-        let ports: Vec<u16> =
-            (0..options.nodes).map(|_| free_udp_port()).collect::<anyhow::Result<_>>()?;
-        let routes: Vec<String> =
-            ports.iter().enumerate().map(|(i, p)| format!("n{i}=127.0.0.1:{p}")).collect();
+        checked(
+            Command::new(binary)
+                .args(["pki", "init", "--dir"])
+                .arg(&pki),
+        )?;
+        let ports: Vec<u16> = (0..options.nodes)
+            .map(|_| free_port())
+            .collect::<anyhow::Result<_>>()?;
+        let routes: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("n{i}=127.0.0.1:{p}"))
+            .collect();
         let mut nodes = Vec::new();
         for (i, port) in ports.iter().enumerate() {
             let name = format!("n{i}");
             checked(
                 Command::new(binary)
-                    .args(["pki", "issue", "--name", &name, "--host", "127.0.0.1", "--dir"])
+                    .args([
+                        "pki",
+                        "issue",
+                        "--name",
+                        &name,
+                        "--host",
+                        "127.0.0.1",
+                        "--dir",
+                    ])
                     .arg(&pki),
             )?;
             let mut args = node_args(dir.path(), &name, *port, &routes.join(","));
@@ -77,10 +98,22 @@ impl Cluster {
                 args.extend(["--checkpoint-log-mb".into(), mb.to_string()]);
             }
             let log = dir.path().join(format!("{name}.log"));
-            nodes.push(NodeProcess::new(binary, args, log, free_tcp_port()?, free_tcp_port()?));
+            nodes.push(NodeProcess::new(
+                binary,
+                args,
+                log,
+                free_port()?,
+                free_port()?,
+            ));
         }
         let seed = UserSeed::from_bytes(rand::random()).to_nkey();
-        Ok(Self { dir, binary: binary.to_path_buf(), nodes, seed, routes: routes.join(",") })
+        Ok(Self {
+            dir,
+            binary: binary.to_path_buf(),
+            nodes,
+            seed,
+            routes: routes.join(","),
+        })
     }
 
     /// Waits until every node answers 200 on `/healthz`.
@@ -89,7 +122,15 @@ impl Cluster {
     /// After [`PATIENCE`], with the log of the node that is not ready.
     pub async fn ready(&self) -> anyhow::Result<()> {
         for node in &self.nodes {
-            node.ready(PATIENCE).await?;
+            let ready = node.ready(PATIENCE).await;
+            // What keeps one node waiting stands in the logs of the others.
+            ready.with_context(|| {
+                self.nodes
+                    .iter()
+                    .map(NodeProcess::log_text)
+                    .collect::<Vec<_>>()
+                    .join("\n----\n")
+            })?;
         }
         Ok(())
     }
@@ -179,7 +220,10 @@ fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {
         ("--cluster-user", "route".into()),
         ("--cluster-pass", "secret".into()),
     ];
-    pairs.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]).collect()
+    pairs
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_string(), value])
+        .collect()
 }
 
 /// Runs a command to its end; anything but success is an error with what it printed.

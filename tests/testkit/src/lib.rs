@@ -8,7 +8,7 @@ mod cluster;
 mod node;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use node::{NodeProcess, free_tcp_port, free_udp_port, http_get, voters};
+pub use node::{NodeProcess, free_port, http_get, voters};
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -20,7 +20,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The text names what was awaited and the last error the condition gave.
-pub async fn eventually<T, F, Fut>(what: &str, limit: Duration, mut condition: F) -> anyhow::Result<T>
+pub async fn eventually<T, F, Fut>(
+    what: &str,
+    limit: Duration,
+    mut condition: F,
+) -> anyhow::Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = anyhow::Result<T>>,

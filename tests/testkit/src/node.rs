@@ -4,25 +4,36 @@ use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A TCP port of loopback that was free a moment ago.
-///
-/// # Errors
-/// When no socket can be bound.
-pub fn free_tcp_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
+/// First of the ports that tests take: below the range from which the kernel gives ports to outgoing
+/// connections, so that none of those can take a port between its choice and its use.
+const PORTS_FIRST: u16 = 12_000;
+/// How many ports tests take turns at.
+const PORTS: u32 = 20_000;
 
-/// A UDP port of loopback that was free a moment ago.
+/// A port of loopback that nothing listens on, TCP or UDP, and that this process was not given
+/// before.
 ///
 /// # Errors
-/// When no socket can be bound.
-pub fn free_udp_port() -> anyhow::Result<u16> {
-    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// When every port is taken.
+pub fn free_port() -> anyhow::Result<u16> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test binaries that run at the same time start at different places.
+    let start = std::process::id().wrapping_mul(331);
+    for _ in 0..PORTS {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        let port = PORTS_FIRST + u16::try_from(offset)?;
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        if tcp.is_ok() && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free on loopback")
 }
 
 /// A plain `GET` to loopback: status and body.
@@ -69,7 +80,14 @@ impl NodeProcess {
         let mut all = args;
         all.extend(["--port".into(), client_port.to_string()]);
         all.extend(["--http-port".into(), http_port.to_string()]);
-        Self { binary: binary.to_path_buf(), args: all, log, child: None, client_port, http_port }
+        Self {
+            binary: binary.to_path_buf(),
+            args: all,
+            log,
+            child: None,
+            client_port,
+            http_port,
+        }
     }
 
     /// A single node with its data in `dir`, nothing secured.
@@ -80,8 +98,17 @@ impl NodeProcess {
         let args = ["--bind", "127.0.0.1", "--monitor-port", "0", "--data-dir"];
         let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
         args.push(dir.join("data").display().to_string());
-        args.extend(["--config-dir".into(), dir.join("config").display().to_string()]);
-        Ok(Self::new(binary, args, dir.join("node.log"), free_tcp_port()?, free_tcp_port()?))
+        args.extend([
+            "--config-dir".into(),
+            dir.join("config").display().to_string(),
+        ]);
+        Ok(Self::new(
+            binary,
+            args,
+            dir.join("node.log"),
+            free_port()?,
+            free_port()?,
+        ))
     }
 
     /// Starts the process; its output goes to the log file.
@@ -129,12 +156,17 @@ impl NodeProcess {
         }
         let _ = child.kill();
         let _ = child.wait();
-        bail!("the node did not stop within {limit:?}; log:\n{}", self.log_text());
+        bail!(
+            "the node did not stop within {limit:?}; log:\n{}",
+            self.log_text()
+        );
     }
 
     /// Whether the process is alive.
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
+        self.child
+            .as_mut()
+            .is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
     /// Everything the process has printed.
@@ -148,7 +180,10 @@ impl NodeProcess {
     /// When nothing answers or the body is not JSON.
     pub async fn health(&self) -> anyhow::Result<(u16, serde_json::Value)> {
         let (status, body) = http_get(self.http_port, "/healthz").await?;
-        Ok((status, serde_json::from_str(&body).with_context(|| body.clone())?))
+        Ok((
+            status,
+            serde_json::from_str(&body).with_context(|| body.clone())?,
+        ))
     }
 
     /// Waits until `/healthz` answers 200.

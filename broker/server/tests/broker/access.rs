@@ -14,13 +14,43 @@ fn set(allow: &[&str], deny: &[&str]) -> SubjectSet {
         list.iter().map(|text| text.parse().unwrap()).collect()
     };
     SubjectSet {
-        deny: filters(deny),
+        deny: filters(deny).into(),
         ..SubjectSet::allowing(filters(allow))
     }
 }
 
 fn active(publish: SubjectSet, subscribe: SubjectSet) -> Grant {
     Grant::Active(Arc::new(Permissions { publish, subscribe }))
+}
+
+#[tokio::test]
+async fn inboxes_by_literal_rule_work_and_cannot_be_harvested() {
+    let mut inboxes = SubjectSet::none();
+    inboxes.allow_literal = ["_INBOX.*", "_INBOX.*.>"]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+    let node = Node::start().await;
+    node.grant.send_replace(active(SubjectSet::all(), inboxes));
+    let mut raw = node.client().await;
+    for (sid, own) in ["_INBOX.me", "_INBOX.me.*", "_INBOX.me.>"]
+        .iter()
+        .enumerate()
+    {
+        raw.send(&format!("SUB {own} {sid}\r\n")).await;
+    }
+    raw.flush().await;
+    for harvest in ["_INBOX.>", "_INBOX.*", "_INBOX.*.>", ">"] {
+        raw.send(&format!("SUB {harvest} 9\r\n")).await;
+        raw.expect(&format!(
+            "-ERR 'Permissions Violation for Subscription to \"{harvest}\"'\r\n"
+        ))
+        .await;
+    }
+    raw.send("PUB _INBOX.me 1\r\nx\r\nPUB _INBOX.you 1\r\ny\r\n")
+        .await;
+    raw.expect("MSG _INBOX.me 0 1\r\nx\r\n").await;
+    raw.flush().await;
 }
 
 #[tokio::test]

@@ -263,3 +263,39 @@ async fn a_peer_that_breaks_the_protocol_is_dropped() {
     until("the route ended", || route.is_finished()).await;
     assert_eq!(node.broker.stats().routes, 0);
 }
+
+#[tokio::test]
+async fn a_stream_that_leads_to_another_node_is_no_route() {
+    let nodes = [Node::start().await, Node::start().await];
+    nodes[0].broker.set_node(NodeId(1));
+    nodes[1].broker.set_node(NodeId(7));
+    let (to_b, to_a) = link(&nodes, 0, 1);
+    until("the route ended", || {
+        to_b.is_finished() && to_a.is_finished()
+    })
+    .await;
+    assert_eq!(nodes[0].broker.stats().routes, 0);
+}
+
+#[tokio::test]
+async fn a_route_to_the_node_itself_ends_at_once() {
+    let node = Node::start().await;
+    node.broker.set_node(NodeId(1));
+    let nodes = [node];
+    let (to_self, back) = link(&nodes, 0, 0);
+    until("the routes ended", || {
+        to_self.is_finished() && back.is_finished()
+    })
+    .await;
+    assert_eq!(nodes[0].broker.stats().routes, 0);
+}
+
+#[tokio::test]
+async fn nodes_that_were_not_told_their_ids_still_route() {
+    let nodes = [Node::start().await, Node::start().await];
+    let mut sub = nodes[1].client().await;
+    sub.send("SUB foo 1\r\n").await;
+    sub.flush().await;
+    let _routes = link(&nodes, 0, 1);
+    interest(&nodes[0], 1).await;
+}
