@@ -9,6 +9,7 @@ pub mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -38,6 +39,9 @@ struct Shared {
     open: watch::Sender<Grant>,
     /// What the node itself has.
     everything: watch::Sender<Grant>,
+    /// Whether the users known here are the cluster's: a node cut off from the others may have missed
+    /// a revocation.
+    authority: AtomicBool,
     table: Mutex<Table>,
 }
 
@@ -64,6 +68,7 @@ impl Directory {
             internal,
             open: grant(permissions::open()),
             everything: grant(Permissions::all()),
+            authority: AtomicBool::new(true),
             table: Mutex::new(Table {
                 sweep_at: SWEEP_AT_LEAST,
                 ..Table::default()
@@ -72,6 +77,16 @@ impl Directory {
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Whether the users known here may be admitted by. Without authority only the internal identity
+    /// gets in under `enforce`; open connections stay.
+    pub fn set_authority(&self, authority: bool) {
+        self.shared.authority.store(authority, Ordering::Release);
+    }
+
+    fn has_authority(&self) -> bool {
+        self.shared.authority.load(Ordering::Acquire)
     }
 
     /// Takes `records` (key in hex, JSON value) as all there are: after a start or a snapshot.
@@ -265,6 +280,7 @@ impl Authenticator for Directory {
         let outcome = proven(request).and_then(|key| match key {
             Some(key) if self.shared.internal == Some(key) => Ok(self.admit_internal(&key)),
             key if self.shared.mode == BusAuth::Off => Ok(self.admit_open(key.as_ref())),
+            Some(_) if !self.has_authority() => Err(AuthError::Refused),
             Some(key) => self.admit_user(&key),
             None => Err(AuthError::Refused),
         });

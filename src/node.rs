@@ -1,5 +1,6 @@
 //! One node: every part built in the order of its dependencies, stopped in reverse.
 
+mod authority;
 mod bootstrap;
 mod formation;
 mod health;
@@ -137,6 +138,8 @@ impl Node {
         let id = Replica::node_id_in(&config.data_dir)?;
         let identity = InternalIdentity::load_or_create(&config.internal_id_file)?;
         let directory = Arc::new(Directory::new(config.bus_auth, &identity));
+        // Nobody is admitted by what a restart finds on disk until the cluster has confirmed it.
+        directory.set_authority(false);
         let options = broker_options(&config, client);
         let server_id = options.server_id.clone();
         let broker = Broker::new(options, Arc::clone(&directory) as _);
@@ -176,6 +179,12 @@ impl Node {
         }
         let (caught_up_sender, caught_up) = watch::channel(false);
         let catching_up = readiness::watch_for(replica.clone(), caught_up_sender, shutdown.clone());
+        let authority = authority::follow(
+            replica.clone(),
+            Arc::clone(&directory),
+            caught_up.clone(),
+            shutdown.clone(),
+        );
         let parts = Parts {
             broker: &broker,
             replica: &replica,
@@ -193,7 +202,7 @@ impl Node {
             addresses,
             caught_up,
             trigger,
-            tasks: vec![tokio::spawn(catching_up)],
+            tasks: vec![tokio::spawn(catching_up), tokio::spawn(authority)],
         };
         node.spawn(&config, listeners, &health, &shutdown).await?;
         Ok(node)
@@ -232,10 +241,11 @@ impl Node {
     /// routes, store.
     pub async fn shutdown(self) {
         self.trigger.fire();
-        self.jetstream.shutdown();
         let hand_over = self.replica.transfer_leadership();
         let _timed_out = tokio::time::timeout(STOP_PATIENCE, hand_over).await;
         self.broker.shutdown(STOP_PATIENCE).await;
+        // After the clients: what they publish until then is captured and acknowledged.
+        self.jetstream.shutdown();
         for task in self.tasks {
             task.abort();
             let _cancelled = task.await;
@@ -376,7 +386,7 @@ async fn serve_clients(
 ) {
     if bus_auth == BusAuth::Enforce {
         let waiting = caught_up.wait_for(|done| *done);
-        // Without a quorum the users that are known here are admitted, and nobody else.
+        // Without a quorum only the node's own identity is admitted: others are told so.
         let _waited = tokio::time::timeout(ADMISSION_WAIT, waiting).await;
     }
     broker.serve(listener, stop).await;

@@ -48,15 +48,24 @@ const STREAM_SUBJECTS: [&str; 11] = [
 ];
 
 /// What a user who was granted a stream may ask about it: reading and consuming, not changing it.
-const STREAM_GRANTS: [&str; 8] = [
+///
+/// Every position is spelled out: a `*` before the stream's name would also match requests about
+/// other streams in which the name is a consumer's.
+const STREAM_GRANTS: [&str; 14] = [
     "$JS.API.STREAM.INFO.{}",
     "$JS.API.STREAM.MSG.GET.{}",
     "$JS.API.DIRECT.GET.{}",
     "$JS.API.DIRECT.GET.{}.>",
-    "$JS.API.CONSUMER.*.{}",
-    "$JS.API.CONSUMER.*.{}.>",
-    "$JS.API.CONSUMER.*.*.{}.>",
+    "$JS.API.CONSUMER.CREATE.{}",
+    "$JS.API.CONSUMER.CREATE.{}.>",
+    "$JS.API.CONSUMER.DURABLE.CREATE.{}.>",
+    "$JS.API.CONSUMER.INFO.{}.>",
+    "$JS.API.CONSUMER.NAMES.{}",
+    "$JS.API.CONSUMER.LIST.{}",
+    "$JS.API.CONSUMER.DELETE.{}.>",
+    "$JS.API.CONSUMER.MSG.NEXT.{}.>",
     "$JS.ACK.{}.>",
+    "$JS.FC.{}.>",
 ];
 
 /// What is denied to everybody but the internal identity: the control plane's buckets and object
@@ -300,5 +309,33 @@ mod tests {
         assert!(subscribes(&p, "$KV.config.>"));
         assert!(!publishes(&p, "$KV.other.a") && !publishes(&p, "$JS.API.STREAM.INFO.KV_other"));
         assert!(!publishes(&p, "$JS.API.STREAM.DELETE.KV_config"));
+    }
+
+    #[test]
+    fn a_granted_stream_is_no_key_to_another_with_a_consumer_of_its_name() {
+        let key = UserSeed::from_bytes([7; 32]).public();
+        let grants = Grants {
+            streams: vec!["S".to_owned()],
+            ..Grants::default()
+        };
+        let p = permissions_of(&UserRecord::new(&key, "", Role::Service, grants).unwrap());
+        for legitimate in [
+            "$JS.API.CONSUMER.CREATE.S.c.a.>",
+            "$JS.API.CONSUMER.DURABLE.CREATE.S.c",
+            "$JS.API.CONSUMER.MSG.NEXT.S.c",
+            "$JS.API.CONSUMER.INFO.S.c",
+            "$JS.FC.S.c.token",
+        ] {
+            assert!(publishes(&p, legitimate), "{legitimate}");
+        }
+        for attack in [
+            "$JS.API.CONSUMER.CREATE.OTHER.S.a.>",
+            "$JS.API.CONSUMER.DURABLE.CREATE.OTHER.S",
+            "$JS.API.CONSUMER.MSG.NEXT.OTHER.S",
+            "$JS.API.CONSUMER.DELETE.OTHER.S",
+            "$JS.FC.OTHER.S.token",
+        ] {
+            assert!(!publishes(&p, attack), "{attack}");
+        }
     }
 }

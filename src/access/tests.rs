@@ -262,3 +262,20 @@ fn identities_that_nobody_follows_are_forgotten() {
     let shared: Arc<dyn Authenticator> = Arc::new(directory);
     drop(shared);
 }
+
+#[test]
+fn a_node_without_authority_admits_nobody_new_but_itself() {
+    let (node, user) = (seed(1), seed(2));
+    let directory = Directory::of(BusAuth::Enforce, Some(node.public()));
+    put(&directory, &service(&user, &["a.>"]));
+    let admitted = ask(&directory, &connect(&user)).unwrap();
+    directory.set_authority(false);
+    assert_eq!(
+        ask(&directory, &connect(&user)).unwrap_err(),
+        AuthError::Refused
+    );
+    assert!(ask(&directory, &connect(&node)).unwrap().internal);
+    assert!(may_publish(&admitted.grant, "a.b"), "open connections stay");
+    directory.set_authority(true);
+    assert!(ask(&directory, &connect(&user)).is_ok());
+}

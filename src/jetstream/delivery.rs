@@ -92,8 +92,17 @@ impl Engine {
 pub(super) async fn run(core: Arc<Core>) {
     let mut leadership = core.replica.leadership();
     loop {
-        if leadership.wait_for(|known| known.is_leader).await.is_err() {
-            return;
+        tokio::select! {
+            leads = leadership.wait_for(|known| known.is_leader) => {
+                if leads.is_err() {
+                    return;
+                }
+            }
+            // Nobody reads the news of a node that does not lead: they must not pile up.
+            () = core.hooks.wake_delivery.notified() => {
+                drop(core.hooks.take_news());
+                continue;
+            }
         }
         tracing::debug!("delivery starts");
         drop(core.hooks.take_news());

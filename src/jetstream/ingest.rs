@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -359,7 +359,7 @@ impl Answerer {
     }
 
     fn refuse(&mut self, error: &ProposeError, slots: Vec<Slot>, replies: &[u8]) {
-        tracing::debug!(%error, commands = slots.len(), "proposal failed");
+        tracing::warn!(%error, commands = slots.len(), "proposal failed");
         for slot in slots {
             match slot {
                 Slot::Silent => {}
@@ -386,6 +386,13 @@ async fn answer_everywhere(
     index: u64,
     answers: Vec<(Vec<u8>, Outcome)>,
 ) {
+    // Everywhere includes here: a proposal that was forwarded is answered by the leader's apply.
+    let here = replica
+        .wait_applied(index, Instant::now() + EVERYWHERE_MAX)
+        .await;
+    if let Err(error) = here {
+        tracing::warn!(index, %error, "a control change is not in force on this node yet");
+    }
     let late = replica.applied_everywhere(index, EVERYWHERE_MAX).await;
     if !late.is_empty() {
         tracing::warn!(

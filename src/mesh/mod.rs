@@ -50,7 +50,14 @@ pub use tls::certificate_name;
 pub trait MeshHooks: Send + Sync + 'static {
     /// A route stands. `stream` is the ordered byte stream for broker messages, one each way, for
     /// as long as the route lives. RPCs of this peer are served from here on.
-    fn connected(&self, peer: PeerInfo, stream: (quinn::RecvStream, quinn::SendStream));
+    ///
+    /// The future resolves when the node is done with the stream. The route is then closed as a
+    /// whole and made anew: a pair without a message stream would look healthy and pass nothing on.
+    fn connected(
+        &self,
+        peer: PeerInfo,
+        stream: (quinn::RecvStream, quinn::SendStream),
+    ) -> BoxFuture<'static, ()>;
 
     /// The route of this peer is gone.
     fn disconnected(&self, id: NodeId);

@@ -1,11 +1,15 @@
 //! One connected peer: its identity, its status, its calls, and the loop that lives as long as its
 //! connection.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use quinn::Connection;
 use tokio::sync::watch;
 use unibus_proto::NodeId;
@@ -18,7 +22,6 @@ use super::shared::{CloseCode, Shared};
 use super::{PeerInfo, PeerLocalStatus, PeerStatus};
 
 /// A peer and the connection to it.
-#[derive(Debug)]
 pub(crate) struct Peer {
     hello: Hello,
     name: String,
@@ -28,6 +31,17 @@ pub(crate) struct Peer {
     initialized: AtomicBool,
     connection: Connection,
     calls: Calls,
+    /// Resolves when the node is done with the message stream; taken by [`run`].
+    stream_end: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("name", &self.name)
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Peer {
@@ -42,6 +56,7 @@ impl Peer {
             calls: Calls::new(hello.node),
             hello,
             connection,
+            stream_end: Mutex::default(),
         }
     }
 
@@ -63,6 +78,11 @@ impl Peer {
 
     pub(crate) fn calls(&self) -> &Calls {
         &self.calls
+    }
+
+    /// Sets what resolves when the node is done with the message stream.
+    pub(crate) fn set_stream_end(&self, end: BoxFuture<'static, ()>) {
+        *self.stream_end.lock() = Some(end);
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -108,11 +128,14 @@ pub(crate) async fn run(shared: &Arc<Shared>, peer: Arc<Peer>, control: Control,
             .spawn(rpc::run_lane(Arc::clone(lane), peer.connection.clone()));
     }
     let Control { writer, reader } = control;
+    let stream_end = peer.stream_end.lock().take();
+    let stream_end = stream_end.unwrap_or_else(|| futures::future::pending().boxed());
     let broken = tokio::select! {
         error = peer.connection.closed() => error.to_string(),
         error = tell(shared, writer, arbiter) => error.to_string(),
         error = listen(shared, &peer, reader) => error.to_string(),
         error = rpc::serve(shared, &peer) => error.to_string(),
+        () = stream_end => "the message stream ended".to_owned(),
     };
     // Whichever loop ended first, the route ends as a whole.
     peer.close(CloseCode::Protocol, &broken);

@@ -82,7 +82,7 @@ impl Registry {
             old.close(CloseCode::Replaced, "replaced by a newer connection");
             hooks.disconnected(old.id());
         }
-        hooks.connected(peer.info(), stream);
+        peer.set_stream_end(hooks.connected(peer.info(), stream));
         Verdict::Admitted
     }
 

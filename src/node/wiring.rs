@@ -38,9 +38,13 @@ pub(super) struct RouteHooks {
 }
 
 impl MeshHooks for RouteHooks {
-    fn connected(&self, peer: PeerInfo, stream: (quinn::RecvStream, quinn::SendStream)) {
+    fn connected(
+        &self,
+        peer: PeerInfo,
+        stream: (quinn::RecvStream, quinn::SendStream),
+    ) -> BoxFuture<'static, ()> {
         let (reader, writer) = stream;
-        let _task = self.broker.attach_route(
+        let task = self.broker.attach_route(
             Peer {
                 id: peer.id,
                 name: peer.name,
@@ -48,6 +52,7 @@ impl MeshHooks for RouteHooks {
             reader,
             writer,
         );
+        task.map(drop).boxed()
     }
 
     fn disconnected(&self, _id: NodeId) {
@@ -55,10 +60,10 @@ impl MeshHooks for RouteHooks {
     }
 
     fn local_status(&self) -> PeerLocalStatus {
-        let initialized = self
-            .replica
-            .get()
-            .is_some_and(|replica| replica.status().initialized);
+        // Until its store is open nobody knows whether this node has state. Peers without any must
+        // not form a cluster beside one that it may belong to, so unknown means "it has".
+        let replica = self.replica.get();
+        let initialized = replica.is_none_or(|replica| replica.status().initialized);
         PeerLocalStatus { initialized }
     }
 }

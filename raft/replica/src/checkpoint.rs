@@ -13,7 +13,7 @@ use unibus_state::{BlockMeta, RowOp, State};
 
 use crate::blocks::{BlockCut, BlockKey, BlockStore, file_bytes};
 use crate::codec;
-use crate::errors::StorageError;
+use crate::errors::{StartError, StorageError};
 use crate::manifest::{BlockEntry, FileEntry, Manifest};
 use crate::rows::{RowStore, read_rows_file, write_rows_file};
 use crate::snapshot::{PartialSnapshot, SnapshotDir, open_newest, verify};
@@ -57,6 +57,25 @@ pub(crate) struct Opened {
     pub(crate) store: CheckpointStore,
     pub(crate) state: State,
     pub(crate) meta: SnapshotMeta,
+    /// There is no checkpoint at all.
+    is_empty: bool,
+}
+
+impl Opened {
+    /// Deletes the block files that the checkpoint does not name: they are of entries that the log
+    /// holds. So the log must go on where the checkpoint ends; if it was purged beyond that, nothing
+    /// is touched. Without a checkpoint the files stay: they may be all that is left.
+    pub(crate) fn sweep(&self, purged: u64) -> Result<(), StartError> {
+        let checkpoint = self.meta.last_log_id.map_or(0, |id| id.index);
+        if purged > checkpoint {
+            return Err(StartError::Gap { purged, checkpoint });
+        }
+        if !self.is_empty {
+            let live = live_keys(&self.state.live_blocks());
+            self.store.blocks.retain(&live)?;
+        }
+        Ok(())
+    }
 }
 
 impl CheckpointStore {
@@ -72,6 +91,7 @@ impl CheckpointStore {
         let current = open_newest(&snapshots)?;
         let loaded = match load_sled(&rows_dir, sled_cache_bytes) {
             Ok(loaded) => loaded,
+            Err(error) if !error.is_damage() => return Err(error),
             Err(error) => {
                 set_aside(&rows_dir, &error)?;
                 let rows = RowStore::open(&rows_dir, sled_cache_bytes)?;
@@ -89,6 +109,7 @@ impl CheckpointStore {
         let found_at = loaded.found.as_ref().map(|(_, meta)| meta.last_log_id);
         let newer = current
             .filter(|snapshot| found_at.is_none_or(|at| at < snapshot.manifest.meta.last_log_id));
+        let is_empty = newer.is_none() && loaded.found.is_none();
         let (state, meta) = match (newer, loaded.found) {
             (Some(snapshot), _) => {
                 tracing::info!(
@@ -101,8 +122,12 @@ impl CheckpointStore {
             (None, Some(found)) => found,
             (None, None) => (State::new(), SnapshotMeta::default()),
         };
-        store.blocks.retain(&live_keys(&state.live_blocks()))?;
-        Ok(Opened { store, state, meta })
+        Ok(Opened {
+            store,
+            state,
+            meta,
+            is_empty,
+        })
     }
 
     /// The newest complete snapshot.
@@ -143,8 +168,13 @@ impl CheckpointStore {
     }
 
     /// Makes a cut durable and answers with the snapshot. Blocking; runs beside apply. On failure
-    /// nothing durable is lost and the next cut is a full one.
-    pub(crate) fn build(&self, cut: Cut) -> Result<Arc<SnapshotDir>, StorageError> {
+    /// nothing durable is lost: unless `is_last`, the same cut can be tried again, else the next cut
+    /// is a full one.
+    pub(crate) fn build(
+        &self,
+        cut: &mut Cut,
+        is_last: bool,
+    ) -> Result<Arc<SnapshotDir>, StorageError> {
         let rows = self.rows.lock();
         let rows = rows.as_ref().ok_or_else(closed)?;
         if cut.installs != self.installs.load(Ordering::Acquire) {
@@ -153,7 +183,7 @@ impl CheckpointStore {
                 StorageError::Rows("the state was replaced during the checkpoint".to_owned())
             });
         }
-        match self.try_build(rows, &cut) {
+        match self.try_build(rows, cut) {
             Ok(snapshot) => {
                 let snapshot = Arc::new(snapshot);
                 self.replace_current(&snapshot);
@@ -161,8 +191,10 @@ impl CheckpointStore {
                 Ok(snapshot)
             }
             Err(error) => {
-                self.needs_full.store(true, Ordering::Release);
-                self.blocks.uncut(cut.blocks);
+                if is_last {
+                    self.needs_full.store(true, Ordering::Release);
+                    self.blocks.uncut(std::mem::take(&mut cut.blocks));
+                }
                 Err(error)
             }
         }

@@ -90,6 +90,23 @@ impl StorageError {
     }
 }
 
+impl StorageError {
+    /// Whether the bytes themselves are bad. Else the system refused for now, which says nothing
+    /// about them.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+            ),
+            _ => true,
+        }
+    }
+}
+
 impl From<StorageError> for io::Error {
     fn from(error: StorageError) -> Self {
         Self::other(error)
@@ -109,8 +126,9 @@ pub enum ProposeError {
         /// Whether the commands may have been (or may yet be) applied.
         maybe_applied: bool,
     },
-    /// Too much is waiting already: not applied.
-    #[error("too many proposals are waiting")]
+    /// Too much is waiting already, or the batch is over what one entry may hold (48 MiB): not
+    /// applied.
+    #[error("too many proposals are waiting, or this one is too large")]
     Overloaded,
     /// The replica is stopping or has stopped: the outcome is unknown.
     #[error("the replica has stopped")]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -16,12 +17,17 @@ use unibus_state::{Effect, State, decode_entry};
 
 use crate::blocks::BlockStore;
 use crate::checkpoint::{CheckpointStore, Cut, Opened};
+use crate::errors::StorageError;
 use crate::replica::Observer;
 use crate::snapshot::SnapshotDir;
 use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries that are applied under one write lock, at most: bounds how long readers wait.
 const APPLY_ENTRIES_MAX: usize = 64;
+
+/// How often a node's first checkpoint is tried, and the pause in between.
+const FIRST_ATTEMPTS_MAX: u32 = 20;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A snapshot as openraft hands it around.
 pub(crate) type Snapshot =
@@ -226,16 +232,31 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Arc<SnapshotDir>;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let Some(cut) = self.cut.take() else {
+        let Some(mut cut) = self.cut.take() else {
             let current = self.shared.store.current();
             return current
                 .map(as_snapshot)
                 .ok_or_else(|| io::Error::other("the cut was used already"));
         };
-        let shared = Arc::clone(&self.shared);
-        let built = tokio::task::spawn_blocking(move || shared.store.build(cut))
+        let mut built = Err(StorageError::Rows("not tried".to_owned()));
+        for attempt in 1..=FIRST_ATTEMPTS_MAX {
+            let shared = Arc::clone(&self.shared);
+            // Without an older checkpoint a failure stops consensus, so that one is tried again.
+            let is_last = attempt == FIRST_ATTEMPTS_MAX || shared.store.current().is_some();
+            (cut, built) = tokio::task::spawn_blocking(move || {
+                let built = shared.store.build(&mut cut, is_last);
+                (cut, built)
+            })
             .await
             .map_err(io::Error::other)?;
+            match &built {
+                Err(error) if !is_last => {
+                    tracing::error!(%error, attempt, "the first checkpoint failed");
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                }
+                _ => break,
+            }
+        }
         match (built, self.shared.store.current()) {
             (Ok(snapshot), _) => Ok(as_snapshot(snapshot)),
             // The log is still whole, so an old checkpoint is no loss; the next one may succeed.

@@ -2,11 +2,13 @@
 //! The membership itself lives in the log; this only proposes changes to it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError as RaftInitializeError, RaftError};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
@@ -20,6 +22,10 @@ use crate::types::Peer;
 const CAUGHT_UP_ENTRIES: u64 = 64;
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(20);
+/// A new member that is not connected for this long is not waited for any longer.
+const GONE_AFTER: Duration = Duration::from_secs(3);
+/// How often a leader looks for an unfinished change of voters.
+const JOINT_POLL: Duration = Duration::from_secs(1);
 
 /// See [`crate::Replica::initialize`].
 pub(crate) async fn initialize(
@@ -94,18 +100,46 @@ async fn ask(inner: &Inner, peer: NodeId, join: &Join) -> Result<(), AdmitError>
     }
 }
 
-/// Learner, caught up, voter; one admission at a time.
+/// What is left to do for a node that asks to be admitted.
+enum Standing {
+    Admitted,
+    Voter,
+    Learner,
+}
+
+/// Learner, caught up, voter. Changes are made one at a time; a node that is slow to catch up does
+/// not keep others waiting.
 async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
+    match enlist(inner, join).await? {
+        Standing::Admitted => return Ok(()),
+        Standing::Voter => {}
+        Standing::Learner => wait_caught_up(inner, join.id).await?,
+    }
+    promote(inner, join).await
+}
+
+/// Makes the node a learner, or gives a voter its new name.
+async fn enlist(inner: &Inner, join: &Join) -> Result<Standing, AdmitError> {
     let _one_at_a_time = inner.admitting.lock().await;
-    let (voters, names) = members(inner);
-    let known = names.get(&join.id) == Some(&join.name);
-    if voters.contains(&join.id) && known {
-        return Ok(());
+    finish_joint(inner).await?;
+    let members = members(inner);
+    let is_voter = members.voters.contains(&join.id);
+    let is_known = members.names.get(&join.id) == Some(&join.name);
+    let is_sole = !members.voters.iter().any(|id| members.replaces(join, id));
+    if is_voter && is_known && is_sole {
+        return Ok(Standing::Admitted);
+    }
+    if is_known {
+        return Ok(if is_voter {
+            Standing::Voter
+        } else {
+            Standing::Learner
+        });
     }
     let peer = Peer {
         name: join.name.clone(),
     };
-    if voters.contains(&join.id) {
+    if is_voter {
         // The same node under a new name: nothing to catch up with.
         let rename = ChangeMembers::SetNodes(BTreeMap::from([(join.id.0, peer)]));
         inner
@@ -113,24 +147,36 @@ async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
             .change_membership(rename, true)
             .await
             .map_err(refused)?;
-        return Ok(());
+        return Ok(Standing::Voter);
     }
-    if !known {
-        inner
-            .raft
-            .add_learner(join.id.0, peer, false)
-            .await
-            .map_err(refused)?;
-    }
-    wait_caught_up(inner, join.id).await?;
-    let (voters, names) = members(inner);
-    let replaced = |id: &NodeId| *id != join.id && names.get(id) == Some(&join.name);
-    let next: BTreeSet<u64> = voters
+    inner
+        .raft
+        .add_learner(join.id.0, peer, false)
+        .await
+        .map_err(refused)?;
+    Ok(Standing::Learner)
+}
+
+/// Makes the node a voter, in place of one of the same name.
+async fn promote(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
+    let _one_at_a_time = inner.admitting.lock().await;
+    finish_joint(inner).await?;
+    let members = members(inner);
+    let next: BTreeSet<u64> = members
+        .voters
         .iter()
-        .filter(|id| !replaced(id))
+        .filter(|id| !members.replaces(join, id))
         .chain([&join.id])
         .map(|id| id.0)
         .collect();
+    if next
+        .iter()
+        .copied()
+        .map(NodeId)
+        .eq(members.voters.iter().copied())
+    {
+        return Ok(());
+    }
     tracing::info!(id = join.id.0, name = %join.name, voters = next.len(), "admitting a voter");
     inner
         .raft
@@ -140,26 +186,93 @@ async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
     Ok(())
 }
 
+/// Brings a change of voters to its end that was interrupted between its two steps. The caller holds
+/// `admitting`, so it is not one that is under way.
+async fn finish_joint(inner: &Inner) -> Result<(), AdmitError> {
+    let members = members(inner);
+    if !members.is_joint {
+        return Ok(());
+    }
+    let voters: BTreeSet<u64> = members.voters.iter().map(|id| id.0).collect();
+    tracing::info!(voters = voters.len(), "finishing a change of voters");
+    inner
+        .raft
+        .change_membership(voters, false)
+        .await
+        .map_err(refused)?;
+    Ok(())
+}
+
+/// Finishes interrupted changes of voters while this node leads, until the replica stops.
+pub(crate) async fn watch(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
+    let mut leadership = inner.leadership.clone();
+    while !*stop.borrow() {
+        let leads = leadership.borrow_and_update().is_leader;
+        if leads && members(&inner).is_joint {
+            let finished = tokio::select! {
+                _ = stop.changed() => break,
+                finished = async {
+                    let _one_at_a_time = inner.admitting.lock().await;
+                    finish_joint(&inner).await
+                } => finished,
+            };
+            if let Err(error) = finished {
+                tracing::warn!(%error, "a change of voters is still unfinished");
+            }
+        }
+        tokio::select! {
+            _ = stop.changed() => break,
+            changed = leadership.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(JOINT_POLL) => {}
+        }
+    }
+}
+
 fn refused(error: impl std::fmt::Display) -> AdmitError {
     AdmitError::Refused(error.to_string())
 }
 
-/// The voters, and the names of all members.
-fn members(inner: &Inner) -> (BTreeSet<NodeId>, BTreeMap<NodeId, String>) {
+/// The membership as far as admissions look at it.
+struct Members {
+    /// The voters, of the last configuration if there are two.
+    voters: BTreeSet<NodeId>,
+    /// A change of voters is between its two steps.
+    is_joint: bool,
+    /// Of all members.
+    names: BTreeMap<NodeId, String>,
+}
+
+impl Members {
+    /// Whether the node that joins takes the place of `id`.
+    fn replaces(&self, join: &Join, id: &NodeId) -> bool {
+        *id != join.id && self.names.get(id) == Some(&join.name)
+    }
+}
+
+fn members(inner: &Inner) -> Members {
     let metrics = inner.raft.metrics();
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();
-    let names = membership
-        .nodes()
-        .map(|(id, peer)| (NodeId(*id), peer.name.clone()))
-        .collect();
-    (membership.voter_ids().map(NodeId).collect(), names)
+    let configs = membership.get_joint_config();
+    let voters = configs.last().into_iter().flatten().copied();
+    Members {
+        voters: voters.map(NodeId).collect(),
+        is_joint: configs.len() > 1,
+        names: membership
+            .nodes()
+            .map(|(id, peer)| (NodeId(*id), peer.name.clone()))
+            .collect(),
+    }
 }
 
 async fn wait_caught_up(inner: &Inner, id: NodeId) -> Result<(), AdmitError> {
     let deadline = Instant::now() + inner.options.admit_timeout;
     let metrics = inner.raft.metrics();
+    let mut seen = Instant::now();
     loop {
+        if inner.transport.connected().contains(&id) {
+            seen = Instant::now();
+        }
         {
             let metrics = metrics.borrow_watched();
             let Some(replication) = &metrics.replication else {
@@ -174,7 +287,7 @@ async fn wait_caught_up(inner: &Inner, id: NodeId) -> Result<(), AdmitError> {
         if *inner.stop.borrow() {
             return Err(AdmitError::Stopped);
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || seen.elapsed() >= GONE_AFTER {
             return Err(AdmitError::NotCaughtUp(id));
         }
         tokio::time::sleep(POLL).await;

@@ -24,6 +24,9 @@ use crate::types::{
     TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
 };
 
+/// Bytes per second that entries get through with at least: a request gets this much more time.
+const APPEND_FLOOR_RATE: f64 = 1_048_576.0;
+
 /// What a request of class Vote or Append holds.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -137,7 +140,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse, RPCError<TypeConfig>> {
         let message = codec::encode_append_request(&rpc).map_err(bad)?;
-        let timeout = option.hard_ttl().max(self.append_timeout);
+        let size = Duration::from_secs_f64(message.len() as f64 / APPEND_FLOOR_RATE);
+        let timeout = option.hard_ttl().max(self.append_timeout + size);
         let request = frame(Kind::Append, &message);
         let answer = self
             .call(self.class, RPCTypes::AppendEntries, request, timeout)

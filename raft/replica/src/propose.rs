@@ -37,6 +37,9 @@ const TICK: Duration = Duration::from_millis(25);
 /// A proposal that finds no leader waits at least this long, however long there has been none: one
 /// may be elected and not known here yet.
 const NO_LEADER_GRACE: Duration = Duration::from_millis(200);
+/// Entries that are with a leader of the past get this long once there is another, then they count as
+/// unknown: a leader that was cut off would hold up everything behind them.
+const OUTDATED_GRACE: Duration = Duration::from_secs(1);
 /// An entry gets at least this long, however long its proposals waited before.
 const FLIGHT_MIN: Duration = Duration::from_secs(1);
 
@@ -91,7 +94,18 @@ struct Flight {
     /// Entries that were surely not applied, by order of sending. They are sent again when nothing
     /// is on its way any more, so that no later batch overtakes them.
     refused: BTreeMap<u64, Vec<Item>>,
+    /// Where the entries on their way went, and in which term. Nothing goes elsewhere before they
+    /// have landed: it could overtake them.
+    target: Option<(Route, u64)>,
+    /// Since when that target is outdated and something waits for it.
+    outdated_since: Option<Instant>,
+    /// Changes when what is on its way to peers is given up.
+    give_up: watch::Sender<()>,
+    /// An entry was refused, and none was applied since: whoever refused it may take the next one,
+    /// so that only one goes at a time.
+    is_wary: bool,
     not_before: Instant,
+    last_expired: Instant,
     no_leader_since: Option<Instant>,
     last_stamp_ns: u64,
 }
@@ -102,27 +116,61 @@ struct Landed {
     answer: ProposeAnswer,
 }
 
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Route {
     Local,
     Peer(NodeId),
-    None,
+}
+
+impl Flight {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            entries: FuturesUnordered::new(),
+            next: 0,
+            refused: BTreeMap::new(),
+            target: None,
+            outdated_since: None,
+            give_up: watch::channel(()).0,
+            is_wary: false,
+            not_before: now,
+            last_expired: now,
+            no_leader_since: Some(now),
+            last_stamp_ns: 0,
+        }
+    }
+
+    fn has_room(&self, entries_max: usize) -> bool {
+        let entries_max = if self.is_wary { 1 } else { entries_max };
+        self.refused.is_empty()
+            && self.entries.len() < entries_max
+            && Instant::now() >= self.not_before
+    }
+
+    /// Whether an entry may go to `target` now; from then on it is the target.
+    fn aim(&mut self, target: (Route, u64)) -> bool {
+        if !self.entries.is_empty() && self.target != Some(target) {
+            let since = *self.outdated_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= OUTDATED_GRACE {
+                self.give_up.send_replace(());
+            }
+            return false;
+        }
+        self.outdated_since = None;
+        self.target = Some(target);
+        true
+    }
 }
 
 impl Proposer {
     /// Runs until the replica stops; then everything that waits is answered with `Stopped`.
     pub(crate) async fn run(mut self) {
-        let mut flight = Flight {
-            entries: FuturesUnordered::new(),
-            next: 0,
-            refused: BTreeMap::new(),
-            not_before: Instant::now(),
-            no_leader_since: Some(Instant::now()),
-            last_stamp_ns: 0,
-        };
+        let mut flight = Flight::new();
+        let in_flight_max = self.options.entries_in_flight_max;
         while !*self.stop.borrow() {
-            while self.may_send(&flight) && self.send_next(&mut flight).await {}
-            let may_send = self.may_send(&flight);
-            let waiting = !self.queue.is_empty();
+            while flight.has_room(in_flight_max) && self.send_next(&mut flight).await {}
+            let may_send = flight.has_room(in_flight_max);
+            let waiting = !may_send || !self.queue.is_empty();
             tokio::select! {
                 biased;
                 _ = self.stop.changed() => {}
@@ -142,23 +190,23 @@ impl Proposer {
         self.queue.close();
     }
 
-    fn may_send(&self, flight: &Flight) -> bool {
-        flight.refused.is_empty()
-            && flight.entries.len() < self.options.entries_in_flight_max
-            && Instant::now() >= flight.not_before
-    }
-
-    fn route(&self) -> Route {
+    /// Where entries go now, and the term; `None` without a leader that is ready.
+    fn route(&self) -> Option<(Route, u64)> {
         let leadership = *self.leadership.borrow();
-        match leadership.leader {
+        let route = match leadership.leader {
             Some(leader) if leader != self.id => Route::Peer(leader),
             Some(_) if leadership.is_leader => Route::Local,
-            _ => Route::None,
-        }
+            _ => return None,
+        };
+        Some((route, leadership.term))
     }
 
     /// Deadlines of what waits. Without a leader for long, waiting is pointless for new ones too.
     fn expire(&self, flight: &mut Flight) {
+        if flight.last_expired.elapsed() < TICK {
+            return;
+        }
+        flight.last_expired = Instant::now();
         let timeout = self.options.propose_timeout;
         let late = ProposeError::TimedOut {
             maybe_applied: false,
@@ -177,11 +225,14 @@ impl Proposer {
 
     /// Sends the next entry. `false` if there is nothing to send or nowhere to send it.
     async fn send_next(&self, flight: &mut Flight) -> bool {
-        let route = self.route();
-        let mixed = matches!(route, Route::Local);
-        if matches!(route, Route::None) {
+        let Some(target) = self.route() else {
+            return false;
+        };
+        if !flight.aim(target) {
             return false;
         }
+        let (route, _) = target;
+        let mixed = route == Route::Local;
         let (commands, bytes) = (
             self.options.entry_commands_max,
             self.options.entry_bytes_max,
@@ -190,15 +241,19 @@ impl Proposer {
         let Some(first) = items.first() else {
             return false;
         };
+        if route != Route::Local && first.forwarded {
+            // Back to the node they came from: it looks for the leader itself.
+            fail(items, &ProposeError::NoLeader);
+            return true;
+        }
         let deadline =
             (first.since + self.options.propose_timeout).max(Instant::now() + FLIGHT_MIN);
         let answer = match route {
             Route::Local => self.write(flight, &items).await,
-            Route::Peer(_) if first.forwarded => {
-                futures::future::ready(ProposeAnswer::NotLeader).boxed()
+            Route::Peer(leader) => {
+                let answer = self.forward(leader, &items);
+                unless_given_up(answer, flight.give_up.subscribe())
             }
-            Route::Peer(leader) => self.forward(leader, &items),
-            Route::None => return false,
         };
         let number = flight.next;
         flight.next += 1;
@@ -267,6 +322,20 @@ impl Proposer {
     }
 }
 
+fn unless_given_up(
+    answer: BoxFuture<'static, ProposeAnswer>,
+    mut given_up: watch::Receiver<()>,
+) -> BoxFuture<'static, ProposeAnswer> {
+    async move {
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            _ = given_up.changed() => ProposeAnswer::Unknown,
+        }
+    }
+    .boxed()
+}
+
 fn answer_of(answer: Result<Bytes, TransportError>) -> ProposeAnswer {
     match answer {
         Ok(bytes) => decode_propose_answer(bytes).unwrap_or(ProposeAnswer::Unknown),
@@ -278,8 +347,12 @@ fn answer_of(answer: Result<Bytes, TransportError>) -> ProposeAnswer {
 /// Answers the proposers of an entry, or keeps it for another attempt.
 fn land(flight: &mut Flight, landed: Landed, queue: &Queue) {
     match landed.answer {
-        ProposeAnswer::Applied { index, outcomes } => hand_out(landed.items, index, outcomes),
+        ProposeAnswer::Applied { index, outcomes } => {
+            flight.is_wary = false;
+            hand_out(landed.items, index, outcomes);
+        }
         ProposeAnswer::NotLeader => {
+            flight.is_wary = true;
             flight.refused.insert(landed.number, landed.items);
         }
         ProposeAnswer::Overloaded => fail(landed.items, &ProposeError::Overloaded),
@@ -291,11 +364,9 @@ fn land(flight: &mut Flight, landed: Landed, queue: &Queue) {
         ),
     }
     if flight.entries.is_empty() && !flight.refused.is_empty() {
-        let again = std::mem::take(&mut flight.refused).into_values().flatten();
-        // Forwarded ones go back to the node they came from: it looks for the leader itself.
-        let (forwarded, own): (Vec<Item>, Vec<Item>) = again.partition(|item| item.forwarded);
-        fail(forwarded, &ProposeError::NoLeader);
-        queue.put_back(own);
+        // Forwarded ones too: this node may lead again. If not, they go back when they are due.
+        let again = std::mem::take(&mut flight.refused);
+        queue.put_back(again.into_values().flatten().collect());
         flight.not_before = Instant::now() + RETRY_PAUSE;
     }
 }
@@ -338,4 +409,105 @@ fn now_ns() -> u64 {
         .map_or(0, |since| {
             u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::QueueLimits;
+
+    fn queue() -> Arc<Queue> {
+        Queue::new(QueueLimits {
+            batches_max: 100,
+            bytes_max: 1000,
+        })
+    }
+
+    fn batch(len: usize) -> Vec<EncodedBatch> {
+        vec![EncodedBatch {
+            count: 1,
+            bytes: Bytes::from(vec![0; len]),
+        }]
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_waits_again_in_its_order_whoever_proposed_it() {
+        let queue = queue();
+        let mut answers = Vec::new();
+        for (len, forwarded) in [(1, true), (2, false), (3, true), (4, true)] {
+            answers.push(queue.push(batch(len), forwarded));
+        }
+        let mut flight = Flight::new();
+        for number in 0..3 {
+            let items = queue.take(1, 100, true);
+            flight.refused.insert(number, items);
+        }
+        let landed = Landed {
+            number: 1,
+            items: flight.refused.remove(&1).unwrap(),
+            answer: ProposeAnswer::NotLeader,
+        };
+        land(&mut flight, landed, &queue);
+        let again: Vec<usize> = queue
+            .take(10, 100, true)
+            .iter()
+            .map(|item| item.bytes)
+            .collect();
+        assert_eq!(again, [1, 2, 3, 4]);
+        assert!(answers.iter_mut().all(|answer| {
+            matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+        }));
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_what_is_on_its_way_elsewhere() {
+        let mut flight = Flight::new();
+        let peer = (Route::Peer(NodeId(2)), 5);
+        assert!(flight.aim(peer));
+        flight
+            .entries
+            .push(futures::future::pending::<Landed>().boxed());
+        assert!(flight.aim(peer));
+        for other in [
+            (Route::Local, 5),
+            (Route::Local, 6),
+            (Route::Peer(NodeId(2)), 6),
+        ] {
+            assert!(!flight.aim(other));
+        }
+        // What hangs at the old target is given up after a while.
+        let given_up = unless_given_up(
+            futures::future::pending().boxed(),
+            flight.give_up.subscribe(),
+        );
+        flight.outdated_since = Some(Instant::now() - OUTDATED_GRACE);
+        assert!(!flight.aim((Route::Local, 6)));
+        assert!(matches!(given_up.await, ProposeAnswer::Unknown));
+        flight.entries.clear();
+        assert!(flight.aim((Route::Local, 6)));
+    }
+
+    #[tokio::test]
+    async fn after_a_refusal_entries_go_one_by_one_until_one_is_applied() {
+        let queue = queue();
+        let mut flight = Flight::new();
+        let landed = |answer| Landed {
+            number: 0,
+            items: Vec::new(),
+            answer,
+        };
+        land(&mut flight, landed(ProposeAnswer::NotLeader), &queue);
+        flight.not_before = Instant::now();
+        assert!(flight.has_room(4));
+        flight
+            .entries
+            .push(futures::future::pending::<Landed>().boxed());
+        assert!(!flight.has_room(4));
+        let applied = ProposeAnswer::Applied {
+            index: 1,
+            outcomes: Vec::new(),
+        };
+        land(&mut flight, landed(applied), &queue);
+        assert!(flight.has_room(4));
+    }
 }

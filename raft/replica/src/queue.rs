@@ -13,6 +13,10 @@ use unibus_state::EncodedBatch;
 use crate::errors::ProposeError;
 use crate::propose::Proposed;
 
+/// A larger batch is refused, bytes: as an entry it has to fit into one request between nodes (64 MiB)
+/// or it could never be replicated.
+const BATCH_BYTES_MAX: usize = 48 << 20;
+
 /// What a proposer is told.
 pub(crate) type Answer = Result<Proposed, ProposeError>;
 
@@ -81,6 +85,9 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         let refusal = if waiting.closed {
             Some(ProposeError::Stopped)
+        } else if item.bytes > BATCH_BYTES_MAX {
+            tracing::warn!(bytes = item.bytes, BATCH_BYTES_MAX, "a batch is too large");
+            Some(ProposeError::Overloaded)
         } else if waiting.items.len() >= self.limits.batches_max
             || (!waiting.items.is_empty() && waiting.bytes + item.bytes > self.limits.bytes_max)
         {
@@ -142,25 +149,31 @@ impl Queue {
     }
 
     /// Answers everything that has waited longer than `age` (and forwarded items if `forwarded`)
-    /// with `error`.
+    /// with `error`. What waits longest is in front, so that nothing due costs nothing.
     pub(crate) fn expire(&self, age: Duration, forwarded: bool, error: &ProposeError) {
         let mut waiting = self.waiting.lock();
-        if waiting.items.is_empty() {
+        let mut late: Vec<Item> = Vec::new();
+        while let Some(item) = waiting
+            .items
+            .pop_front_if(|item| item.since.elapsed() >= age)
+        {
+            late.push(item);
+        }
+        if forwarded && waiting.items.iter().any(|item| item.forwarded) {
+            let items = std::mem::take(&mut waiting.items);
+            let (sent, kept): (VecDeque<Item>, VecDeque<Item>) =
+                items.into_iter().partition(|item| item.forwarded);
+            late.extend(sent);
+            waiting.items = kept;
+        }
+        if late.is_empty() {
             return;
         }
-        let mut kept = VecDeque::with_capacity(waiting.items.len());
-        let mut bytes = 0;
-        for item in std::mem::take(&mut waiting.items) {
-            if item.since.elapsed() >= age || (forwarded && item.forwarded) {
-                send(item.answer, Err(error.clone()));
-            } else {
-                bytes += item.bytes;
-                kept.push_back(item);
-            }
-        }
-        waiting.items = kept;
-        waiting.bytes = bytes;
+        waiting.bytes -= late.iter().map(|item| item.bytes).sum::<usize>();
         drop(waiting);
+        for item in late {
+            send(item.answer, Err(error.clone()));
+        }
         self.room.notify_waiters();
     }
 
@@ -260,6 +273,42 @@ mod tests {
         );
         assert!(!queue.is_high());
         Arc::clone(&queue).room().await;
+    }
+
+    #[tokio::test]
+    async fn what_no_request_can_carry_is_refused() {
+        let queue = Queue::new(QueueLimits {
+            batches_max: 3,
+            bytes_max: 100,
+        });
+        assert_eq!(
+            queue
+                .push(batch(BATCH_BYTES_MAX + 1), false)
+                .await
+                .unwrap()
+                .unwrap_err(),
+            ProposeError::Overloaded
+        );
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_due_expires_and_the_rest_waits_on() {
+        let queue = Queue::new(QueueLimits {
+            batches_max: 10,
+            bytes_max: 100,
+        });
+        let age = Duration::from_secs(3600);
+        let old = queue.push(batch(1), false);
+        queue.waiting.lock().items[0].since -= age;
+        let _own = queue.push(batch(2), false);
+        let from_peer = queue.push(batch(4), true);
+        let late = ProposeError::NoLeader;
+        queue.expire(age, false, &late);
+        assert_eq!(old.await.unwrap().unwrap_err(), late);
+        queue.expire(age, true, &late);
+        assert_eq!(from_peer.await.unwrap().unwrap_err(), late);
+        assert_eq!(queue.waiting.lock().bytes, 2);
     }
 
     #[tokio::test]

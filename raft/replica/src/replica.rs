@@ -100,6 +100,8 @@ pub(crate) struct Inner {
     /// A node that comes back may have promised a leader a lease that it no longer remembers: it
     /// gives no vote until any such lease is over.
     pub(crate) no_votes_before: Instant,
+    /// The node had state when it started.
+    pub(crate) returning: bool,
     /// Held while a node is being admitted.
     pub(crate) admitting: tokio::sync::Mutex<()>,
     /// Index up to which the log may be purged by the next checkpoint.
@@ -215,6 +217,7 @@ impl Replica {
             contact: Arc::new(Contact::new()),
             leadership,
             no_votes_before: Instant::now() + silence,
+            returning,
             admitting: tokio::sync::Mutex::new(()),
             previous_checkpoint: AtomicU64::new(checkpoint),
             stop: watch::channel(false).0,
@@ -224,6 +227,11 @@ impl Replica {
         });
         inner.spawn_tasks(leadership_sender);
         Ok(Self { inner })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &RaftCore {
+        &self.inner.raft
     }
 
     /// What the transport hands peers' requests to (all classes but [`crate::RpcClass::Leader`]).
@@ -248,7 +256,9 @@ impl Replica {
     /// with the index that covers it.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
         let deadline = Instant::now() + self.inner.options.read_timeout;
-        let index = self.inner.reads.index().await?;
+        let index = tokio::time::timeout_at(deadline.into(), self.inner.reads.index())
+            .await
+            .map_err(|_| ReadError::TimedOut)??;
         self.inner.wait_applied(index, deadline).await?;
         Ok(index)
     }
@@ -379,6 +389,7 @@ pub(crate) fn open(
         .map_err(|error| StartError::Log(error.to_string()))?;
     let blocks = Arc::new(BlockStore::open(dir.join(BLOCKS), options.cache_bytes)?);
     let opened = CheckpointStore::open(dir, Arc::clone(&blocks), options.sled_cache_bytes)?;
+    opened.sweep(log.group(GROUP).purged_index())?;
     Ok((log, Machine::new(opened, blocks, observer)))
 }
 
@@ -435,6 +446,7 @@ impl Inner {
             tokio::spawn(reader.run()),
             tokio::spawn(watching),
             tokio::spawn(checkpoints),
+            tokio::spawn(membership::watch(Arc::clone(self), self.stop.subscribe())),
         ]);
     }
 
@@ -457,7 +469,8 @@ impl Inner {
             voters: membership.voter_ids().map(named).collect(),
             learners: membership.learner_ids().map(named).collect(),
             has_quorum: status::has_quorum(&metrics, &self.contact, self.stale()),
-            initialized: membership.voter_ids().next().is_some(),
+            // The metrics of a fresh start may not show the membership that is in the log yet.
+            initialized: self.returning || membership.voter_ids().next().is_some(),
             sled_bytes: self.shared.store.sled_bytes().unwrap_or(0),
             cache_bytes: self.shared.blocks.cached_bytes(),
             bytes_since_checkpoint: self.shared.bytes_since_checkpoint.load(Ordering::Relaxed),

@@ -147,7 +147,10 @@ fn stored_key(key: &[u8]) -> Vec<u8> {
     reason = "a function for map_err, which passes by value"
 )]
 fn sled_error(error: sled::Error) -> StorageError {
-    StorageError::Sled(error.to_string())
+    match error {
+        sled::Error::Io(error) => StorageError::io("use", "the rows database")(error),
+        error => StorageError::Sled(error.to_string()),
+    }
 }
 
 /// Writes rows to a new file and syncs it. Answers with its length and digest.

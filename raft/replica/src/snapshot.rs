@@ -174,6 +174,7 @@ pub(crate) fn open_newest(root: &Path) -> Result<Option<Arc<SnapshotDir>>, Stora
         }
         match SnapshotDir::open(entry.path.clone()) {
             Ok(snapshot) => newest = Some(Arc::new(snapshot)),
+            Err(error) if !error.is_damage() => return Err(error),
             Err(error) => {
                 // Evidence stays on disk under a name that is never opened again.
                 tracing::error!(path = %entry.path.display(), %error, "snapshot set aside");

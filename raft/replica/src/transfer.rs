@@ -187,9 +187,9 @@ impl Receiver {
                 Ok(Bytes::copy_from_slice(&next.to_le_bytes()))
             }
             FINISH => {
+                // Another transfer's end leaves the one under way alone.
                 let incoming = current
-                    .take()
-                    .filter(|incoming| incoming.id == id)
+                    .take_if(|incoming| incoming.id == id)
                     .ok_or(ReceiveError::Other)?;
                 let vote = codec::decode_vote(&input.bytes()?)?;
                 finish(incoming, vote, shared, raft).await

@@ -162,6 +162,18 @@ impl Blocks {
         }
     }
 
+    /// Keeps the active block dense across a sequence without a message: a gap would seal it, and a
+    /// stream that stores every other message would get a file for each.
+    pub(crate) fn skip(&mut self, seq: u64, ts_ns: u64) {
+        let active = self.list.back_mut().filter(|block| !block.sealed);
+        if let Some(active) = active
+            && active.end() == seq
+            && active.entries.len() < BLOCK_ENTRIES_MAX
+        {
+            active.push(ts_ns, 0, 0, None);
+        }
+    }
+
     fn position(&self, seq: u64) -> Option<(usize, usize)> {
         let after = self.list.partition_point(|block| block.base <= seq);
         let at = after.checked_sub(1)?;
@@ -303,6 +315,35 @@ mod tests {
             [3]
         );
         assert!(blocks.find(2).is_none() && blocks.is_live(3));
+    }
+
+    #[test]
+    fn skipped_sequences_stay_inside_the_block() {
+        let mut blocks = Blocks::default();
+        blocks.skip(1, 10);
+        assert_eq!(push(&mut blocks, 2, 7), (BlockId(0), 0), "nothing to fill");
+        blocks.skip(3, 30);
+        blocks.skip(4, 40);
+        assert_eq!(push(&mut blocks, 5, 7), (BlockId(0), 7));
+        let live = blocks.iter_from(0).map(|(seq, ..)| seq);
+        assert_eq!(live.collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(blocks.next_live(3), Some(5));
+        assert_eq!((blocks.count_from(3), blocks.first_at(21)), (1, Some(5)));
+        assert!(blocks.kill(3).is_none());
+        blocks.skip(9, 90);
+        assert_eq!(push(&mut blocks, 10, 7).0, BlockId(1), "a gap is no skip");
+    }
+
+    #[test]
+    fn skipped_sequences_fill_a_block() {
+        let mut blocks = Blocks::default();
+        push(&mut blocks, 1, 7);
+        let last = BLOCK_ENTRIES_MAX as u64 + 1;
+        for seq in 2..=last {
+            blocks.skip(seq, seq * 10);
+        }
+        assert_eq!(blocks.list[0].entries.len(), BLOCK_ENTRIES_MAX);
+        assert_eq!(push(&mut blocks, last + 1, 7).0, BlockId(1));
     }
 
     #[test]

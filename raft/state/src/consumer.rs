@@ -15,6 +15,10 @@ use crate::validate::{DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX, has_blank};
 
 /// Consumers of one stream at most.
 pub(crate) const CONSUMERS_MAX: usize = 100_000;
+/// Filters of one consumer at most: they are compared pairwise while every node waits.
+pub(crate) const FILTERS_PER_CONSUMER_MAX: usize = 1024;
+/// Bytes of all filters of one consumer at most: each pair costs its length.
+pub(crate) const FILTER_BYTES_PER_CONSUMER_MAX: usize = 64 << 10;
 const NAME_BYTES_MAX: usize = 255;
 const INACTIVE_THRESHOLD_NS: i64 = 5_000_000_000;
 const ACK_WAIT_NS: i64 = 30_000_000_000;
@@ -141,7 +145,10 @@ impl Consumer {
     #[must_use]
     pub fn num_pending(&self, stream: &Stream) -> u64 {
         let fresh = self.row.consumer_seq == 0;
-        let from = self.row.start_seq.max(self.row.stream_seq + 1);
+        let from = self
+            .row
+            .start_seq
+            .max(self.row.stream_seq.saturating_add(1));
         stream.num_pending(&self.filters, from, fresh && self.is_last_per_subject())
     }
 
@@ -264,6 +271,16 @@ fn check_texts(config: &ConsumerConfig) -> Result<(), ApiError> {
 fn check_filters(config: &ConsumerConfig) -> Result<(), ApiError> {
     if !config.filter_subject.is_empty() && !config.filter_subjects.is_empty() {
         return Err(error::CONSUMER_DUPLICATE_FILTERS);
+    }
+    if config.filter_subjects.len() > FILTERS_PER_CONSUMER_MAX {
+        return Err(ApiError::consumer_create(format!(
+            "too many filter subjects, maximum allowed is {FILTERS_PER_CONSUMER_MAX}"
+        )));
+    }
+    if config.filters().map(str::len).sum::<usize>() > FILTER_BYTES_PER_CONSUMER_MAX {
+        return Err(ApiError::consumer_create(format!(
+            "filter subjects are too long, maximum allowed is {FILTER_BYTES_PER_CONSUMER_MAX} bytes"
+        )));
     }
     for (at, filter) in config.filter_subjects.iter().enumerate() {
         if filter.is_empty() {

@@ -124,7 +124,9 @@ impl PushCursor {
         let delivered = consumer.delivered();
         let resume = consumer.resume_seq();
         let mut firsts = VecDeque::new();
-        let mut next_seq = consumer.start_seq().max(delivered.stream_seq + 1);
+        let mut next_seq = consumer
+            .start_seq()
+            .max(delivered.stream_seq.saturating_add(1));
         if consumer.is_last_per_subject() {
             let wanted = next_seq..=resume;
             let lasts = stream.last_seqs(consumer.filters()).into_iter();

@@ -17,6 +17,9 @@ use crate::outcome::{Outcome, Refusal};
 use crate::record::{self, RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
 use crate::stream::{Context, Stream, limit, matches_any, message_size};
 
+/// Sequences end here, far from where counting on would overflow.
+const SEQUENCE_MAX: u64 = 1 << 63;
+
 enum Stored {
     New(u64),
     Duplicate(u64),
@@ -181,6 +184,9 @@ impl Stream {
         ctx: &mut Context<'_>,
     ) -> Result<u64, ApiError> {
         let record_len = RECORD_HEAD_BYTES + a.subject.len() + a.data.len();
+        if self.last_seq >= SEQUENCE_MAX {
+            return Err(error::INSUFFICIENT_RESOURCES);
+        }
         let too_big = limit(self.config.max_msg_size).is_some_and(|max| a.data.len() as u64 > max);
         if too_big || record_len > RECORD_BYTES_MAX {
             return Err(error::MESSAGE_EXCEEDS_MAXIMUM);
@@ -213,7 +219,9 @@ impl Stream {
 
     fn remove_subject_before(&mut self, id: u32, seq: u64, ctx: &mut Context<'_>) {
         while let Some(oldest) = self.subjects.seqs(id).first().filter(|first| *first < seq) {
-            self.remove(oldest, ctx);
+            if !self.remove(oldest, ctx) {
+                return;
+            }
         }
     }
 
@@ -260,6 +268,7 @@ impl Stream {
             })
     }
 
+    /// Gives a sequence to a message that is not stored.
     fn skip(&mut self, now_ns: u64) {
         self.last_seq += 1;
         self.last_ts_ns = now_ns;
@@ -267,6 +276,7 @@ impl Stream {
         if self.messages == 0 {
             self.first_seq = self.last_seq + 1;
         }
+        self.blocks.skip(self.last_seq, now_ns);
         self.dirty.row = true;
     }
 

@@ -147,11 +147,11 @@ impl State {
             match stream.config().storage {
                 Storage::File => {
                     info.storage += stream.bytes();
-                    info.reserved_storage += reserved;
+                    info.reserved_storage = info.reserved_storage.saturating_add(reserved);
                 }
                 Storage::Memory => {
                     info.memory += stream.bytes();
-                    info.reserved_memory += reserved;
+                    info.reserved_memory = info.reserved_memory.saturating_add(reserved);
                 }
             }
         }

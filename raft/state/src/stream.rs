@@ -180,7 +180,7 @@ impl Stream {
         let span = if self.messages == 0 {
             0
         } else {
-            self.last_seq + 1 - self.first_seq
+            (self.last_seq + 1).saturating_sub(self.first_seq)
         };
         StreamStateJson {
             messages: self.messages,
@@ -191,7 +191,7 @@ impl Stream {
             last_ts: Timestamp(self.last_ts_ns),
             num_subjects: self.subjects.len() as u64,
             subjects: None,
-            num_deleted: span - self.messages,
+            num_deleted: span.saturating_sub(self.messages),
             deleted: None,
             consumer_count: self.consumers.len() as u64,
         }
@@ -565,18 +565,18 @@ impl Stream {
             return;
         };
         while self.subjects.seqs(id).len() > limit {
-            let Some(oldest) = self.subjects.seqs(id).first() else {
+            let oldest = self.subjects.seqs(id).first();
+            if !oldest.is_some_and(|oldest| self.remove(oldest, ctx)) {
                 return;
-            };
-            self.remove(oldest, ctx);
+            }
         }
     }
 
     fn enforce_stream_limits(&mut self, ctx: &mut Context<'_>) {
         let messages = limit(self.config.max_msgs).unwrap_or(u64::MAX);
         let bytes = limit(self.config.max_bytes).unwrap_or(u64::MAX);
-        while (self.messages > messages || self.bytes > bytes) && self.messages > 0 {
-            self.remove(self.first_seq, ctx);
+        // Ends when nothing can be removed: apply must not spin, whatever the numbers say.
+        while (self.messages > messages || self.bytes > bytes) && self.remove(self.first_seq, ctx) {
         }
     }
 
@@ -633,16 +633,22 @@ impl Stream {
             let Some(seq) = own.map(|(_, seq)| seq).or_else(|| age.map(|(seq, _)| seq)) else {
                 break;
             };
-            self.expire_one(seq, ctx);
+            if !self.expire_one(seq, ctx) {
+                break;
+            }
             gone += 1;
         }
         gone
     }
 
-    fn expire_one(&mut self, seq: u64, ctx: &mut Context<'_>) {
+    /// Removes one due message; false when it is not there.
+    fn expire_one(&mut self, seq: u64, ctx: &mut Context<'_>) -> bool {
         let marker_ttl = u64::try_from(self.config.subject_delete_marker_ttl).unwrap_or(0);
         let Some((_, entry)) = self.blocks.find(seq) else {
-            return;
+            if let Some(expiry) = self.expiry_of.remove(&seq) {
+                self.by_expiry.remove(&(expiry, seq));
+            }
+            return false;
         };
         let last_of_subject = self.subjects.seqs(entry.subject).len() == 1;
         let marked = (marker_ttl > 0 && last_of_subject && !entry.has(MARKER))
@@ -664,6 +670,7 @@ impl Stream {
                 ctx,
             );
         }
+        true
     }
 }
 
@@ -692,4 +699,59 @@ pub(crate) fn matches_any<F: AsRef<[u8]>>(filters: &[F], name: &[u8]) -> bool {
     filters
         .iter()
         .any(|filter| subject::matches(filter.as_ref(), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::AppendRef;
+    use crate::location::NullSink;
+    use crate::outcome::Outcome;
+
+    /// Counts that no history leads to: what matters is that apply comes back.
+    fn miscounted() -> Stream {
+        let config = StreamConfig {
+            name: "S".into(),
+            subjects: vec!["a".into()],
+            max_msgs: 1,
+            max_age: 1,
+            ..StreamConfig::default()
+        };
+        let mut stream = Stream::new(StreamUid(1), config, 0);
+        stream.messages = 3;
+        stream.by_expiry.insert((1, 7));
+        stream.expiry_of.insert(7, 1);
+        stream
+    }
+
+    #[test]
+    fn eviction_ends_when_nothing_can_be_removed() {
+        let mut ctx = Context {
+            now_ns: 10,
+            sink: &mut NullSink,
+        };
+        let mut stream = miscounted();
+        stream.trim(&mut ctx);
+        assert_eq!(stream.expire(10, &mut ctx), 0);
+        assert_eq!(stream.next_deadline_ns(), None, "not due for ever");
+        assert_eq!(stream.messages(), 3);
+    }
+
+    #[test]
+    fn sequences_run_out_before_they_overflow() {
+        let mut ctx = Context {
+            now_ns: 10,
+            sink: &mut NullSink,
+        };
+        let mut stream = miscounted();
+        stream.last_seq = u64::MAX;
+        let append = AppendRef {
+            subject: b"a",
+            header_len: 0,
+            data: b"x",
+            privileged: false,
+        };
+        let outcome = stream.append(append, &mut ctx);
+        assert!(matches!(outcome, Outcome::Refused(refusal) if refusal.error.err_code == 10023));
+    }
 }

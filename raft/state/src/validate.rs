@@ -12,6 +12,12 @@ use crate::stream::is_control_name;
 const NAME_BYTES_MAX: usize = 255;
 pub(crate) const DESCRIPTION_BYTES_MAX: usize = 4096;
 pub(crate) const METADATA_BYTES_MAX: usize = 128 << 10;
+/// Subjects of one stream at most: they are compared pairwise while every node waits.
+pub(crate) const SUBJECTS_PER_STREAM_MAX: usize = 1024;
+/// Bytes of all subjects of one stream at most: each pair costs its length.
+pub(crate) const SUBJECT_BYTES_PER_STREAM_MAX: usize = 64 << 10;
+/// The highest first sequence: what follows it can be counted without overflow for ever.
+pub(crate) const FIRST_SEQ_MAX: u64 = 1 << 62;
 const REPLICAS_MAX: i64 = 5;
 const SHORTEST_NS: i64 = 100_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
@@ -77,6 +83,11 @@ pub(crate) fn check(config: &StreamConfig, replicas_max: u32) -> Result<(), ApiE
     }
     if config.num_replicas > i64::from(replicas_max.max(1)) {
         return Err(error::STREAM_REPLICAS_NOT_SUPPORTED);
+    }
+    if config.first_seq > FIRST_SEQ_MAX {
+        return Err(bad(format!(
+            "first sequence is too high, maximum allowed is {FIRST_SEQ_MAX}"
+        )));
     }
     check_ages(config)?;
     check_flags(config)?;
@@ -159,6 +170,16 @@ fn check_flags(config: &StreamConfig) -> Result<(), ApiError> {
 }
 
 fn check_subjects(config: &StreamConfig) -> Result<(), ApiError> {
+    if config.subjects.len() > SUBJECTS_PER_STREAM_MAX {
+        return Err(bad(format!(
+            "too many stream subjects, maximum allowed is {SUBJECTS_PER_STREAM_MAX}"
+        )));
+    }
+    if config.subjects.iter().map(String::len).sum::<usize>() > SUBJECT_BYTES_PER_STREAM_MAX {
+        return Err(bad(format!(
+            "stream subjects are too long, maximum allowed is {SUBJECT_BYTES_PER_STREAM_MAX} bytes"
+        )));
+    }
     for (at, filter) in config.subjects.iter().enumerate() {
         if !subject::is_valid_filter(filter.as_bytes()) || filter.len() > usize::from(u16::MAX) {
             return Err(bad("invalid subject"));
@@ -181,6 +202,9 @@ fn check_subjects(config: &StreamConfig) -> Result<(), ApiError> {
 /// Subjects of the system may be captured only without acknowledgements, which would feed themselves.
 fn check_reserved(config: &StreamConfig, filter: &[u8]) -> Result<(), ApiError> {
     if config.no_ack {
+        if filter == b">" && config.num_replicas != 1 {
+            return Err(bad("capturing all subjects requires replicas of 1"));
+        }
         return Ok(());
     }
     if filter == b">" {

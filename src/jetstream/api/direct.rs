@@ -206,7 +206,7 @@ fn send_batch(
     ticket: &Ticket,
 ) {
     let bytes_max = if request.max_bytes > 0 {
-        request.max_bytes
+        request.max_bytes.min(BATCH_BYTES_MAX)
     } else {
         BATCH_BYTES_MAX
     };

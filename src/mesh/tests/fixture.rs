@@ -104,9 +104,14 @@ pub(super) struct Recorder {
 }
 
 impl MeshHooks for Recorder {
-    fn connected(&self, peer: PeerInfo, (recv, send): (quinn::RecvStream, quinn::SendStream)) {
+    fn connected(
+        &self,
+        peer: PeerInfo,
+        (recv, send): (quinn::RecvStream, quinn::SendStream),
+    ) -> futures::future::BoxFuture<'static, ()> {
         self.events.lock().push(Event::Connected(peer.id));
         self.streams.lock().push((peer.id, recv, send));
+        Box::pin(std::future::pending())
     }
 
     fn disconnected(&self, id: NodeId) {

@@ -61,6 +61,7 @@ impl Handle {
             action: Action::Sync,
             done: Done::Signal(sender),
             room: None,
+            committed: None,
         });
         answer.await.map_err(|_| stopped())?
     }
@@ -95,12 +96,20 @@ impl GroupLog {
         self.index.lock().live_bytes()
     }
 
-    fn op(&self, action: Action, done: Done) -> Op {
+    /// Index up to which the entries are purged; 0 if none is.
+    pub(crate) fn purged_index(&self) -> u64 {
+        self.index.lock().purged.map_or(0, |id| id.index)
+    }
+
+    /// The operation, with the committed hint that is due. The entry that the hint names is in the
+    /// queue already, so it gets to the disk first.
+    fn op(&self, index: &mut GroupIndex, action: Action, done: Done) -> Op {
         Op {
             group: self.group,
             action,
             done,
             room: None,
+            committed: index.take_hint(),
         }
     }
 
@@ -304,12 +313,12 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         {
             let mut index = self.index.lock();
             index.vote = Some(*vote);
-            place.send(self.op(Action::Vote(*vote), Done::Signal(sender)));
+            place.send(self.op(&mut index, Action::Vote(*vote), Done::Signal(sender)));
         }
         answer.await.map_err(|_| stopped())?
     }
 
-    /// A hint: it is written with the next batch, and does not wait for it.
+    /// A hint: it goes along with the next operation, and does not wait for it.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let mut index = self.index.lock();
         if committed.is_some() && index.committed != committed {
@@ -320,7 +329,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.index.lock().committed)
+        Ok(self.index.lock().usable_hint())
     }
 
     async fn append<I>(&mut self, entries: I, callback: IoFlushed) -> io::Result<()>
@@ -362,7 +371,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             };
             index.append(&pending.log_id, place, Some(entry));
         }
-        let mut op = self.op(Action::Append(pending), Done::Flushed(callback));
+        let mut op = self.op(&mut index, Action::Append(pending), Done::Flushed(callback));
         op.room = Some(room);
         place.send(op);
         Ok(())
@@ -375,7 +384,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let place = self.handle.place().await?;
         let mut index = self.index.lock();
         index.truncate(keep);
-        place.send(self.op(Action::Truncate(keep), Done::Nobody));
+        place.send(self.op(&mut index, Action::Truncate(keep), Done::Nobody));
         Ok(())
     }
 
@@ -384,7 +393,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let place = self.handle.place().await?;
         let mut index = self.index.lock();
         index.purge(&log_id);
-        place.send(self.op(Action::Purge(log_id), Done::Nobody));
+        place.send(self.op(&mut index, Action::Purge(log_id), Done::Nobody));
         Ok(())
     }
 }

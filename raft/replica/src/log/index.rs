@@ -34,7 +34,7 @@ pub(super) struct GroupIndex {
     pub(super) vote: Option<Vote>,
     pub(super) purged: Option<LogId>,
     pub(super) committed: Option<LogId>,
-    /// `committed` changed since the writer last logged it.
+    /// `committed` changed since an operation last took it along to the writer.
     pub(super) committed_dirty: bool,
     /// Index of the first slot.
     first: u64,
@@ -63,6 +63,25 @@ impl GroupIndex {
             last_purged_log_id: self.purged,
             last_log_id: last,
         }
+    }
+
+    /// The committed hint, if the writer has not been given it yet.
+    pub(super) fn take_hint(&mut self) -> Option<LogId> {
+        match std::mem::take(&mut self.committed_dirty) {
+            true => self.committed,
+            false => None,
+        }
+    }
+
+    /// The committed hint, unless it names an entry that is not in the log: then it says nothing
+    /// about the entries that are.
+    pub(super) fn usable_hint(&self) -> Option<LogId> {
+        self.committed.filter(|committed| {
+            let is_purged = self
+                .purged
+                .is_some_and(|purged| committed.index <= purged.index);
+            is_purged || self.log_id(committed.index) == Some(*committed)
+        })
     }
 
     /// Record bytes of the entries present.

@@ -77,6 +77,8 @@ pub(super) struct Op {
     pub(super) done: Done,
     /// Room in the queue, given back when the operation is done.
     pub(super) room: Option<OwnedSemaphorePermit>,
+    /// A committed hint, to be written after this operation and never before it.
+    pub(super) committed: Option<LogId>,
 }
 
 impl Op {
@@ -113,6 +115,8 @@ pub(super) struct Writer {
     /// Entries in `buffer`.
     placed: Vec<(GroupId, LogId, Place)>,
     groups: BTreeMap<GroupId, Logged>,
+    /// Committed hints of the operations in this batch, for its end.
+    hints: BTreeMap<GroupId, LogId>,
     /// End of the last mark: an offset that still equals it has nothing to sync.
     marked: Option<u32>,
     has_asked_for_spare: bool,
@@ -138,6 +142,7 @@ impl Writer {
             buffer: Vec::new(),
             placed: Vec::new(),
             groups: tail.groups,
+            hints: BTreeMap::new(),
             marked: None,
             has_asked_for_spare: false,
         })
@@ -164,7 +169,13 @@ impl Writer {
                 self.commit(part);
             }
         }
-        // Leaves the last committed hints, so that a restart replays what was applied.
+        // Leaves the last committed hints, so that a restart replays what was applied. The queue is
+        // empty, so the entries they name are written.
+        for (group, index) in self.shared.groups.read().iter() {
+            if let Some(committed) = index.lock().take_hint() {
+                self.hints.insert(*group, committed);
+            }
+        }
         self.commit(Vec::new());
     }
 
@@ -208,6 +219,9 @@ impl Writer {
     fn write_batch(&mut self, batch: &[Op]) -> io::Result<()> {
         for op in batch {
             self.write_op(op)?;
+            if let Some(committed) = op.committed {
+                self.hints.insert(op.group, committed);
+            }
         }
         self.write_committed()?;
         self.flush()?;
@@ -264,27 +278,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds the committed hints that changed since the last batch.
+    /// Adds the committed hints that came with this batch.
     fn write_committed(&mut self) -> io::Result<()> {
-        let groups: Vec<_> = self
-            .shared
-            .groups
-            .read()
-            .iter()
-            .map(|(group, index)| (*group, Arc::clone(index)))
-            .collect();
-        for (group, index) in groups {
-            let committed = {
-                let mut index = index.lock();
-                if !std::mem::take(&mut index.committed_dirty) {
-                    continue;
-                }
-                index.committed
-            };
-            if let Some(committed) = committed {
-                self.put(&Head::at(Kind::Committed, group, &committed), &[])?;
-                self.logged(group).committed = Some(committed);
-            }
+        for (group, committed) in std::mem::take(&mut self.hints) {
+            self.put(&Head::at(Kind::Committed, group, &committed), &[])?;
+            self.logged(group).committed = Some(committed);
         }
         Ok(())
     }

@@ -1,14 +1,17 @@
 //! Three nodes and more: forwarding, linearizable reads, failover, growth and replacement.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use openraft::async_runtime::WatchReceiver;
 use unibus_proto::NodeId;
 
 use super::harness::{
     Net, Node, equal_digests, eventually, leader_of, messages, payload, sequences, three,
 };
+use crate::types::{EntryPayload, Membership};
 use crate::{ProposeError, RpcClass};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,4 +207,47 @@ async fn an_interrupted_snapshot_goes_on_where_it_stopped() {
     assert_eq!(net.calls(RpcClass::Snapshot), 10);
     equal_digests(&[&first, &second]).await;
     assert_eq!(payload(&second, 60).unwrap(), big);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_that_was_interrupted_is_finished() {
+    let net: Arc<Net> = Arc::default();
+    let nodes = three(&net).await;
+    let leader = &nodes[leader_of(&nodes)];
+    let configs = || {
+        let metrics = leader.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .clone()
+    };
+    let all: BTreeSet<u64> = nodes.iter().map(|node| node.id.0).collect();
+    let other = nodes.iter().find(|node| node.id != leader.id).unwrap();
+    let two = BTreeSet::from([leader.id.0, other.id.0]);
+    let peers: BTreeMap<_, _> = {
+        let metrics = leader.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership
+            .nodes()
+            .map(|(id, peer)| (*id, peer.clone()))
+            .collect()
+    };
+    // Its first step only, as a leader that fails between the two leaves it.
+    let joint = Membership::new(vec![all, two.clone()], peers).unwrap();
+    leader
+        .raft()
+        .append_membership(joint, EntryPayload::Blank, [])
+        .await
+        .unwrap();
+    eventually("one set of voters", || configs() == [two.clone()]).await;
+    let removed = nodes.iter().find(|node| !two.contains(&node.id.0)).unwrap();
+    leader
+        .admit(removed.id, removed.name.clone())
+        .await
+        .unwrap();
+    assert_eq!(configs().len(), 1);
+    assert_eq!(leader.status().voters.len(), 3);
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use unibus_state::{Outcome, State};
 
-use super::harness::{Net, Node, create_stream, messages, payload, sequences};
-use crate::{InitializeError, ProposeError};
+use super::harness::{Net, Node, Recorder, create_stream, messages, payload, sequences};
+use crate::replica::open;
+use crate::rows::RowStore;
+use crate::{InitializeError, ProposeError, ReplicaOptions, StartError, StorageError};
 
 async fn alone(net: &Arc<Net>) -> Node {
     let node = Node::start(net, "one").await;
@@ -122,4 +124,42 @@ async fn checkpoints_follow_the_bytes_and_do_not_stop_writing() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(names.len(), 1, "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_missing_or_in_use_stops_the_start_and_nothing_is_touched() {
+    let net = Arc::default();
+    let mut node = alone(&net).await;
+    node.propose(messages(&["one"])).await.unwrap();
+    let index = node.checkpoint().await.unwrap();
+    node.kill().await;
+    let path = node.path().to_owned();
+    let mut options = ReplicaOptions::new(&path, "one");
+    options.sled_cache_bytes = 1 << 20;
+    let refusal = || open(&options, Arc::new(Recorder::default())).err();
+
+    let in_use = RowStore::open(&path.join("rows"), 1 << 20).unwrap();
+    let refused = refusal();
+    assert!(
+        matches!(refused, Some(StartError::Storage(StorageError::Io { .. }))),
+        "{refused:?}"
+    );
+    drop(in_use);
+
+    let aside = tempfile::tempdir().unwrap();
+    for folder in ["rows", "snapshots"] {
+        fs::rename(path.join(folder), aside.path().join(folder)).unwrap();
+    }
+    let refused = refusal();
+    assert!(
+        matches!(refused, Some(StartError::Gap { purged, checkpoint: 0 }) if purged == index),
+        "{refused:?}"
+    );
+    for folder in ["rows", "snapshots"] {
+        fs::remove_dir_all(path.join(folder)).unwrap();
+        fs::rename(aside.path().join(folder), path.join(folder)).unwrap();
+    }
+    node.restart().await;
+    node.read_barrier().await.unwrap();
+    assert_eq!(payload(&node, 1).unwrap(), "one");
 }

@@ -7,7 +7,10 @@ use std::path::Path;
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
 
-use super::{GROUP, append, entry, fast_dir, log_id, open, segments, small, vote};
+use super::{
+    DEADLINE, GROUP, append, entry, fast_dir, hold_writer, log_id, open, segments, small, start,
+    vote,
+};
 use crate::log::record::{self, Kind, Stamp};
 use crate::log::segment::{HEADER_BYTES, Segment, parse_name};
 use crate::log::{Log, LogError, LogOptions, recovery};
@@ -309,4 +312,50 @@ async fn damage_found_while_reading_is_an_error() {
     assert_eq!(group.try_get_log_entries(0..1).await.unwrap().len(), 1);
     let error = group.try_get_log_entries(0..2).await.unwrap_err();
     assert!(error.to_string().contains("damaged at byte"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_committed_hint_gets_to_the_disk_after_the_entry_it_names() {
+    let dir = fast_dir();
+    let (log, _) = open(dir.path(), LogOptions::default());
+    let mut group = log.group(GROUP);
+    let held = hold_writer(&log);
+    let first = start(&mut group, vec![entry(1, 0, 5)]).await;
+    // The writer is in the middle of the first batch, so the second entry is not part of it.
+    let queue = log.handle.ops.as_ref().unwrap();
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while queue.capacity() < queue.max_capacity() {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    let second = start(&mut group, vec![entry(1, 1, 5)]).await;
+    group.save_committed(Some(log_id(1, 1))).await.unwrap();
+    drop(held);
+    first.await.unwrap();
+    second.await.unwrap();
+    append(&mut group, vec![entry(1, 2, 5)]).await;
+    let path = segments(dir.path()).pop().unwrap();
+    let kinds: Vec<Kind> = records(&fs::read(&path).unwrap(), segment(&path).stamp)
+        .into_iter()
+        .map(|(_, _, kind)| kind)
+        .filter(|kind| *kind != Kind::Mark)
+        .collect();
+    let entries = [Kind::Entry, Kind::Entry, Kind::Entry];
+    assert_eq!(kinds, [&entries[..], &[Kind::Committed]].concat());
+}
+
+#[tokio::test]
+async fn a_committed_hint_without_its_entry_is_not_believed() {
+    let dir = fast_dir();
+    let (log, _) = open(dir.path(), LogOptions::default());
+    let mut group = log.group(GROUP);
+    append(&mut group, vec![entry(1, 0, 5), entry(1, 1, 5)]).await;
+    for beyond in [log_id(1, 2), log_id(2, 1)] {
+        group.save_committed(Some(beyond)).await.unwrap();
+        assert_eq!(group.read_committed().await.unwrap(), None);
+    }
+    group.save_committed(Some(log_id(1, 1))).await.unwrap();
+    assert_eq!(group.read_committed().await.unwrap(), Some(log_id(1, 1)));
+    group.purge(log_id(1, 1)).await.unwrap();
+    assert_eq!(group.read_committed().await.unwrap(), Some(log_id(1, 1)));
 }

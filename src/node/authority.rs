@@ -1,0 +1,66 @@
+//! A node that has been without a leader for long does not know whom the others have revoked: it
+//! admits nobody new until it has caught up again (cluster.md, no quorum).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use unibus_raft::Replica;
+
+use crate::access::Directory;
+use crate::shutdown::Shutdown;
+
+/// How old a node's knowledge of the users may be before it stops admitting by it.
+const ACCESS_STALENESS: Duration = Duration::from_secs(10);
+
+/// Keeps the directory's authority in step with the quorum, until shutdown.
+pub(super) async fn follow(
+    replica: Replica,
+    directory: Arc<Directory>,
+    mut caught_up: watch::Receiver<bool>,
+    mut shutdown: Shutdown,
+) {
+    tokio::select! {
+        () = shutdown.wait() => {}
+        () = async {
+            if caught_up.wait_for(|done| *done).await.is_ok() {
+                follow_leader(&replica, &directory).await;
+            }
+        } => {}
+    }
+}
+
+async fn follow_leader(replica: &Replica, directory: &Directory) {
+    let mut leadership = replica.leadership();
+    loop {
+        directory.set_authority(true);
+        if leadership
+            .wait_for(|known| known.leader.is_none())
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let returned = leadership.wait_for(|known| known.leader.is_some());
+        if tokio::time::timeout(ACCESS_STALENESS, returned)
+            .await
+            .is_ok()
+        {
+            continue;
+        }
+        directory.set_authority(false);
+        tracing::warn!(
+            "no leader for {ACCESS_STALENESS:?}: nobody new is admitted until there is one"
+        );
+        while replica.read_barrier().await.is_err() {
+            if leadership
+                .wait_for(|known| known.leader.is_some())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        tracing::info!("the users are known for certain again");
+    }
+}
