@@ -1,7 +1,7 @@
 //! The small adapters between the parts: mesh → broker, replica → directory and JetStream, peers'
 //! requests → replica or JetStream, and the transport of a node without peers.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -89,7 +89,7 @@ impl Observer for StateObserver {
 /// Sends peers' requests to the part that serves them.
 pub(super) struct Dispatch {
     pub(super) replica: Arc<dyn RpcHandler>,
-    pub(super) jetstream: Arc<OnceLock<JetStream>>,
+    pub(super) jetstream: JetStream,
 }
 
 impl RpcHandler for Dispatch {
@@ -100,11 +100,8 @@ impl RpcHandler for Dispatch {
         group: GroupId,
         request: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        match (class, self.jetstream.get()) {
-            (RpcClass::Leader, Some(jetstream)) => jetstream.handle_leader_rpc(from, request),
-            (RpcClass::Leader, None) => {
-                async { Err("JetStream has not started yet".to_owned()) }.boxed()
-            }
+        match class {
+            RpcClass::Leader => self.jetstream.handle_leader_rpc(from, request),
             _ => self.replica.handle(from, class, group, request),
         }
     }

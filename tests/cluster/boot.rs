@@ -46,7 +46,7 @@ fn weak_shapes_exit_2_with_every_reason() -> anyhow::Result<()> {
 }
 
 /// Node 3 of a cluster whose certificates come from elsewhere, or whose secret is another.
-async fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Result<NodeProcess> {
+fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Result<NodeProcess> {
     let mut args = Vec::new();
     let port = unibus_testkit::free_port()?.to_string();
     let routes = cluster.routes().to_string();
@@ -107,6 +107,15 @@ fn checked(command: &mut Command) -> anyhow::Result<()> {
     bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))
 }
 
+/// Removes everything a stranger left, so that the next one starts as new.
+fn forget(cluster: &Cluster) -> anyhow::Result<()> {
+    std::fs::remove_dir_all(cluster.dir().join("n9"))?;
+    for file in ["pki/n9.crt", "pki/n9.key", "n9.log"] {
+        std::fs::remove_file(cluster.dir().join(file))?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
     let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
@@ -141,7 +150,7 @@ async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
         (&secret[..], "secret"),
         (&name[..], "cluster name"),
     ] {
-        let mut node = stranger(&cluster, change).await?;
+        let mut node = stranger(&cluster, change)?;
         eventually("the refusal in the stranger's log", PATIENCE, || async {
             if node.log_text().to_lowercase().contains(word) {
                 return Ok(());
@@ -164,14 +173,10 @@ async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
             "{health}"
         );
         node.kill();
-        std::fs::remove_dir_all(cluster.dir().join("n9"))?;
-        for file in ["n9.crt", "n9.key"] {
-            std::fs::remove_file(cluster.dir().join("pki").join(file))?;
-        }
-        std::fs::remove_file(cluster.dir().join("n9.log"))?;
+        forget(&cluster)?;
     }
     // The legitimate twin: the same process with nothing changed is admitted.
-    let twin = stranger(&cluster, &[]).await?;
+    let twin = stranger(&cluster, &[])?;
     twin.ready(PATIENCE).await?;
     eventually("a fourth voter", Duration::from_secs(60), || async {
         let (_, health) = cluster.nodes[0].health().await?;

@@ -228,7 +228,7 @@ impl Proposer {
         let Some(target) = self.route() else {
             return false;
         };
-        if !flight.aim(target) {
+        if self.queue.is_empty() || !flight.aim(target) {
             return false;
         }
         let (route, _) = target;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
@@ -101,6 +102,8 @@ pub(super) struct Recorder {
     pub(super) events: Mutex<Vec<Event>>,
     pub(super) streams: Mutex<Vec<(NodeId, quinn::RecvStream, quinn::SendStream)>>,
     pub(super) initialized: AtomicBool,
+    /// Sending on one says that the node is done with that message stream.
+    pub(super) stream_ends: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
 impl MeshHooks for Recorder {
@@ -111,7 +114,13 @@ impl MeshHooks for Recorder {
     ) -> futures::future::BoxFuture<'static, ()> {
         self.events.lock().push(Event::Connected(peer.id));
         self.streams.lock().push((peer.id, recv, send));
-        Box::pin(std::future::pending())
+        let (sender, ended) = oneshot::channel();
+        self.stream_ends.lock().push(sender);
+        Box::pin(async move {
+            if ended.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
     }
 
     fn disconnected(&self, id: NodeId) {

@@ -241,3 +241,22 @@ async fn names_addresses_and_ports_that_cannot_be_served_are_errors() {
     let error = Mesh::start(options, hooks()).await.unwrap_err();
     assert!(matches!(error, MeshError::Tls(_)), "{error}");
 }
+
+#[tokio::test]
+async fn a_route_whose_message_stream_ends_is_made_anew() {
+    let authority = Authority::new();
+    let one = authority.node(1, vec![]).await;
+    let two = authority.node(2, vec![route_to(one.addr())]).await;
+    let came = |node: &Node| {
+        let events = node.hooks.events.lock();
+        events
+            .iter()
+            .filter(|e| matches!(e, Event::Connected(_)))
+            .count()
+    };
+    until("the route stands", || came(&one) == 1 && came(&two) == 1).await;
+    let end = one.hooks.stream_ends.lock().pop().unwrap();
+    end.send(()).unwrap();
+    until("it stands again", || came(&one) == 2 && came(&two) == 2).await;
+    assert_eq!(one.mesh.peers().len(), 1);
+}

@@ -12,7 +12,7 @@ use super::harness::{
     Net, Node, equal_digests, eventually, leader_of, messages, payload, sequences, three,
 };
 use crate::types::{EntryPayload, Membership};
-use crate::{ProposeError, RpcClass};
+use crate::{AdmitError, ProposeError, RpcClass};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_takes_proposals_in_order_and_reads_what_was_acknowledged() {
@@ -250,4 +250,28 @@ async fn a_change_of_voters_that_was_interrupted_is_finished() {
         .unwrap();
     assert_eq!(configs().len(), 1);
     assert_eq!(leader.status().voters.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_gone_neither_holds_up_admissions_nor_waits_for_long() {
+    let net: Arc<Net> = Arc::default();
+    let nodes = three(&net).await;
+    let leader = &nodes[leader_of(&nodes)];
+    let joining = Node::start(&net, "d").await;
+    let gone = NodeId(4711);
+    let first = leader.admit(gone, "gone".to_owned());
+    let second = async {
+        eventually("the learner", || {
+            leader.status().learners.contains_key(&gone)
+        })
+        .await;
+        leader.admit(joining.id, "d".to_owned()).await.unwrap();
+        assert!(leader.status().learners.contains_key(&gone));
+    };
+    let both = async { tokio::join!(first, second) };
+    let (refused, ()) = tokio::time::timeout(Duration::from_secs(60), both)
+        .await
+        .unwrap();
+    assert_eq!(refused, Err(AdmitError::NotCaughtUp(gone)));
+    assert_eq!(leader.status().voters.len(), 4);
 }

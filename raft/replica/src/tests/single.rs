@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use unibus_state::{Outcome, State};
 
-use super::harness::{Net, Node, Recorder, create_stream, messages, payload, sequences};
+use super::harness::{
+    Net, Node, Recorder, create_stream, eventually, messages, payload, sequences,
+};
 use crate::replica::open;
 use crate::rows::RowStore;
 use crate::{InitializeError, ProposeError, ReplicaOptions, StartError, StorageError};
@@ -162,4 +164,21 @@ async fn what_is_missing_or_in_use_stops_the_start_and_nothing_is_touched() {
     node.restart().await;
     node.read_barrier().await.unwrap();
     assert_eq!(payload(&node, 1).unwrap(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_checkpoint_that_fails_is_tried_again() {
+    let net = Arc::default();
+    let node = alone(&net).await;
+    let in_the_way = node.path().join("snapshots/building.part");
+    fs::write(&in_the_way, b"").unwrap();
+    let replica = node.clone();
+    let taking = tokio::spawn(async move { replica.checkpoint().await });
+    eventually("the cut", || node.status().bytes_since_checkpoint == 0).await;
+    for text in ["one", "two", "three"] {
+        node.propose(messages(&[text])).await.unwrap();
+    }
+    fs::remove_file(&in_the_way).unwrap();
+    assert!(taking.await.unwrap().unwrap() > 0);
+    node.propose(messages(&["four"])).await.unwrap();
 }

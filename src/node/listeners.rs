@@ -1,0 +1,112 @@
+//! The sockets of a node: bound before anything starts, so that a port in use is said at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use unibus_broker::Broker;
+
+use super::NodeError;
+use crate::config::NodeConfig;
+use crate::config::args::BusAuth;
+use crate::http::{HttpServer, Surface};
+use crate::mesh::Mesh;
+
+/// Under `enforce`, how long a node lets clients wait that come before it has caught up.
+const ADMISSION_WAIT: Duration = Duration::from_secs(10);
+
+/// Where a node listens, with the ports really bound.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// NATS clients, TCP.
+    pub client: SocketAddr,
+    /// The control plane, TCP.
+    pub http: SocketAddr,
+    /// Monitoring, TCP; `None` is off.
+    pub monitor: Option<SocketAddr>,
+    /// Routes, UDP; `None` for a single node.
+    pub cluster: Option<SocketAddr>,
+}
+
+/// What is bound before anything starts, so that a port in use is said at once.
+pub(super) struct Listeners {
+    pub(super) client: TcpListener,
+    pub(super) http: HttpServer,
+    pub(super) monitor: Option<HttpServer>,
+}
+
+impl Listeners {
+    pub(super) async fn bind(config: &NodeConfig) -> Result<Self, NodeError> {
+        let failed = |flag, address| {
+            move |source| NodeError::Listen {
+                flag,
+                address,
+                source,
+            }
+        };
+        let limits = &config.limits.http;
+        let address = config.client_listen;
+        let client = TcpListener::bind(address)
+            .await
+            .map_err(failed("--port", address))?;
+        let address = config.http_listen;
+        let http = HttpServer::bind(address, Surface::Control, limits.clone())
+            .await
+            .map_err(failed("--http-port", address))?;
+        let monitor = match config.monitor_listen {
+            None => None,
+            Some(address) => Some(
+                HttpServer::bind(address, Surface::Monitor, limits.clone())
+                    .await
+                    .map_err(failed("--monitor-port", address))?,
+            ),
+        };
+        Ok(Self {
+            client,
+            http,
+            monitor,
+        })
+    }
+
+    pub(super) fn addresses(&self, client: SocketAddr, mesh: Option<&Mesh>) -> Addresses {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        Addresses {
+            client,
+            http: self.http.local_addr().unwrap_or(unknown),
+            monitor: self
+                .monitor
+                .as_ref()
+                .map(|m| m.local_addr().unwrap_or(unknown)),
+            cluster: mesh.map(Mesh::local_addr),
+        }
+    }
+
+    /// Where clients connect, with the port really bound.
+    pub(super) fn client_addr(&self, config: &NodeConfig) -> Result<SocketAddr, NodeError> {
+        let address = config.client_listen;
+        let failed = |source| NodeError::Listen {
+            flag: "--port",
+            address,
+            source,
+        };
+        self.client.local_addr().map_err(failed)
+    }
+}
+
+/// Accepts clients. Under `enforce` a node that does not know the users yet would refuse people it
+/// should admit, and clients take that refusal for final: so it lets them wait, for a while.
+pub(super) async fn serve_clients(
+    broker: Broker,
+    listener: TcpListener,
+    mut caught_up: watch::Receiver<bool>,
+    bus_auth: BusAuth,
+    stop: watch::Receiver<bool>,
+) {
+    if bus_auth == BusAuth::Enforce {
+        let waiting = caught_up.wait_for(|done| *done);
+        // Without a quorum only the node's own identity is admitted: others are told so.
+        let _waited = tokio::time::timeout(ADMISSION_WAIT, waiting).await;
+    }
+    broker.serve(listener, stop).await;
+}

@@ -1,0 +1,145 @@
+//! Configuration → the options of each part, and the parts that take more than a call to start.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use unibus_broker::{Broker, BrokerOptions};
+use unibus_proto::NodeId;
+use unibus_raft::{Observer, Replica, ReplicaOptions, Transport};
+
+use super::wiring::{ReplicaSlot, RouteHooks};
+use super::{ADVERTISED_VERSION, NodeError};
+use crate::config::args::BusAuth;
+use crate::config::{Advertise, ClusterConfig, NodeConfig, RouteSecret};
+use crate::jetstream::JetStreamOptions;
+use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
+
+/// JetStream API level: TTLs and markers, nothing later yet.
+const API_LEVEL: u8 = 1;
+
+pub(super) fn make_data_dir(path: &Path) -> Result<(), NodeError> {
+    std::fs::create_dir_all(path).map_err(|source| NodeError::DataDir {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// How strictly this node is run. Clients' TLS does not exist yet, so `tls` speaks of the routes.
+pub(super) fn posture(config: &NodeConfig) -> Posture {
+    let clustered = config.cluster.is_some();
+    let enforce = config.bus_auth == BusAuth::Enforce;
+    Posture {
+        enforce,
+        acl: enforce,
+        tls: clustered,
+        cluster: clustered,
+        store: true,
+    }
+}
+
+pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerOptions {
+    let limits = &config.limits;
+    let mut own = unibus_broker::Limits {
+        payload_bytes_max: limits.payload_bytes_max,
+        control_line_bytes_max: limits.control_line_bytes_max,
+        pending_bytes_max: limits.pending_bytes_max,
+        connections_max: limits.connections_max,
+        write_deadline: limits.write_deadline,
+        auth_timeout: limits.auth_timeout,
+        ping_interval: limits.ping_interval,
+        pings_out_max: limits.pings_out_max,
+        ..unibus_broker::Limits::default()
+    };
+    own.route_pending_bytes_max = own.route_pending_bytes_max.max(limits.pending_bytes_max);
+    let advertised = match &config.advertise {
+        Advertise::Address(address) => Some(address.clone()),
+        // An address that means "all of them" would poison clients' server pools.
+        Advertise::Listener => (!client.ip().is_unspecified()).then(|| client.to_string()),
+        Advertise::Nothing => None,
+    };
+    BrokerOptions {
+        server_name: config.server_name.clone(),
+        server_id: server_id(),
+        version: ADVERTISED_VERSION.to_owned(),
+        cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
+        host: client.ip().to_string(),
+        port: client.port(),
+        connect_urls: advertised.into_iter().collect(),
+        auth_required: config.bus_auth == BusAuth::Enforce,
+        always_nonce: true,
+        jetstream: true,
+        api_level: API_LEVEL,
+        limits: own,
+        ..BrokerOptions::default()
+    }
+}
+
+/// An id in the shape of nats-server's: `N` and 55 letters and digits, new for every process.
+fn server_id() -> String {
+    let random: [u8; 34] = rand::random();
+    format!("N{}", data_encoding::BASE32_NOPAD.encode(&random))
+}
+
+pub(super) fn jetstream_options(config: &NodeConfig) -> JetStreamOptions {
+    JetStreamOptions {
+        cluster_name: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
+        version: ADVERTISED_VERSION.to_owned(),
+        api_level: API_LEVEL,
+        ..JetStreamOptions::new(config.server_name.clone())
+    }
+}
+
+pub(super) async fn start_mesh(
+    config: &NodeConfig,
+    cluster: &ClusterConfig,
+    node_id: NodeId,
+    broker: &Broker,
+    replica: &Arc<ReplicaSlot>,
+) -> Result<Arc<Mesh>, NodeError> {
+    let secret = match &cluster.secret {
+        RouteSecret::UserPass { user, pass } => mesh::RouteSecret::from_user_pass(user, pass),
+        RouteSecret::File(path) => mesh::RouteSecret::from_file(path)?,
+        RouteSecret::None => mesh::RouteSecret::absent(),
+    };
+    let tls = MeshTls {
+        cert: cluster.tls.cert.clone(),
+        key: cluster.tls.key.clone(),
+        ca: cluster.tls.ca.clone(),
+    };
+    let options = MeshOptions {
+        node_id,
+        server_name: config.server_name.clone(),
+        cluster_name: cluster.name.clone(),
+        bind: cluster.listen,
+        routes: cluster.routes.clone(),
+        tls,
+        secret,
+        posture: posture(config),
+    };
+    let hooks = RouteHooks {
+        broker: broker.clone(),
+        replica: Arc::clone(replica),
+    };
+    Ok(Mesh::start(options, Arc::new(hooks)).await?)
+}
+
+pub(super) async fn start_replica(
+    config: &NodeConfig,
+    id: NodeId,
+    transport: &Arc<dyn Transport>,
+    observer: Arc<dyn Observer>,
+    slot: &ReplicaSlot,
+) -> Result<Replica, NodeError> {
+    let mut options = ReplicaOptions::new(config.data_dir.join("store"), &config.server_name);
+    options.heartbeat = config.timing.heartbeat;
+    options.election_min = config.timing.election_min;
+    options.election_max = config.timing.election_max;
+    options.cache_bytes = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
+    if let Some(bytes) = config.limits.checkpoint_log_bytes {
+        options.checkpoint_log_bytes = bytes;
+    }
+    let replica = Replica::start(options, id, Arc::clone(transport), observer).await?;
+    slot.set(Some(replica.clone()));
+    Ok(replica)
+}
