@@ -187,3 +187,15 @@ async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
     })
     .await
 }
+
+#[test]
+fn the_quickstart_proves_a_message_and_a_key_and_cleans_up() -> anyhow::Result<()> {
+    let output = Command::new(binary())
+        .args(["quickstart", "--once"])
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}\n{told}");
+    assert!(printed.contains("nats://127.0.0.1:"), "{printed}");
+    Ok(())
+}

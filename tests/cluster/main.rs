@@ -1,5 +1,6 @@
 //! Clusters of real processes: messages, keys, failures and refusals, judged by standard clients.
 
+mod access;
 mod boot;
 mod failover;
 mod messages;

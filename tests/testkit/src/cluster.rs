@@ -155,19 +155,29 @@ impl Cluster {
     /// # Errors
     /// What the command printed.
     pub async fn add_user(&self, flags: &[&str]) -> anyhow::Result<()> {
-        let public = UserSeed::parse(&self.seed)?.public().to_nkey();
         eventually("user add", PATIENCE, || async {
-            let node = self.nodes.first().context("no node")?;
-            checked(
-                Command::new(&self.binary)
-                    .args(["user", "add", &public])
-                    .args(flags)
-                    .args(["--nats-url", &node.url(), "--internal-id-file"])
-                    .arg(self.data_dir(0).join("internal.json")),
-            )
-            .map(drop)
+            self.user(&["add"], flags)
         })
         .await
+    }
+
+    /// Runs a `user` command about the cluster's own key against node 0.
+    ///
+    /// # Errors
+    /// What the command printed.
+    pub fn user(&self, verb: &[&str], flags: &[&str]) -> anyhow::Result<()> {
+        let public = UserSeed::parse(&self.seed)?.public().to_nkey();
+        let node = self.nodes.first().context("no node")?;
+        checked(
+            Command::new(&self.binary)
+                .arg("user")
+                .args(verb)
+                .arg(public)
+                .args(flags)
+                .args(["--nats-url", &node.url(), "--internal-id-file"])
+                .arg(self.data_dir(0).join("internal.json")),
+        )
+        .map(drop)
     }
 
     /// A client of node `i`, authenticated as the cluster's user.
