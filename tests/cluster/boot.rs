@@ -4,7 +4,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::bail;
-use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE, eventually, voters};
+use unibus_testkit::{
+    Cluster, ClusterOptions, NodeProcess, PATIENCE, eventually, free_port, issue, make_ca, voters,
+};
 
 use crate::binary;
 
@@ -48,22 +50,10 @@ fn weak_shapes_exit_2_with_every_reason() -> anyhow::Result<()> {
 /// Node 3 of a cluster whose certificates come from elsewhere, or whose secret is another.
 fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Result<NodeProcess> {
     let mut args = Vec::new();
-    let port = unibus_testkit::free_port()?.to_string();
+    let port = free_port()?.to_string();
     let routes = cluster.routes().to_string();
     let pki = cluster.dir().join("pki");
-    checked(
-        Command::new(binary())
-            .args([
-                "pki",
-                "issue",
-                "--name",
-                "n9",
-                "--host",
-                "127.0.0.1",
-                "--dir",
-            ])
-            .arg(&pki),
-    )?;
+    issue(binary(), &pki, "n9", &[])?;
     let at = |name: &str| pki.join(name).display().to_string();
     let mut flags = vec![
         ("--bind", "127.0.0.1".to_string()),
@@ -88,23 +78,9 @@ fn stranger(cluster: &Cluster, change: &[(&str, String)]) -> anyhow::Result<Node
         args.extend([flag.to_string(), value]);
     }
     let log = cluster.dir().join("n9.log");
-    let mut node = NodeProcess::new(
-        binary(),
-        args,
-        log,
-        unibus_testkit::free_port()?,
-        unibus_testkit::free_port()?,
-    );
+    let mut node = NodeProcess::new(binary(), args, log, free_port()?, free_port()?);
     node.start()?;
     Ok(node)
-}
-
-fn checked(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))
 }
 
 /// Removes everything a stranger left, so that the next one starts as new.
@@ -120,24 +96,8 @@ fn forget(cluster: &Cluster) -> anyhow::Result<()> {
 async fn strangers_get_no_route_and_the_log_says_why() -> anyhow::Result<()> {
     let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
     let foreign = cluster.dir().join("foreign");
-    checked(
-        Command::new(binary())
-            .args(["pki", "init", "--dir"])
-            .arg(&foreign),
-    )?;
-    checked(
-        Command::new(binary())
-            .args([
-                "pki",
-                "issue",
-                "--name",
-                "n9",
-                "--host",
-                "127.0.0.1",
-                "--dir",
-            ])
-            .arg(&foreign),
-    )?;
+    make_ca(binary(), &foreign)?;
+    issue(binary(), &foreign, "n9", &[])?;
     let at = |name: &str| foreign.join(name).display().to_string();
     let unsigned = [
         ("--route-tls-cert", at("n9.crt")),
@@ -197,5 +157,43 @@ fn the_quickstart_proves_a_message_and_a_key_and_cleans_up() -> anyhow::Result<(
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}\n{told}");
     assert!(printed.contains("nats://127.0.0.1:"), "{printed}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn routes_alone_make_a_cluster_where_the_files_are_in_place() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let pki = dir.path().join("pki");
+    make_ca(binary(), &pki)?;
+    let ports = [free_port()?, free_port()?, free_port()?];
+    let routes = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    let mut nodes = Vec::new();
+    for (name, port) in ["alpha", "beta", "gamma"].into_iter().zip(ports) {
+        issue(binary(), &pki, name, &["--folder"])?;
+        let host = dir.path().join(name);
+        std::fs::create_dir(&host)?;
+        std::fs::rename(pki.join(name), host.join("unibus-config"))?;
+        // Three nodes on one host need ports of their own; on three hosts these flags go.
+        let flags = ["--cluster-port", &port.to_string(), "--monitor-port", "0"];
+        let flags = flags
+            .into_iter()
+            .chain(["--routes", &routes])
+            .map(str::to_owned)
+            .collect();
+        let log = host.join("log");
+        let node = NodeProcess::new(binary(), flags, log, free_port()?, free_port()?);
+        nodes.push(node.in_folder(host));
+    }
+    // The last may come late: the first two wait for it.
+    for node in &mut nodes {
+        node.start()?;
+    }
+    for (node, name) in nodes.iter().zip(["alpha", "beta", "gamma"]) {
+        node.ready(PATIENCE).await?;
+        let (_, health) = node.health().await?;
+        assert_eq!(health["server_name"], name);
+        assert_eq!(health["posture"]["enforce"], true);
+        assert_eq!(voters(&health), 3);
+    }
     Ok(())
 }

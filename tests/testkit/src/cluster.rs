@@ -64,11 +64,7 @@ impl Cluster {
     pub fn prepare(binary: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let pki = dir.path().join("pki");
-        checked(
-            Command::new(binary)
-                .args(["pki", "init", "--dir"])
-                .arg(&pki),
-        )?;
+        make_ca(binary, &pki)?;
         let ports: Vec<u16> = (0..options.nodes)
             .map(|_| free_port())
             .collect::<anyhow::Result<_>>()?;
@@ -80,19 +76,7 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (i, port) in ports.iter().enumerate() {
             let name = format!("n{i}");
-            checked(
-                Command::new(binary)
-                    .args([
-                        "pki",
-                        "issue",
-                        "--name",
-                        &name,
-                        "--host",
-                        "127.0.0.1",
-                        "--dir",
-                    ])
-                    .arg(&pki),
-            )?;
+            issue(binary, &pki, &name, &[])?;
             let mut args = node_args(dir.path(), &name, *port, &routes.join(","));
             if let Some(mb) = options.checkpoint_log_mb {
                 args.extend(["--checkpoint-log-mb".into(), mb.to_string()]);
@@ -208,6 +192,29 @@ impl Cluster {
         })
         .await
     }
+}
+
+/// `pki init`: a new CA and route secret in `folder`.
+///
+/// # Errors
+/// What the command printed.
+pub fn make_ca(binary: &Path, folder: &Path) -> anyhow::Result<()> {
+    checked(
+        Command::new(binary)
+            .args(["pki", "init", "--dir"])
+            .arg(folder),
+    )
+    .map(drop)
+}
+
+/// `pki issue`: a certificate for the node `name` on loopback, by the CA in `folder`.
+///
+/// # Errors
+/// What the command printed.
+pub fn issue(binary: &Path, folder: &Path, name: &str, flags: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new(binary);
+    command.args(["pki", "issue", "--name", name, "--host", "127.0.0.1"]);
+    checked(command.args(flags).arg("--dir").arg(folder)).map(drop)
 }
 
 fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {

@@ -7,7 +7,7 @@
 mod cluster;
 mod node;
 
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, issue, make_ca};
 pub use node::{NodeProcess, free_port, http_get, voters};
 
 use std::future::Future;

@@ -61,6 +61,7 @@ pub struct NodeProcess {
     binary: PathBuf,
     args: Vec<String>,
     log: PathBuf,
+    folder: Option<PathBuf>,
     child: Option<Child>,
     /// Client port (TCP, loopback).
     pub client_port: u16,
@@ -84,10 +85,18 @@ impl NodeProcess {
             binary: binary.to_path_buf(),
             args: all,
             log,
+            folder: None,
             child: None,
             client_port,
             http_port,
         }
+    }
+
+    /// The same process, started in `folder`.
+    #[must_use]
+    pub fn in_folder(mut self, folder: PathBuf) -> Self {
+        self.folder = Some(folder);
+        self
     }
 
     /// A single node with its data in `dir`, nothing secured.
@@ -120,7 +129,11 @@ impl NodeProcess {
             bail!("the node runs already");
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        let child = command
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
