@@ -58,6 +58,8 @@ struct Table {
     ready: VecDeque<Key>,
     /// When to look again, Unix nanoseconds. At most a few per consumer: see `Table::set_timer`.
     timers: BinaryHeap<Reverse<(u64, Key)>>,
+    /// Where the next round of positions starts, so that none waits for ever behind busier ones.
+    progress_from: usize,
 }
 
 impl Engine {
@@ -226,12 +228,26 @@ fn round(core: &Core) -> bool {
 /// a change of leaders.
 fn propose_progress(core: &Core) {
     let mut table = core.engine.table.lock();
-    let moved = table
-        .streams
-        .values_mut()
-        .flat_map(HashMap::values_mut)
-        .filter_map(Pusher::take_progress)
-        .take(PROGRESS_MAX);
+    let start = std::mem::take(&mut table.progress_from);
+    let mut moved = Vec::new();
+    for after_start in [true, false] {
+        let pushers = table
+            .streams
+            .values_mut()
+            .flat_map(HashMap::values_mut)
+            .enumerate();
+        for (at, pusher) in pushers.filter(|(at, _)| (*at >= start) == after_start) {
+            if moved.len() == PROGRESS_MAX {
+                table.progress_from = at;
+                break;
+            }
+            moved.extend(pusher.take_progress());
+        }
+        if moved.len() == PROGRESS_MAX {
+            break;
+        }
+    }
+    drop(table);
     for progress in moved {
         drop(core.ingest.call(&Command::ConsumerProgress(progress)));
     }
@@ -331,15 +347,13 @@ impl Table {
         }
         let known = self.streams.entry(Arc::clone(stream.name())).or_default();
         match known.get_mut(consumer.name()) {
-            Some(pusher) if pusher.is_of(stream, consumer) => {
-                pusher.reconfigure(stream, consumer);
-                None
-            }
+            Some(pusher) if pusher.is_of(stream, consumer) => pusher.reconfigure(stream, consumer),
             _ => {
                 known.insert(Arc::clone(consumer.name()), Pusher::new(stream, consumer));
-                Some((Arc::clone(stream.name()), Arc::clone(consumer.name())))
             }
         }
+        // A new configuration may deliver elsewhere: look for interest either way.
+        Some((Arc::clone(stream.name()), Arc::clone(consumer.name())))
     }
 
     fn look_for_interest(&mut self, core: &Core, key: &Key) {

@@ -62,6 +62,7 @@ impl<'a> Burst<'a> {
     pub(crate) fn finish(mut self, fanout: &mut Fanout) {
         self.release(fanout);
         fanout.flush();
+        self.interest_changed |= fanout.has_expired();
         fanout.reap(&self.shared.table);
         self.shared.counters.book(fanout.tally());
         if self.interest_changed {

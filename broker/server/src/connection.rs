@@ -179,6 +179,7 @@ impl Connection {
                 if !subscription.is_closed() {
                     self.shared.table.write().unsubscribe(&subscription);
                 }
+                self.shared.interest_changed();
             }
             if let Some(close) = close {
                 return Poll::Ready(close);
