@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::StreamExt;
-use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually};
+use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually, round_trip};
 
 use crate::binary;
 
@@ -37,7 +37,7 @@ async fn a_message_crosses_nodes_and_a_reply_comes_back() -> anyhow::Result<()> 
     let far = cluster.client(2).await?;
 
     let mut sub = near.subscribe("news.*").await?;
-    near.flush().await?;
+    round_trip(&near).await?;
     await_interest(&far, &mut sub, "news.probe").await?;
     far.publish("news.today", "hello".into()).await?;
     let got = loop {
@@ -51,7 +51,7 @@ async fn a_message_crosses_nodes_and_a_reply_comes_back() -> anyhow::Result<()> 
     assert_eq!(got.payload, "hello");
 
     let mut service = near.subscribe("echo").await?;
-    near.flush().await?;
+    round_trip(&near).await?;
     let responder = near.clone();
     tokio::spawn(async move {
         while let Some(m) = service.next().await {
@@ -83,7 +83,7 @@ async fn a_queue_group_over_three_nodes_gets_each_message_once() -> anyhow::Resu
         for _ in 0..2 {
             let client = cluster.client(node).await?;
             let mut sub = client.queue_subscribe("work", "workers".into()).await?;
-            client.flush().await?;
+            round_trip(&client).await?;
             members.push(client);
             let sender = sender.clone();
             tokio::spawn(async move {
@@ -106,7 +106,7 @@ async fn a_queue_group_over_three_nodes_gets_each_message_once() -> anyhow::Resu
         publisher.publish("work", i.to_string().into()).await?;
     }
     for publisher in &publishers {
-        publisher.flush().await?;
+        round_trip(publisher).await?;
     }
     let mut seen = HashSet::new();
     while seen.len() < MESSAGES {
@@ -118,7 +118,7 @@ async fn a_queue_group_over_three_nodes_gets_each_message_once() -> anyhow::Resu
     }
     // Everything has been delivered once; a duplicate would arrive behind a flush of every member.
     for member in &members {
-        member.flush().await?;
+        round_trip(member).await?;
     }
     assert!(
         received.try_recv().is_err(),

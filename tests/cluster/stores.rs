@@ -3,7 +3,7 @@
 use anyhow::Context;
 use async_nats::jetstream::{self, kv};
 use futures::{StreamExt, TryStreamExt};
-use unibus_testkit::{Cluster, ClusterOptions};
+use unibus_testkit::{Cluster, ClusterOptions, next};
 
 use crate::binary;
 
@@ -65,7 +65,7 @@ async fn every_kv_operation_works_at_every_node() -> anyhow::Result<()> {
         assert_eq!(values, ["a", "b", "d", ""]);
         let mut watched = Vec::new();
         while watched.len() < 4 {
-            watched.push(watch.next().await.context("the watch ended")??.value);
+            watched.push(next(&mut watch).await??.value);
         }
         assert_eq!(watched, ["a", "b", "d", ""]);
         store.purge(&key).await?;

@@ -1,10 +1,9 @@
 //! Publish, subscribe, request.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use async_nats::{HeaderMap, RequestErrorKind};
 use futures::StreamExt;
+use unibus_testkit::{next, round_trip};
 
 #[tokio::test]
 async fn wildcards_headers_and_replies() -> anyhow::Result<()> {
@@ -12,7 +11,7 @@ async fn wildcards_headers_and_replies() -> anyhow::Result<()> {
     let (a, b) = (crate::client(&node).await?, crate::client(&node).await?);
     let mut all = a.subscribe("orders.>").await?;
     let mut one = a.subscribe("orders.*.paid").await?;
-    a.flush().await?;
+    round_trip(&a).await?;
     let mut headers = HeaderMap::new();
     headers.insert("Trace", "t1");
     headers.append("Trace", "t2");
@@ -20,7 +19,7 @@ async fn wildcards_headers_and_replies() -> anyhow::Result<()> {
         .await?;
     b.publish("orders.7", "y".into()).await?;
     b.flush().await?;
-    let first = all.next().await.context("ended")?;
+    let first = next(&mut all).await?;
     let values: Vec<_> = first
         .headers
         .iter()
@@ -30,14 +29,11 @@ async fn wildcards_headers_and_replies() -> anyhow::Result<()> {
         values.iter().map(|v| v.as_str()).collect::<Vec<_>>(),
         ["t1", "t2"]
     );
-    assert_eq!(all.next().await.context("ended")?.payload, "y");
-    assert_eq!(
-        one.next().await.context("ended")?.subject.as_str(),
-        "orders.7.paid"
-    );
+    assert_eq!(next(&mut all).await?.payload, "y");
+    assert_eq!(next(&mut one).await?.subject.as_str(), "orders.7.paid");
 
     let mut service = a.subscribe("add").await?;
-    a.flush().await?;
+    round_trip(&a).await?;
     let responder = a.clone();
     tokio::spawn(async move {
         while let Some(m) = service.next().await {
@@ -68,11 +64,10 @@ async fn large_messages_pass_and_too_large_ones_are_refused() -> anyhow::Result<
     let (node, _dir) = crate::node().await?;
     let client = crate::client(&node).await?;
     let mut sub = client.subscribe("big").await?;
+    round_trip(&client).await?;
     let payload = vec![7_u8; 1024 * 1024];
     client.publish("big", payload.clone().into()).await?;
-    let got = tokio::time::timeout(Duration::from_secs(20), sub.next())
-        .await?
-        .context("ended")?;
+    let got = next(&mut sub).await?;
     assert_eq!(got.payload, payload);
     assert!(
         client

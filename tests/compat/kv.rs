@@ -1,10 +1,9 @@
 //! Key-value buckets, as async-nats uses them.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use async_nats::jetstream::{self, kv};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
+use unibus_testkit::next;
 
 async fn bucket(
     node: &unibus_testkit::NodeProcess,
@@ -98,21 +97,20 @@ async fn watches_see_the_present_and_then_every_change() -> anyhow::Result<()> {
     store.put("a", "old".into()).await?;
     store.put("a", "present".into()).await?;
     let mut watch = store.watch_with_history(">").await?;
-    let first = watch.next().await.context("ended")??;
+    let first = next(&mut watch).await??;
     assert_eq!((first.value.clone(), first.delta), ("present".into(), 0));
     for i in 0..200 {
         store.put(format!("b{i}"), i.to_string().into()).await?;
     }
     for i in 0..200 {
-        let entry = tokio::time::timeout(Duration::from_secs(20), watch.next()).await?;
-        let entry = entry.context("ended")??;
+        let entry = next(&mut watch).await??;
         assert_eq!(
             (entry.key, entry.value),
             (format!("b{i}"), i.to_string().into())
         );
     }
     store.delete("a").await?;
-    let gone = watch.next().await.context("ended")??;
+    let gone = next(&mut watch).await??;
     assert_eq!(
         (gone.key.as_str(), gone.operation),
         ("a", kv::Operation::Delete)

@@ -1,9 +1,8 @@
 //! Plain streams: publish with acknowledgement, dedupe, limits, direct gets, ordered delivery.
 
-use anyhow::Context;
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer, stream};
-use futures::StreamExt;
+use unibus_testkit::next;
 
 fn config(name: &str) -> stream::Config {
     stream::Config {
@@ -56,10 +55,10 @@ async fn an_ordered_consumer_replays_and_follows() -> anyhow::Result<()> {
     };
     let mut messages = stream.create_consumer(ordered).await?.messages().await?;
     for i in 0..1000 {
-        let message = messages.next().await.context("ended")??;
+        let message = next(&mut messages).await??;
         assert_eq!(message.payload, i.to_string());
     }
     context.publish("R.x", "live".into()).await?.await?;
-    assert_eq!(messages.next().await.context("ended")??.payload, "live");
+    assert_eq!(next(&mut messages).await??.payload, "live");
     Ok(())
 }

@@ -13,6 +13,9 @@ pub use node::{NodeProcess, free_port, http_get, voters};
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use futures::StreamExt;
+
 /// How long a condition may take before a test gives up: generous, because CI has two shared cores.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,4 +42,26 @@ where
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+}
+
+/// Waits until the server has processed everything that `client` sent: its answer that nobody serves
+/// a request follows the effects of all that went before. (The client's own `flush` only writes.)
+///
+/// # Errors
+/// When the server does not answer, or somebody does serve the subject.
+pub async fn round_trip(client: &async_nats::Client) -> anyhow::Result<()> {
+    match client.request("testkit.nobody", "".into()).await {
+        Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => anyhow::bail!("somebody serves testkit.nobody"),
+    }
+}
+
+/// The next item of a subscription or watch.
+///
+/// # Errors
+/// When it ends, or nothing comes within [`PATIENCE`].
+pub async fn next<S: futures::Stream + Unpin>(stream: &mut S) -> anyhow::Result<S::Item> {
+    let item = tokio::time::timeout(PATIENCE, stream.next()).await;
+    item.context("nothing came")?.context("the stream ended")
 }
