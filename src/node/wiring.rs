@@ -126,3 +126,23 @@ impl Transport for Alone {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::InternalIdentity;
+    use crate::config::args::BusAuth;
+    use unibus_broker::BrokerOptions;
+
+    #[test]
+    fn a_node_whose_store_is_not_open_yet_counts_as_one_with_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = InternalIdentity::load_or_create(&dir.path().join("id.json")).unwrap();
+        let directory = Arc::new(Directory::new(BusAuth::Off, &identity));
+        let hooks = RouteHooks {
+            broker: Broker::new(BrokerOptions::default(), directory),
+            replica: Arc::default(),
+        };
+        assert!(hooks.local_status().initialized);
+    }
+}
