@@ -6,6 +6,8 @@ pub mod args;
 pub mod files;
 pub mod limits;
 pub mod settings;
+pub mod tls;
+pub mod websocket;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,6 +19,8 @@ use thiserror::Error;
 use self::args::{BusAuth, RunArgs};
 use self::limits::Limits;
 use self::settings::Settings;
+use self::tls::ClientTls;
+use self::websocket::WebSocket;
 use crate::boot_guard::{self, Violation};
 use crate::mesh::RouteAddr;
 
@@ -88,6 +92,10 @@ pub struct NodeConfig {
     pub server_name: String,
     /// Where clients connect (TCP); port 0 takes a free one.
     pub client_listen: SocketAddr,
+    /// TLS of the NATS listener; `None` is plain TCP.
+    pub client_tls: Option<ClientTls>,
+    /// Where clients connect by WebSocket; `None` is nowhere.
+    pub websocket: Option<WebSocket>,
     /// Where the control plane listens (TCP).
     pub http_listen: SocketAddr,
     /// Where monitoring listens (TCP, loopback); `None` is off.
@@ -244,6 +252,8 @@ impl NodeConfig {
         Ok(Self {
             server_name: set.server_name.clone(),
             client_listen: SocketAddr::new(set.bind, set.port),
+            client_tls: set.client_tls.clone(),
+            websocket: set.websocket.clone(),
             http_listen: SocketAddr::new(set.bind, set.http_port),
             monitor_listen: (set.monitor_port != 0)
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),
