@@ -4,6 +4,8 @@
 //! the order the connection sent them, reads wait for a read barrier and look at local state. A
 //! request is planned on the connection's task and answered on another; nothing here blocks.
 
+mod consumer;
+mod consumer_read;
 mod direct;
 mod plan;
 mod read;

@@ -3,16 +3,14 @@
 
 use serde::de::DeserializeOwned;
 use unibus_proto::jetstream::api::{
-    ConsumerAction, ConsumerCreateRequest, MsgDeleteRequest, MsgGetRequest, PagedRequest,
-    PurgeRequest, StreamInfoRequest, StreamRequest,
+    MsgDeleteRequest, MsgGetRequest, PagedRequest, PurgeRequest, StreamInfoRequest, StreamRequest,
 };
-use unibus_proto::jetstream::config::{ConsumerConfig, StreamConfig, strip_server_metadata};
+use unibus_proto::jetstream::config::{StreamConfig, strip_server_metadata};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_state::Command;
-use unibus_state::command::{
-    ConsumerCreate, ConsumerDelete, MessageDelete, StreamDelete, StreamPurge, StreamPut,
-};
+use unibus_state::command::{MessageDelete, StreamDelete, StreamPurge, StreamPut};
 
+use super::consumer;
 use crate::jetstream::internal;
 use crate::jetstream::subject::{ConsumerTarget, Endpoint};
 
@@ -156,15 +154,10 @@ pub(super) fn plan(
         Endpoint::StreamDelete(name) => stream_delete(name, body, caller),
         Endpoint::StreamPurge(name) => stream_purge(name, body, caller),
         Endpoint::MessageDelete(stream) => message_delete(stream, body, caller),
-        Endpoint::ConsumerCreate(target) => consumer_create(&target, body, caller, generated),
-        Endpoint::ConsumerDelete { stream, consumer } => Ok(Plan::Write {
-            command: Command::ConsumerDelete(ConsumerDelete {
-                stream: stream.to_owned(),
-                name: consumer.to_owned(),
-                privileged: caller.internal,
-            }),
-            then: Then::ConsumerDeleted,
-        }),
+        Endpoint::ConsumerCreate(target) => consumer::create(&target, body, caller, generated),
+        Endpoint::ConsumerDelete { stream, consumer } => {
+            Ok(consumer::delete(stream, consumer, caller))
+        }
         Endpoint::Unsupported(_) => {
             Err(ApiError::fixed(500, 10009, "this request is not supported"))
         }
@@ -271,94 +264,13 @@ fn message_delete(stream: &str, body: &[u8], caller: Caller) -> Result<Plan, Api
     })
 }
 
-fn consumer_create(
-    target: &ConsumerTarget<'_>,
-    body: &[u8],
-    caller: Caller,
-    generated: impl FnOnce() -> String,
-) -> Result<Plan, ApiError> {
-    let request: ConsumerCreateRequest = required(body)?;
-    if request.stream_name != target.stream {
-        return Err(error::STREAM_MISMATCH);
-    }
-    let mut config = request.config;
-    check_names(target, &config)?;
-    check_filter(target, &config)?;
-    if let Some(name) = target.name {
-        name.clone_into(&mut config.name);
-    }
-    let deliver = config.deliver_subject.as_bytes();
-    if !caller.internal && !deliver.is_empty() && !internal::is_deliverable(deliver) {
-        return Err(error::DELIVER_SUBJECT_NOT_VALID);
-    }
-    strip_server_metadata(&mut config.metadata);
-    Ok(consumer_command(
-        target.stream,
-        config,
-        request.action,
-        caller,
-        generated,
-    ))
-}
-
-fn consumer_command(
-    stream: &str,
-    config: ConsumerConfig,
-    action: ConsumerAction,
-    caller: Caller,
-    generated: impl FnOnce() -> String,
-) -> Plan {
-    let unnamed = config.name.is_empty() && config.durable_name.is_empty();
-    Plan::Write {
-        command: Command::ConsumerCreate(ConsumerCreate {
-            stream: stream.to_owned(),
-            config,
-            action,
-            generated_name: if unnamed { generated() } else { String::new() },
-            privileged: caller.internal,
-        }),
-        then: Then::ConsumerCreated {
-            stream: stream.to_owned(),
-        },
-    }
-}
-
-fn check_names(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<(), ApiError> {
-    let durable = config.durable_name.as_str();
-    match target.name {
-        None if !durable.is_empty() => Err(error::CONSUMER_EPHEMERAL_WITH_DURABLE_NAME),
-        None => Ok(()),
-        Some(_) if target.durable && durable.is_empty() => Err(error::DURABLE_NAME_NOT_SET),
-        Some(name) if !durable.is_empty() && durable != name => {
-            Err(error::DURABLE_NAME_NOT_MATCH_SUBJECT)
-        }
-        Some(name) if !config.name.is_empty() && config.name != name => {
-            Err(error::CONSUMER_DURABLE_AND_NAME_NOT_EQUAL)
-        }
-        Some(_) => Ok(()),
-    }
-}
-
-fn check_filter(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<(), ApiError> {
-    let Some(filter) = target.filter else {
-        return Ok(());
-    };
-    if !config.filter_subjects.is_empty() {
-        return Err(error::CONSUMER_MULTIPLE_FILTERS_NOT_ALLOWED);
-    }
-    if config.filter_subject != filter {
-        return Err(error::CONSUMER_FILTER_MISMATCH);
-    }
-    Ok(())
-}
-
 /// A body that must be there.
-fn required<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn required<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(&error))
 }
 
 /// A body that may be missing; one that is not JSON counts as missing.
-fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ApiError> {
     match body.trim_ascii().first() {
         Some(b'{') => required(body),
         _ => Ok(T::default()),
@@ -427,68 +339,6 @@ mod tests {
             planned("$JS.API.STREAM.INFO.KV_UNIBUS_users", "", NODE),
             Ok(Plan::Read(Read::StreamInfo { .. }))
         ));
-    }
-
-    #[test]
-    fn consumer_names_and_filters_agree_with_the_subject() {
-        let named = |config: &str| format!(r#"{{"stream_name":"S","config":{config}}}"#);
-        let Ok(Plan::Write {
-            command: Command::ConsumerCreate(create),
-            ..
-        }) = planned("$JS.API.CONSUMER.CREATE.S", &named("{}"), USER)
-        else {
-            panic!("not planned");
-        };
-        assert_eq!(create.generated_name, "GENERATED");
-        let cases = [
-            ("$JS.API.CONSUMER.CREATE.T", "{}", 10056),
-            (
-                "$JS.API.CONSUMER.CREATE.S",
-                r#"{"durable_name":"d"}"#,
-                10020,
-            ),
-            (
-                "$JS.API.CONSUMER.CREATE.S.c",
-                r#"{"durable_name":"d"}"#,
-                10017,
-            ),
-            ("$JS.API.CONSUMER.DURABLE.CREATE.S.d", "{}", 10018),
-            (
-                "$JS.API.CONSUMER.CREATE.S.c.s.a",
-                r#"{"filter_subject":"s.b"}"#,
-                10131,
-            ),
-            (
-                "$JS.API.CONSUMER.CREATE.S.c.s.a",
-                r#"{"filter_subjects":["s.a"]}"#,
-                10137,
-            ),
-            (
-                "$JS.API.CONSUMER.CREATE.S.c",
-                r#"{"deliver_subject":"$JS.API.INFO"}"#,
-                10112,
-            ),
-            (
-                "$JS.API.CONSUMER.CREATE.S.c",
-                r#"{"deliver_subject":"$KV.UNIBUS_u.k"}"#,
-                10112,
-            ),
-        ];
-        for (subject, config, code) in cases {
-            assert_eq!(refused(subject, &named(config)), code, "{subject} {config}");
-        }
-        let Ok(Plan::Write {
-            command: Command::ConsumerCreate(create),
-            ..
-        }) = planned(
-            "$JS.API.CONSUMER.CREATE.S.c.s.*",
-            &named(r#"{"filter_subject":"s.*","deliver_subject":"_INBOX.x"}"#),
-            USER,
-        )
-        else {
-            panic!("not planned");
-        };
-        assert_eq!(create.config.name, "c");
     }
 
     #[test]

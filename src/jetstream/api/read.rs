@@ -9,9 +9,8 @@ use data_encoding::BASE64;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use unibus_proto::jetstream::api::{
-    ConsumerListResponse, ConsumerNamesResponse, LIST_PAGE_MAX, MsgGetRequest, MsgGetResponse,
-    NAMES_PAGE_MAX, PagedRequest, SUBJECTS_PAGE_MAX, StreamInfoRequest, StreamInfoResponse,
-    StreamListResponse, StreamNamesResponse,
+    LIST_PAGE_MAX, MsgGetRequest, MsgGetResponse, NAMES_PAGE_MAX, PagedRequest, SUBJECTS_PAGE_MAX,
+    StreamInfoRequest, StreamInfoResponse, StreamListResponse, StreamNamesResponse,
 };
 use unibus_proto::jetstream::config::add_server_metadata;
 use unibus_proto::jetstream::error::{self, ApiError};
@@ -22,7 +21,7 @@ use unibus_state::{State, Stream};
 
 use super::plan::Read;
 use super::write::json;
-use super::{Ticket, direct};
+use super::{Ticket, consumer_read, direct};
 use crate::jetstream::core::Core;
 use crate::jetstream::internal;
 
@@ -37,11 +36,11 @@ const BARRIER_MAX: Duration = Duration::from_secs(2);
 
 /// One question and where its answer goes. Bounded by the API's limit on requests.
 #[derive(Debug)]
-struct Question {
-    read: Read,
-    kind: &'static str,
+pub(super) struct Question {
+    pub(super) read: Read,
+    pub(super) kind: &'static str,
     internal: bool,
-    ticket: Ticket,
+    pub(super) ticket: Ticket,
 }
 
 /// Gathers questions.
@@ -107,7 +106,7 @@ async fn answer_all(core: &Arc<Core>, batch: Vec<Question>) {
             question.unavailable();
         } else if let Read::ConsumerInfo { .. } = question.read {
             // May have to ask the leader: does not hold up the others.
-            tokio::spawn(question.answer_consumer(Arc::clone(core)));
+            tokio::spawn(consumer_read::answer(Arc::clone(core), question));
         } else {
             question.answer(core);
         }
@@ -154,32 +153,12 @@ impl Question {
                 },
             ),
             Read::ConsumerNames { stream, request } => {
-                json(self.kind, &consumer_names(core, stream, request)?)
+                json(self.kind, &consumer_read::names(core, stream, request)?)
             }
             Read::ConsumerList { stream, request } => {
-                json(self.kind, &consumer_list(core, stream, request)?)
+                json(self.kind, &consumer_read::list(core, stream, request)?)
             }
             Read::ConsumerInfo { .. } | Read::Direct { .. } => Err(error::BAD_REQUEST),
-        }
-    }
-
-    async fn answer_consumer(self, core: Arc<Core>) {
-        let Read::ConsumerInfo { stream, consumer } = &self.read else {
-            return;
-        };
-        let answer = match core.live_consumer_info(stream, consumer).await {
-            Some(info) => json(self.kind, &info),
-            None if core
-                .replica
-                .with_state(|state| state.stream(stream).is_none()) =>
-            {
-                Err(error::STREAM_NOT_FOUND)
-            }
-            None => Err(error::CONSUMER_NOT_FOUND),
-        };
-        match answer {
-            Ok(body) => self.ticket.answer(&body),
-            Err(error) => self.ticket.refuse(self.kind, &error),
         }
     }
 }
@@ -219,7 +198,7 @@ fn account_info(core: &Core) -> AccountInfo {
 }
 
 /// One page of `items`.
-fn page<T>(items: impl Iterator<Item = T>, offset: u64, limit: usize) -> Vec<T> {
+pub(super) fn page<T>(items: impl Iterator<Item = T>, offset: u64, limit: usize) -> Vec<T> {
     items
         .skip(usize::try_from(offset).unwrap_or(usize::MAX))
         .take(limit)
@@ -328,48 +307,5 @@ fn message(core: &Core, stream: &str, request: &MsgGetRequest) -> Result<Message
         hdrs,
         data: BASE64.encode(&stored.payload),
         time: Timestamp(stored.ts_ns),
-    })
-}
-
-fn consumer_names(
-    core: &Core,
-    stream: &str,
-    request: &PagedRequest,
-) -> Result<ConsumerNamesResponse, ApiError> {
-    core.replica.with_state(|state| {
-        let stream = state.stream(stream).ok_or(error::STREAM_NOT_FOUND)?;
-        let names = stream
-            .consumers()
-            .map(|consumer| consumer.name().to_string());
-        Ok(ConsumerNamesResponse {
-            total: stream.consumers().len() as u64,
-            offset: request.offset,
-            limit: NAMES_PAGE_MAX as u64,
-            consumers: page(names, request.offset, NAMES_PAGE_MAX),
-        })
-    })
-}
-
-fn consumer_list(
-    core: &Core,
-    stream: &str,
-    request: &PagedRequest,
-) -> Result<ConsumerListResponse, ApiError> {
-    let (total, names) = core.replica.with_state(|state| {
-        let held = state.stream(stream).ok_or(error::STREAM_NOT_FOUND)?;
-        let names = held.consumers().map(|consumer| consumer.name().to_string());
-        Ok((
-            held.consumers().len() as u64,
-            page(names, request.offset, LIST_PAGE_MAX),
-        ))
-    })?;
-    Ok(ConsumerListResponse {
-        total,
-        offset: request.offset,
-        limit: LIST_PAGE_MAX as u64,
-        consumers: names
-            .iter()
-            .filter_map(|name| core.consumer_info(stream, name))
-            .collect(),
     })
 }

@@ -1,0 +1,192 @@
+//! What requests about consumers ask for: from subject and body to a command or a refusal. Pure: it
+//! looks at nothing but the request.
+
+use unibus_proto::jetstream::api::{ConsumerAction, ConsumerCreateRequest};
+use unibus_proto::jetstream::config::{ConsumerConfig, strip_server_metadata};
+use unibus_proto::jetstream::error::{self, ApiError};
+use unibus_state::Command;
+use unibus_state::command::{ConsumerCreate, ConsumerDelete};
+
+use super::plan::{Caller, Plan, Then, required};
+use crate::jetstream::internal;
+use crate::jetstream::subject::ConsumerTarget;
+
+/// `CONSUMER.DELETE`.
+pub(super) fn delete(stream: &str, consumer: &str, caller: Caller) -> Plan {
+    Plan::Write {
+        command: Command::ConsumerDelete(ConsumerDelete {
+            stream: stream.to_owned(),
+            name: consumer.to_owned(),
+            privileged: caller.internal,
+        }),
+        then: Then::ConsumerDeleted,
+    }
+}
+
+/// `CONSUMER.CREATE` and `CONSUMER.DURABLE.CREATE`.
+pub(super) fn create(
+    target: &ConsumerTarget<'_>,
+    body: &[u8],
+    caller: Caller,
+    generated: impl FnOnce() -> String,
+) -> Result<Plan, ApiError> {
+    let request: ConsumerCreateRequest = required(body)?;
+    if request.stream_name != target.stream {
+        return Err(error::STREAM_MISMATCH);
+    }
+    let mut config = request.config;
+    check_names(target, &config)?;
+    check_filter(target, &config)?;
+    if let Some(name) = target.name {
+        name.clone_into(&mut config.name);
+    }
+    let deliver = config.deliver_subject.as_bytes();
+    if !caller.internal && !deliver.is_empty() && !internal::is_deliverable(deliver) {
+        return Err(error::DELIVER_SUBJECT_NOT_VALID);
+    }
+    strip_server_metadata(&mut config.metadata);
+    Ok(command(
+        target.stream,
+        config,
+        request.action,
+        caller,
+        generated,
+    ))
+}
+
+fn command(
+    stream: &str,
+    config: ConsumerConfig,
+    action: ConsumerAction,
+    caller: Caller,
+    generated: impl FnOnce() -> String,
+) -> Plan {
+    let unnamed = config.name.is_empty() && config.durable_name.is_empty();
+    Plan::Write {
+        command: Command::ConsumerCreate(ConsumerCreate {
+            stream: stream.to_owned(),
+            config,
+            action,
+            generated_name: if unnamed { generated() } else { String::new() },
+            privileged: caller.internal,
+        }),
+        then: Then::ConsumerCreated {
+            stream: stream.to_owned(),
+        },
+    }
+}
+
+fn check_names(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<(), ApiError> {
+    let durable = config.durable_name.as_str();
+    match target.name {
+        None if !durable.is_empty() => Err(error::CONSUMER_EPHEMERAL_WITH_DURABLE_NAME),
+        None => Ok(()),
+        Some(_) if target.durable && durable.is_empty() => Err(error::DURABLE_NAME_NOT_SET),
+        Some(name) if !durable.is_empty() && durable != name => {
+            Err(error::DURABLE_NAME_NOT_MATCH_SUBJECT)
+        }
+        Some(name) if !config.name.is_empty() && config.name != name => {
+            Err(error::CONSUMER_DURABLE_AND_NAME_NOT_EQUAL)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_filter(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<(), ApiError> {
+    let Some(filter) = target.filter else {
+        return Ok(());
+    };
+    if !config.filter_subjects.is_empty() {
+        return Err(error::CONSUMER_MULTIPLE_FILTERS_NOT_ALLOWED);
+    }
+    if config.filter_subject != filter {
+        return Err(error::CONSUMER_FILTER_MISMATCH);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use unibus_state::Command;
+
+    use crate::jetstream::api::plan::{Caller, Plan, plan};
+    use crate::jetstream::subject::parse;
+
+    const USER: Caller = Caller {
+        internal: false,
+        group_size: 1,
+    };
+
+    fn planned(subject: &str, body: &str, caller: Caller) -> Result<Plan, u16> {
+        plan(&parse(subject.as_bytes()), body.as_bytes(), caller, || {
+            "GENERATED".into()
+        })
+        .map_err(|error| error.err_code)
+    }
+
+    fn refused(subject: &str, body: &str) -> u16 {
+        planned(subject, body, USER).unwrap_err()
+    }
+
+    #[test]
+    fn consumer_names_and_filters_agree_with_the_subject() {
+        let named = |config: &str| format!(r#"{{"stream_name":"S","config":{config}}}"#);
+        let Ok(Plan::Write {
+            command: Command::ConsumerCreate(create),
+            ..
+        }) = planned("$JS.API.CONSUMER.CREATE.S", &named("{}"), USER)
+        else {
+            panic!("not planned");
+        };
+        assert_eq!(create.generated_name, "GENERATED");
+        let cases = [
+            ("$JS.API.CONSUMER.CREATE.T", "{}", 10056),
+            (
+                "$JS.API.CONSUMER.CREATE.S",
+                r#"{"durable_name":"d"}"#,
+                10020,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c",
+                r#"{"durable_name":"d"}"#,
+                10017,
+            ),
+            ("$JS.API.CONSUMER.DURABLE.CREATE.S.d", "{}", 10018),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c.s.a",
+                r#"{"filter_subject":"s.b"}"#,
+                10131,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c.s.a",
+                r#"{"filter_subjects":["s.a"]}"#,
+                10137,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c",
+                r#"{"deliver_subject":"$JS.API.INFO"}"#,
+                10112,
+            ),
+            (
+                "$JS.API.CONSUMER.CREATE.S.c",
+                r#"{"deliver_subject":"$KV.UNIBUS_u.k"}"#,
+                10112,
+            ),
+        ];
+        for (subject, config, code) in cases {
+            assert_eq!(refused(subject, &named(config)), code, "{subject} {config}");
+        }
+        let Ok(Plan::Write {
+            command: Command::ConsumerCreate(create),
+            ..
+        }) = planned(
+            "$JS.API.CONSUMER.CREATE.S.c.s.*",
+            &named(r#"{"filter_subject":"s.*","deliver_subject":"_INBOX.x"}"#),
+            USER,
+        )
+        else {
+            panic!("not planned");
+        };
+        assert_eq!(create.config.name, "c");
+    }
+}
