@@ -3,6 +3,7 @@
 //! what is true. Nothing here listens, connects or writes.
 
 pub mod args;
+pub mod auth;
 pub mod files;
 pub mod limits;
 pub mod settings;
