@@ -1,3 +1,5 @@
+//! The subject index against a naive matcher, and its edges.
+
 use super::*;
 use crate::subject;
 use proptest::prelude::*;

@@ -1,0 +1,6 @@
+//! Keeps the house rules that no lint keeps: who may import what, how long a file may be, and that every
+//! module says what it owns. Reads the source tree; starts nothing.
+
+mod layers;
+mod rooms;
+mod tree;
