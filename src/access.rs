@@ -163,8 +163,7 @@ impl Directory {
     fn admit_open(&self, identity: Option<&NkeyPublic>) -> Admission {
         Admission {
             identity: identity.map(|key| key.to_nkey().into()),
-            internal: false,
-            grant: self.shared.open.subscribe(),
+            ..Admission::new(self.shared.open.subscribe())
         }
     }
 
@@ -179,8 +178,7 @@ impl Directory {
         let grant = table.follow(key, grant);
         Ok(Admission {
             identity: Some(key.to_nkey().into()),
-            internal: false,
-            grant,
+            ..Admission::new(grant)
         })
     }
 
@@ -188,7 +186,7 @@ impl Directory {
         Admission {
             identity: Some(key.to_nkey().into()),
             internal: true,
-            grant: self.shared.everything.subscribe(),
+            ..Admission::new(self.shared.everything.subscribe())
         }
     }
 }

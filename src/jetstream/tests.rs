@@ -55,9 +55,8 @@ impl Authenticator for Open {
     fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
         let internal = request.connect.name.as_deref() == Some("internal");
         Ok(Admission {
-            identity: None,
             internal,
-            grant: self.0.subscribe(),
+            ..Admission::new(self.0.subscribe())
         })
     }
 }

@@ -97,8 +97,7 @@ impl Authenticator for Doorman {
         let (_, grant) = watch::channel(Grant::Active(Arc::new(permissions)));
         Ok(Admission {
             identity: connect.nkey.as_deref().map(Arc::from),
-            internal: false,
-            grant,
+            ..Admission::new(grant)
         })
     }
 }

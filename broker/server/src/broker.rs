@@ -14,7 +14,11 @@ use unibus_proto::handshake::ServerInfo;
 
 use crate::listener;
 use crate::options::BrokerOptions;
-use crate::ports::{Authenticator, Publication, Service};
+use crate::ports::{Authenticator, Events, Publication, Service};
+use crate::query;
+use crate::report::{
+    AccountReport, ConnectionPage, ConnectionQuery, SubscriptionPage, SubscriptionQuery,
+};
 use crate::route::{self, Peer, RouteTask};
 use crate::service::ServiceId;
 use crate::shared::{Internal, Shared};
@@ -131,6 +135,29 @@ impl Broker {
             }
         };
         let _ = tokio::time::timeout(longest, gone).await;
+    }
+
+    /// Who hears of connections that come and go from now on.
+    pub fn set_events(&self, events: impl Events) {
+        self.shared.set_events(Box::new(events));
+    }
+
+    /// A page of connections (connz).
+    #[must_use]
+    pub fn connections(&self, query: &ConnectionQuery) -> ConnectionPage {
+        query::connections(&self.shared, query)
+    }
+
+    /// A page of subscriptions (subsz). Walks the whole index: for people, not for loops.
+    #[must_use]
+    pub fn subscriptions(&self, query: &SubscriptionQuery) -> SubscriptionPage {
+        query::subscriptions(&self.shared, query)
+    }
+
+    /// Every account with what it does on this node (accstatz).
+    #[must_use]
+    pub fn accounts(&self) -> Vec<AccountReport> {
+        query::accounts(&self.shared)
     }
 
     /// What the broker has done and holds.

@@ -22,9 +22,11 @@ use unibus_proto::decoder::{Decoder, DecoderLimits};
 use unibus_proto::encoder;
 
 use crate::burst::Burst;
+use crate::clock;
 use crate::io::Io;
 use crate::outbound::{Close, Status};
 use crate::ports::Grant;
+use crate::reason::CloseReason;
 use crate::session::{Session, Violation};
 use crate::shared::Shared;
 use crate::stats::count;
@@ -109,7 +111,7 @@ impl Connection {
     }
 
     pub(crate) fn register(&self) {
-        self.shared.register(&self.session.outbound);
+        self.shared.registry.opened(&self.session.record);
     }
 
     /// Serves the client until one side ends it. What is rare is boxed, so that the task of an idle
@@ -249,7 +251,7 @@ impl Connection {
         let shared = Arc::clone(&self.shared);
         let mut burst = Burst::new(&shared);
         let mut consumed = 0;
-        let mut ended = None;
+        let mut ended: Option<Violation> = None;
         while ended.is_none() {
             match self.decoder.decode(&data[consumed..]) {
                 Ok(Some((op, used))) => {
@@ -258,17 +260,21 @@ impl Connection {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    ended = Some(error.err_line().map_or(Violation::Silent, Violation::Text));
+                    ended = Some(error.into());
                 }
             }
         }
-        if let Some(Violation::Text(text)) = ended {
+        if let Some(text) = ended.as_ref().and_then(|violation| violation.text) {
             self.session.complain(text);
         }
         burst.finish(&mut self.session.fanout);
+        self.session.settle_info(&shared);
         self.last_read = self.note_activity();
-        if ended.is_some() {
-            return Err(Close::AfterFlush);
+        let meter = &self.session.outbound.meter;
+        meter.received(std::mem::take(&mut self.session.received));
+        meter.touch(clock::nanos(self.last_read));
+        if let Some(Violation { reason, .. }) = ended {
+            return Err(Close::AfterFlush(reason));
         }
         if self.session.is_admitted() {
             self.admit_by = None;
@@ -295,7 +301,7 @@ impl Connection {
 
     fn on_timer(&mut self, now: Instant, blocked: Option<Instant>) -> Option<Close> {
         if self.admit_by.is_some_and(|by| by <= now) && !self.session.is_admitted() {
-            return Some(self.refuse("Authentication Timeout"));
+            return Some(self.refuse("Authentication Timeout", CloseReason::AuthenticationTimeout));
         }
         let write_by = blocked.map(|since| since + self.shared.limits().write_deadline);
         if write_by.is_some_and(|by| by <= now) {
@@ -331,19 +337,20 @@ impl Connection {
         }
         if self.session.pings_out + 1 > limits.pings_out_max {
             count(&self.shared.counters.stale_connections);
-            return Some(self.refuse("Stale Connection"));
+            return Some(self.refuse("Stale Connection", CloseReason::StaleConnection));
         }
         self.session.pings_out += 1;
+        self.session.pinged_at = Some(now);
         self.session.outbound.append_with(encoder::ping);
         self.session.outbound.flush();
         None
     }
 
-    fn refuse(&self, text: &str) -> Close {
+    fn refuse(&self, text: &str, reason: CloseReason) -> Close {
         self.session
             .outbound
             .append_with(|out| encoder::err(out, text));
-        Close::AfterFlush
+        Close::AfterFlush(reason)
     }
 
     fn shrink(&mut self, now: Instant) {
@@ -361,13 +368,16 @@ impl Connection {
     /// Follows a changed grant.
     fn regrant(&mut self, grant: &Grant) {
         let result = self.session.regrant(grant, &self.shared);
-        if let Err(Violation::Text(text)) = &result {
+        if let Err(Violation {
+            text: Some(text), ..
+        }) = &result
+        {
             self.session.complain(text);
         }
         self.session.fanout.hand_over();
         self.session.fanout.flush();
-        if result.is_err() {
-            self.session.outbound.close(Close::AfterFlush);
+        if let Err(Violation { reason, .. }) = result {
+            self.session.outbound.close(Close::AfterFlush(reason));
         }
     }
 
@@ -407,6 +417,7 @@ impl Connection {
     async fn end(mut self: Box<Self>, reason: Close) {
         let outbound = Arc::clone(&self.session.outbound);
         let reason = outbound.close(reason);
+        let subscribed = outbound.meter.subscriptions();
         let subscriptions = self.session.subscriptions.take();
         if !subscriptions.is_empty() {
             for subscription in &subscriptions {
@@ -419,19 +430,20 @@ impl Connection {
                 count(&self.shared.counters.slow_consumers);
                 tracing::info!(client_id = outbound.id, ?reason, "slow consumer closed");
             }
-            Close::AfterFlush | Close::Shutdown => {
+            Close::AfterFlush(_) | Close::Shutdown => {
                 let longest = self.shared.limits().flush_on_close;
                 let _ = tokio::time::timeout(longest, self.flush_rest()).await;
                 outbound.detach();
-                if reason == Close::AfterFlush {
+                if reason != Close::Shutdown {
                     let _ = tokio::time::timeout(LINGER, linger(&mut self.io)).await;
                 }
             }
-            Close::Gone => {}
+            Close::Gone | Close::Failed => {}
         }
         outbound.detach();
         tracing::debug!(client_id = outbound.id, ?reason, "connection closed");
-        self.shared.unregister(outbound.id);
+        let record = &self.session.record;
+        self.shared.unregister(record, reason.reason(), subscribed);
     }
 
     async fn flush_rest(&mut self) {
@@ -439,7 +451,7 @@ impl Connection {
             let outbound = &self.session.outbound;
             outbound.register(cx.waker());
             let status = outbound.status();
-            if status.pending == 0 || status.close == Some(Close::Gone) {
+            if status.pending == 0 || matches!(status.close, Some(Close::Gone | Close::Failed)) {
                 return Poll::Ready(());
             }
             let _ = self.io.poll_write(cx, outbound, status.full);

@@ -14,6 +14,8 @@ use unibus_proto::encoder;
 use unibus_proto::route::{self, OutgoingMessage};
 use unibus_proto::sublist::Walk;
 
+use crate::clock;
+use crate::meter::Amount;
 use crate::outbound::Outbound;
 use crate::plan::{Hop, Lookup, Plan, PlanCache, QueuePlan, TargetId};
 use crate::ports::{Inbound, Origin, Service};
@@ -67,6 +69,8 @@ pub(crate) struct Reach<'a> {
 struct Target {
     outbound: Arc<Outbound>,
     staged: BytesMut,
+    /// Messages in `staged`.
+    sent: Amount,
 }
 
 /// One publisher's delivery engine: its cache and its staging buffers.
@@ -181,7 +185,7 @@ impl Fanout {
     /// The staging buffer of one receiver, for lines that are no messages.
     pub(crate) fn lines(&mut self, outbound: &Arc<Outbound>) -> &mut BytesMut {
         let target = self.target(outbound);
-        self.stage.open(target)
+        &mut self.stage.open(target).staged
     }
 
     fn target(&mut self, outbound: &Arc<Outbound>) -> TargetId {
@@ -386,6 +390,7 @@ fn target_for(
     targets.push(Target {
         outbound: Arc::clone(outbound),
         staged: BytesMut::new(),
+        sent: Amount::default(),
     });
     target_of.insert_unique(hash, at, |&known| {
         spread(targets[known as usize].outbound.id)
@@ -483,7 +488,10 @@ impl Stage {
         } else {
             (message.header_len, message.data)
         };
-        let out = self.open(hop.target);
+        let target = self.open(hop.target);
+        target.sent.msgs += 1;
+        target.sent.bytes += data.len() as u64;
+        let out = &mut target.staged;
         let before = out.len();
         encoder::msg(
             out,
@@ -494,8 +502,6 @@ impl Stage {
             data,
         );
         self.staged_bytes += out.len() - before;
-        self.tally.out_msgs += 1;
-        self.tally.out_bytes += data.len() as u64;
         true
     }
 
@@ -562,7 +568,7 @@ impl Stage {
             .iter()
             .filter(|pick| pick.0 == target)
             .map(|pick| &*pick.1);
-        let out = self.open(target);
+        let out = &mut self.open(target).staged;
         let before = out.len();
         let sent = route::message(out, &outgoing, queues);
         self.staged_bytes += out.len() - before;
@@ -570,22 +576,33 @@ impl Stage {
         sent
     }
 
-    fn open(&mut self, target: TargetId) -> &mut BytesMut {
-        let staged = &mut self.targets[target as usize].staged;
-        if staged.is_empty() {
+    fn open(&mut self, target: TargetId) -> &mut Target {
+        let opened = &mut self.targets[target as usize];
+        if opened.staged.is_empty() {
             // Listed twice when a line is empty: handing over an empty buffer does nothing.
             self.touched.push(target);
         }
-        staged
+        opened
     }
 
     fn hand_over(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let now = clock::now();
         for target in self.touched.drain(..) {
-            let Target { outbound, staged } = &mut self.targets[target as usize];
+            let Target {
+                outbound,
+                staged,
+                sent,
+            } = &mut self.targets[target as usize];
             if staged.is_empty() {
                 continue;
             }
-            let pending = outbound.append(staged);
+            let sent = std::mem::take(sent);
+            self.tally.out_msgs += sent.msgs;
+            self.tally.out_bytes += sent.bytes;
+            let pending = outbound.append(staged, sent, now);
             if staged.capacity() > STAGING_BYTES_KEPT {
                 *staged = BytesMut::new();
             }

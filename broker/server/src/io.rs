@@ -15,6 +15,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio_rustls::server::TlsStream;
 
 use crate::outbound::Outbound;
+use crate::report::TlsFacts;
 
 pub(crate) enum Io {
     Tcp(OwnedReadHalf),
@@ -45,6 +46,21 @@ impl Io {
         }
     }
 
+    /// What TLS agreed upon; `None` in plain text.
+    pub(crate) fn tls_facts(&self) -> Option<TlsFacts> {
+        let Self::Tls(stream) = self else {
+            return None;
+        };
+        let (_, session) = stream.get_ref();
+        Some(TlsFacts {
+            version: session.protocol_version().map(version).unwrap_or_default(),
+            cipher: session
+                .negotiated_cipher_suite()
+                .map(|suite| cipher(&format!("{:?}", suite.suite())))
+                .unwrap_or_default(),
+        })
+    }
+
     /// Ends the writing side.
     pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         match self {
@@ -52,6 +68,20 @@ impl Io {
             Self::Tls(stream) => stream.shutdown().await,
         }
     }
+}
+
+/// As nats-server writes it: `1.3`.
+fn version(version: rustls::ProtocolVersion) -> String {
+    match version {
+        rustls::ProtocolVersion::TLSv1_3 => "1.3".into(),
+        rustls::ProtocolVersion::TLSv1_2 => "1.2".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// IANA's name: rustls puts `TLS13_` before the suites of TLS 1.3.
+fn cipher(name: &str) -> String {
+    name.replacen("TLS13_", "TLS_", 1)
 }
 
 fn poll_write_tls(

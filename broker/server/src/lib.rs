@@ -6,14 +6,20 @@
 
 mod broker;
 mod burst;
+mod clock;
 mod connection;
 mod fanout;
 mod io;
 mod listener;
+mod meter;
 mod options;
 mod outbound;
 mod plan;
 mod ports;
+mod query;
+mod reason;
+mod registry;
+mod report;
 mod rng;
 mod route;
 mod service;
@@ -26,7 +32,14 @@ mod table;
 pub use broker::Broker;
 pub use options::{BrokerOptions, Limits};
 pub use ports::{
-    Admission, AuthError, AuthRequest, Authenticator, Grant, Inbound, Origin, Publication, Service,
+    Admission, AuthError, AuthRequest, Authenticator, Events, Grant, Inbound, Origin, Publication,
+    Service, UserLimits,
+};
+pub use reason::CloseReason;
+pub use report::{
+    AccountReport, ClientFacts, ConnectionKind, ConnectionOrder, ConnectionPage, ConnectionQuery,
+    ConnectionReport, ConnectionState, GLOBAL_ACCOUNT, SubscriptionPage, SubscriptionQuery,
+    SubscriptionReport, TlsFacts,
 };
 pub use route::{Peer, RouteTask};
 pub use service::ServiceId;

@@ -21,6 +21,7 @@ use unibus_proto::encoder;
 use crate::connection::Connection;
 use crate::io::Io;
 use crate::outbound::Outbound;
+use crate::report::ConnectionKind;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::stats::count;
@@ -125,7 +126,12 @@ async fn open_tls(
     let session = open_session(shared, None, peer);
     let longest = shared.limits().tls_timeout;
     match tokio::time::timeout(longest, secure(shared, &session, stream)).await {
-        Ok(Ok(io)) => Some(Box::new(Connection::new(Arc::clone(shared), session, io))),
+        Ok(Ok(io)) => {
+            session
+                .record
+                .set_link(ConnectionKind::Nats, io.tls_facts());
+            Some(Box::new(Connection::new(Arc::clone(shared), session, io)))
+        }
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "TLS refused");
             None

@@ -85,6 +85,8 @@ pub struct Limits {
     pub subscriptions_max: usize,
     /// Longest wait of a publisher, per read, for a receiver whose queue is nearly full.
     pub stall: Duration,
+    /// Closed connections that reports still name.
+    pub closed_connections_kept: usize,
     /// Longest time given to queued bytes when a connection is closed in an orderly way.
     pub flush_on_close: Duration,
 }
@@ -105,6 +107,7 @@ impl Default for Limits {
             connections_max: 65_536,
             subscriptions_max: 0,
             stall: Duration::from_millis(10),
+            closed_connections_kept: 10_000,
             flush_on_close: Duration::from_secs(1),
         }
     }

@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use unibus_proto::permissions::Permissions;
 
+use crate::meter::{Amount, Meter};
+use crate::reason::CloseReason;
 use crate::subscription::Subscription;
 
 /// Writes of fresh bytes by one flush; what comes later is left to the connection's task.
@@ -34,8 +36,10 @@ const DRAINED_BYTES: usize = 512 * 1024;
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Close {
-    /// The other side closed, or the socket failed.
+    /// The other side closed.
     Gone,
+    /// The socket failed.
+    Failed,
     /// Over `pending_bytes_max`.
     SlowPending,
     /// No progress within `write_deadline`.
@@ -43,7 +47,25 @@ pub(crate) enum Close {
     /// The node stops.
     Shutdown,
     /// Protocol violation, or an error that has been written already: flush, then close.
-    AfterFlush,
+    AfterFlush(CloseReason),
+}
+
+impl Close {
+    pub(crate) const fn reason(self) -> CloseReason {
+        match self {
+            Self::Gone => CloseReason::ClientClosed,
+            Self::Failed => CloseReason::WriteError,
+            Self::SlowPending => CloseReason::SlowConsumerPendingBytes,
+            Self::SlowDeadline => CloseReason::SlowConsumerWriteDeadline,
+            Self::Shutdown => CloseReason::ServerShutdown,
+            Self::AfterFlush(reason) => reason,
+        }
+    }
+
+    /// Nothing more can be written.
+    const fn is_dead(self) -> bool {
+        matches!(self, Self::Gone | Self::Failed)
+    }
 }
 
 /// A look at an [`Outbound`] for its connection's task.
@@ -63,6 +85,7 @@ pub(crate) struct Status {
 pub(crate) struct Outbound {
     /// Unique in the process.
     pub(crate) id: u64,
+    pub(crate) meter: Meter,
     /// Bytes that may wait.
     pending_max: usize,
     state: Mutex<State>,
@@ -101,6 +124,7 @@ impl Outbound {
     pub(crate) fn new(id: u64, pending_max: usize, socket: Option<OwnedWriteHalf>) -> Self {
         Self {
             id,
+            meter: Meter::default(),
             pending_max,
             state: Mutex::new(State {
                 socket,
@@ -138,14 +162,15 @@ impl Outbound {
             .is_some_and(|p| p.delivery_denied(subject))
     }
 
-    /// Takes over everything in `staged` and leaves it empty. Returns the pending bytes then. Over the
-    /// limit the connection is closed as a slow consumer.
-    pub(crate) fn append(&self, staged: &mut BytesMut) -> usize {
+    /// Takes over everything in `staged`, `sent` messages among it, and leaves it empty. `now` is in
+    /// [`crate::clock`] nanoseconds. Returns the pending bytes then. Over the limit the connection is closed as a slow consumer.
+    pub(crate) fn append(&self, staged: &mut BytesMut, sent: Amount, now: u64) -> usize {
         let mut state = self.state.lock();
         if state.close.is_some() {
             staged.clear();
             return 0;
         }
+        self.meter.sent(sent, now);
         state.pending += staged.len();
         if state.buffer.is_empty() {
             std::mem::swap(&mut state.buffer, staged);
@@ -191,7 +216,7 @@ impl Outbound {
             let before = chunk.len();
             let result = write_now(&socket, &mut chunk);
             state = self.state.lock();
-            if state.close != Some(Close::Gone) {
+            if !state.is_dead() {
                 state.socket = Some(socket);
             }
             if !self.after_write(&mut state, chunk, before, result) {
@@ -240,7 +265,7 @@ impl Outbound {
         result: io::Result<()>,
     ) -> bool {
         state.writing = false;
-        if state.close == Some(Close::Gone) {
+        if state.is_dead() {
             return false;
         }
         self.book(state, before - chunk.len());
@@ -264,7 +289,7 @@ impl Outbound {
                 false
             }
             Err(_) => {
-                self.close_locked(state, Close::Gone);
+                self.close_locked(state, Close::Failed);
                 false
             }
         }
@@ -302,6 +327,11 @@ impl Outbound {
         state.buffer = BytesMut::new();
         state.expired = Vec::new();
         state.pending = 0;
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn pending(&self) -> usize {
+        self.state.lock().pending
     }
 
     /// Registers the connection's task to be woken by [`Self::flush`], [`Self::wake`] and closing.
@@ -370,6 +400,10 @@ impl Outbound {
 }
 
 impl State {
+    fn is_dead(&self) -> bool {
+        self.close.is_some_and(Close::is_dead)
+    }
+
     fn take_chunk(&mut self) -> BytesMut {
         self.writing = true;
         if self.front.is_empty() {

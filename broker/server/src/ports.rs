@@ -5,12 +5,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::watch;
 use unibus_proto::handshake::ConnectOptions;
 use unibus_proto::permissions::Permissions;
+
+use crate::report::ConnectionReport;
 
 /// Decides who a connecting client is and what it may do.
 pub trait Authenticator: Send + Sync + 'static {
@@ -40,10 +43,45 @@ pub struct AuthRequest<'a> {
 pub struct Admission {
     /// The public nkey (`U…`), when the client has one.
     pub identity: Option<Arc<str>>,
+    /// The user's name, for reports.
+    pub user: Option<Arc<str>>,
+    /// The account that the client belongs to; `None` = `$G`.
+    pub account: Option<Arc<str>>,
     /// Whether this is the node itself: services see it in [`Origin`].
     pub internal: bool,
     /// What the client may do. The connection follows it live: see [`Grant`].
     pub grant: watch::Receiver<Grant>,
+    /// What this user may not exceed, besides the node's own limits.
+    pub limits: UserLimits,
+    /// When the credentials end: the connection is closed with `User Authentication Expired` then.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl Admission {
+    /// Somebody without a name, in `$G`, who may do what `grant` says.
+    #[must_use]
+    pub fn new(grant: watch::Receiver<Grant>) -> Self {
+        Self {
+            identity: None,
+            user: None,
+            account: None,
+            internal: false,
+            grant,
+            limits: UserLimits::default(),
+            expires_at: None,
+        }
+    }
+}
+
+/// Limits of one user. `None` = only the node's own limit holds; a larger value doesn't widen that.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct UserLimits {
+    /// Subscriptions of one connection.
+    pub subscriptions_max: Option<usize>,
+    /// Headers and payload of one message, in bytes.
+    pub payload_bytes_max: Option<usize>,
+    /// Open connections of this user.
+    pub connections_max: Option<usize>,
 }
 
 /// What a client may do at the moment.
@@ -78,6 +116,25 @@ impl AuthError {
             Self::Expired => "User Authentication Expired",
             Self::Revoked => "User Authentication Revoked",
         }
+    }
+}
+
+/// Hears of connections that come and go. Called on the connection's task: must not block. It may
+/// publish.
+pub trait Events: Send + Sync + 'static {
+    /// A client was admitted (again, when it sent CONNECT again).
+    fn connected(&self, connection: &ConnectionReport) {
+        let _ = connection;
+    }
+
+    /// A client that had been admitted is gone; `reason` and `stop` are set.
+    fn disconnected(&self, connection: &ConnectionReport) {
+        let _ = connection;
+    }
+
+    /// A client was refused with this `-ERR` text.
+    fn auth_failed(&self, connection: &ConnectionReport, text: &str) {
+        let _ = (connection, text);
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::sync::watch;
-use unibus_proto::decoder::{ClientOp, PubOp};
+use tokio::time::Instant;
+use unibus_proto::decoder::{ClientOp, DecodeError, PubOp};
 use unibus_proto::encoder;
 use unibus_proto::handshake::{ConnectOptions, ServerInfo};
 use unibus_proto::permissions::Permissions;
@@ -17,8 +18,12 @@ use unibus_proto::sublist::Walk;
 
 use crate::burst::Burst;
 use crate::fanout::{Fanout, Message, Reach};
+use crate::meter::Amount;
 use crate::outbound::Outbound;
-use crate::ports::{AuthRequest, Grant, Origin};
+use crate::ports::{Admission, AuthError, AuthRequest, Grant, Origin};
+use crate::reason::CloseReason;
+use crate::registry::Record;
+use crate::report::GLOBAL_ACCOUNT;
 use crate::shared::Shared;
 use crate::stats::count;
 use crate::subscription::{SidTable, Subscription};
@@ -29,27 +34,71 @@ const RESERVED_SUBJECTS: [&[u8]; 3] = [b"$GNR.", b"_GR_.", b"$NRG."];
 
 /// Why a burst ends the connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Violation {
-    /// After this `-ERR` text.
-    Text(&'static str),
-    /// Without a text.
-    Silent,
+pub(crate) struct Violation {
+    /// The `-ERR` text; `None` = closed without one.
+    pub(crate) text: Option<&'static str>,
+    /// For reports.
+    pub(crate) reason: CloseReason,
+}
+
+impl Violation {
+    const fn new(text: &'static str, reason: CloseReason) -> Self {
+        Self {
+            text: Some(text),
+            reason,
+        }
+    }
+
+    const fn silent(reason: CloseReason) -> Self {
+        Self { text: None, reason }
+    }
+}
+
+impl From<DecodeError> for Violation {
+    fn from(error: DecodeError) -> Self {
+        let reason = match error {
+            DecodeError::UnknownOperation | DecodeError::Malformed => CloseReason::ParseError,
+            DecodeError::MaximumPayload => CloseReason::MaxPayloadExceeded,
+            DecodeError::MaximumControlLine => CloseReason::MaxControlLineExceeded,
+        };
+        Self {
+            text: error.err_line(),
+            reason,
+        }
+    }
+}
+
+impl From<AuthError> for Violation {
+    fn from(error: AuthError) -> Self {
+        let reason = match error {
+            AuthError::Refused => CloseReason::AuthenticationViolation,
+            AuthError::Expired => CloseReason::AuthenticationExpired,
+            AuthError::Revoked => CloseReason::Revocation,
+        };
+        Self::new(error.text(), reason)
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) outbound: Arc<Outbound>,
+    pub(crate) record: Arc<Record>,
     pub(crate) fanout: Fanout,
     pub(crate) subscriptions: SidTable,
-    peer: SocketAddr,
     tls: bool,
     nonce: Option<Box<str>>,
     flags: Flags,
+    /// What INFO was when the first PONG was staged.
+    told_info: Option<Arc<ServerInfo>>,
     permissions: Option<Arc<Permissions>>,
     origin: Origin,
     /// A grant that the connection has not begun to follow yet.
     pub(crate) new_grant: Option<watch::Receiver<Grant>>,
     pub(crate) pings_out: u32,
+    /// Published in the burst in hand.
+    pub(crate) received: Amount,
+    /// When the last PING without a PONG went out.
+    pub(crate) pinged_at: Option<Instant>,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -62,6 +111,8 @@ struct Flags {
     no_responders: bool,
     /// INFO with `connect_info` is owed after the first PONG.
     info_owed: bool,
+    /// It has been staged: the client takes INFO at any time from its end on.
+    follow_info: bool,
 }
 
 impl Session {
@@ -76,10 +127,10 @@ impl Session {
             ..Origin::default()
         };
         Self {
+            record: Arc::new(Record::new(Arc::clone(&outbound), peer)),
             outbound,
             fanout: Fanout::new(),
             subscriptions: SidTable::new(),
-            peer,
             tls: shared.options.tls.is_some(),
             nonce,
             flags: Flags {
@@ -90,11 +141,15 @@ impl Session {
                 headers: false,
                 no_responders: false,
                 info_owed: false,
+                follow_info: false,
             },
+            told_info: None,
             permissions: None,
             origin,
             new_grant: None,
             pings_out: 0,
+            pinged_at: None,
+            received: Amount::default(),
         }
     }
 
@@ -106,7 +161,7 @@ impl Session {
     pub(crate) fn info(&self, shared: &Shared) -> ServerInfo {
         ServerInfo {
             client_id: self.outbound.id,
-            client_ip: Some(self.peer.ip().to_string()),
+            client_ip: Some(self.record.peer().ip().to_string()),
             nonce: self.nonce.as_deref().map(str::to_owned),
             ..ServerInfo::clone(&shared.info.load())
         }
@@ -128,7 +183,7 @@ impl Session {
             ClientOp::Pub(message) => return self.publish(&message, burst),
             ClientOp::Connect(json) => return self.connect(json, burst),
             ClientOp::Ping => self.ping(burst),
-            ClientOp::Pong => self.pings_out = 0,
+            ClientOp::Pong => self.pong(),
             ClientOp::Sub {
                 subject,
                 queue,
@@ -136,7 +191,7 @@ impl Session {
             } => self.subscribe(subject, queue, sid, burst),
             ClientOp::Unsub { sid, max } => self.unsubscribe(sid, max, burst),
             ClientOp::Info | ClientOp::Ok => {}
-            ClientOp::Err(_) => return Err(Violation::Silent),
+            ClientOp::Err(_) => return Err(Violation::silent(CloseReason::ClientClosed)),
         }
         Ok(())
     }
@@ -159,31 +214,53 @@ impl Session {
     fn ping(&mut self, burst: &Burst<'_>) {
         encoder::pong(self.lines());
         if std::mem::take(&mut self.flags.info_owed) {
+            self.told_info = Some(burst.shared.info.load_full());
             let info = ServerInfo {
                 connect_info: true,
-                remote_account: Some("$G".into()),
+                remote_account: Some(GLOBAL_ACCOUNT.into()),
                 ..self.info(burst.shared)
             };
             encoder::info(self.lines(), &info);
+            self.flags.follow_info = true;
+        }
+    }
+
+    fn pong(&mut self) {
+        self.pings_out = 0;
+        if let Some(at) = self.pinged_at.take() {
+            self.outbound.meter.set_rtt(at.elapsed());
+        }
+    }
+
+    /// Once the first PONG is on its way, INFO may be written at any time; before it never
+    /// (nats-surface §8, trap 1). To be called when nothing is staged any more.
+    pub(crate) fn settle_info(&mut self, shared: &Shared) {
+        if !std::mem::take(&mut self.flags.follow_info) {
+            return;
+        }
+        let (told, now) = (self.told_info.take(), shared.info.load_full());
+        self.record.follow_info();
+        if told.is_some_and(|told| !Arc::ptr_eq(&told, &now)) {
+            shared.send_info(&self.record, &now);
         }
     }
 
     /// Where authentication is not required, operations before CONNECT count as an empty CONNECT.
     fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
         if burst.shared.options.auth_required {
-            count(&burst.shared.counters.auth_failures);
-            return Err(Violation::Text("Authorization Violation"));
+            return Err(self.refused(AuthError::Refused, burst));
         }
         self.authenticate(&ConnectOptions::default(), burst)
     }
 
     fn connect(&mut self, json: &[u8], burst: &mut Burst<'_>) -> Result<(), Violation> {
-        let options = ConnectOptions::parse(json).map_err(|_| Violation::Silent)?;
+        let options = ConnectOptions::parse(json)
+            .map_err(|_| Violation::silent(CloseReason::ProtocolViolation))?;
         if let Some(text) = options.violation() {
-            return Err(Violation::Text(text));
+            return Err(connect_violation(text));
         }
         self.authenticate(&options, burst)?;
-        let first = !self.flags.info_owed && options.protocol >= 1;
+        let owed = options.protocol >= 1 && !self.record.follows_info();
         self.flags = Flags {
             admitted: true,
             verbose: options.verbose,
@@ -191,12 +268,10 @@ impl Session {
             echo: options.echo,
             headers: options.headers,
             no_responders: options.no_responders,
-            info_owed: first,
+            info_owed: owed,
+            follow_info: false,
         };
         self.outbound.set_headers(options.headers);
-        if options.protocol >= 1 {
-            burst.shared.follows_info(self.outbound.id);
-        }
         self.acknowledge();
         Ok(())
     }
@@ -206,29 +281,64 @@ impl Session {
         connect: &ConnectOptions,
         burst: &mut Burst<'_>,
     ) -> Result<(), Violation> {
+        self.introduce(connect);
         let nonce = self.nonce.as_deref().unwrap_or_default();
         let request = AuthRequest {
             connect,
             nonce,
-            peer: self.peer,
+            peer: self.record.peer(),
             tls: self.tls,
         };
-        let admission = burst
-            .shared
-            .auth
-            .authenticate(&request)
-            .map_err(|refusal| {
-                count(&burst.shared.counters.auth_failures);
-                Violation::Text(refusal.text())
-            })?;
+        match burst.shared.auth.authenticate(&request) {
+            Ok(admission) => self.admit(admission, burst),
+            Err(refusal) => Err(self.refused(refusal, burst)),
+        }
+    }
+
+    fn admit(&mut self, admission: Admission, burst: &mut Burst<'_>) -> Result<(), Violation> {
         let mut grant = admission.grant;
         let first = grant.borrow_and_update().clone();
+        self.record.learn(|client| {
+            client.user.clone_from(&admission.user);
+            client.nkey.clone_from(&admission.identity);
+            client.account.clone_from(&admission.account);
+            client.admitted = true;
+        });
         self.origin.identity = admission.identity;
         self.origin.internal = admission.internal;
         self.new_grant = Some(grant);
         self.flags.admitted = true;
         burst.release(&mut self.fanout);
-        self.regrant(&first, burst.shared)
+        self.regrant(&first, burst.shared)?;
+        burst
+            .shared
+            .tell(|events| events.connected(&self.record.report()));
+        Ok(())
+    }
+
+    /// Notes what a client says of itself.
+    fn introduce(&self, connect: &ConnectOptions) {
+        let text = |text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty());
+            text.map(Arc::from)
+        };
+        self.record.learn(|client| {
+            client.name = text(&connect.name);
+            client.lang = text(&connect.lang);
+            client.version = text(&connect.version);
+            client.user = text(&connect.user);
+            client.nkey = text(&connect.nkey);
+        });
+    }
+
+    fn refused(&mut self, refusal: AuthError, burst: &mut Burst<'_>) -> Violation {
+        count(&burst.shared.counters.auth_failures);
+        burst.release(&mut self.fanout);
+        let report = self.record.report();
+        burst
+            .shared
+            .tell(|events| events.auth_failed(&report, refusal.text()));
+        refusal.into()
     }
 
     /// Applies a grant: the first one and each later one.
@@ -237,7 +347,7 @@ impl Session {
     /// [`Violation`] when the identity was revoked.
     pub(crate) fn regrant(&mut self, grant: &Grant, shared: &Shared) -> Result<(), Violation> {
         let permissions = match grant {
-            Grant::Revoked => return Err(Violation::Text("User Authentication Revoked")),
+            Grant::Revoked => return Err(AuthError::Revoked.into()),
             Grant::Active(permissions) => Arc::clone(permissions),
         };
         self.fanout.forget();
@@ -262,8 +372,10 @@ impl Session {
 
     fn publish(&mut self, op: &PubOp<'_>, burst: &mut Burst<'_>) -> Result<(), Violation> {
         if op.has_headers && !self.flags.headers {
-            return Err(Violation::Silent);
+            return Err(Violation::silent(CloseReason::MsgHeaderViolation));
         }
+        self.received.msgs += 1;
+        self.received.bytes += op.data.len() as u64;
         let tally = self.fanout.tally();
         tally.in_msgs += 1;
         tally.in_bytes += op.data.len() as u64;
@@ -411,6 +523,16 @@ impl Session {
         }
         self.acknowledge();
     }
+}
+
+/// Why CONNECT's own words end the connection.
+fn connect_violation(text: &'static str) -> Violation {
+    let reason = match text {
+        "invalid client protocol" => CloseReason::BadClientProtocolVersion,
+        "no responders requires headers support" => CloseReason::NoRespondersRequiresHeaders,
+        _ => CloseReason::AuthenticationViolation,
+    };
+    Violation::new(text, reason)
 }
 
 fn may_publish(permissions: Option<&Permissions>, internal: bool, subject: &[u8]) -> bool {

@@ -7,8 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
-use hashbrown::HashMap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use unibus_proto::NodeId;
@@ -17,8 +16,10 @@ use unibus_proto::handshake::ServerInfo;
 
 use crate::fanout::{Fanout, Message, Reach};
 use crate::options::{BrokerOptions, Limits};
-use crate::outbound::{Close, Outbound};
-use crate::ports::{Authenticator, Origin, Publication};
+use crate::outbound::Close;
+use crate::ports::{Authenticator, Events, Origin, Publication};
+use crate::reason::CloseReason;
+use crate::registry::{Record, Registry};
 use crate::service::ServiceTable;
 use crate::stats::Counters;
 use crate::table::Table;
@@ -38,21 +39,14 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// This node, or [`NODE_UNKNOWN`].
     pub(crate) node: ArcSwap<NodeId>,
-    pub(crate) clients: Mutex<HashMap<u64, Client, std::hash::RandomState>>,
+    pub(crate) registry: Registry,
+    events: ArcSwapOption<Box<dyn Events>>,
     engines: Mutex<Vec<Fanout>>,
     interest: watch::Sender<u64>,
     /// A connection ended.
     pub(crate) gone: Notify,
     next_id: AtomicU64,
     internal: Origin,
-}
-
-/// A registered client connection.
-#[derive(Debug, Clone)]
-pub(crate) struct Client {
-    pub(crate) outbound: Arc<Outbound>,
-    /// It takes INFO at any time.
-    pub(crate) follows_info: bool,
 }
 
 impl Shared {
@@ -65,7 +59,8 @@ impl Shared {
             services: ArcSwap::default(),
             counters: Counters::default(),
             node: ArcSwap::from_pointee(NODE_UNKNOWN),
-            clients: Mutex::new(HashMap::default()),
+            registry: Registry::default(),
+            events: ArcSwapOption::empty(),
             engines: Mutex::new(Vec::new()),
             interest: watch::Sender::new(0),
             gone: Notify::new(),
@@ -141,21 +136,23 @@ impl Shared {
         }
     }
 
-    pub(crate) fn register(&self, outbound: &Arc<Outbound>) {
-        let client = Client {
-            outbound: Arc::clone(outbound),
-            follows_info: false,
-        };
-        self.clients.lock().insert(outbound.id, client);
+    pub(crate) fn set_events(&self, events: Box<dyn Events>) {
+        self.events.store(Some(Arc::new(events)));
     }
 
-    pub(crate) fn unregister(&self, id: u64) {
-        self.clients.lock().remove(&id);
+    /// Tells whoever listens to connections coming and going.
+    pub(crate) fn tell(&self, what: impl FnOnce(&dyn Events)) {
+        if let Some(events) = &*self.events.load() {
+            what(&***events);
+        }
     }
 
-    pub(crate) fn follows_info(&self, id: u64) {
-        if let Some(client) = self.clients.lock().get_mut(&id) {
-            client.follows_info = true;
+    /// Moves a connection from the open ones to the closed ones.
+    pub(crate) fn unregister(&self, record: &Record, reason: CloseReason, subscriptions: usize) {
+        let kept = self.limits().closed_connections_kept;
+        let report = self.registry.closed(record, reason, subscriptions, kept);
+        if report.client.admitted {
+            self.tell(|events| events.disconnected(&report));
         }
     }
 
@@ -167,21 +164,26 @@ impl Shared {
             next
         });
         let info = self.info.load_full();
-        let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
-        for client in clients.iter().filter(|client| client.follows_info) {
-            let own = ServerInfo {
-                client_id: client.outbound.id,
-                ..ServerInfo::clone(&info)
-            };
-            client.outbound.append_with(|out| encoder::info(out, &own));
-            client.outbound.wake();
+        for record in self.registry.records() {
+            if record.follows_info() {
+                self.send_info(&record, &info);
+            }
         }
     }
 
+    pub(crate) fn send_info(&self, record: &Record, info: &ServerInfo) {
+        let own = ServerInfo {
+            client_id: record.outbound.id,
+            client_ip: Some(record.peer().ip().to_string()),
+            ..ServerInfo::clone(info)
+        };
+        record.outbound.append_with(|out| encoder::info(out, &own));
+        record.outbound.wake();
+    }
+
     pub(crate) fn close_all(&self) {
-        let clients: Vec<Client> = self.clients.lock().values().cloned().collect();
-        for client in clients {
-            client.outbound.close(Close::Shutdown);
+        for record in self.registry.records() {
+            record.outbound.close(Close::Shutdown);
         }
     }
 }

@@ -75,6 +75,18 @@ impl Subscription {
         self.delivered.load(Ordering::Relaxed) < max
     }
 
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Deliveries after which it ends.
+    pub(crate) fn max(&self) -> Option<u64> {
+        match self.max.load(Ordering::Relaxed) {
+            0 => None,
+            max => Some(max),
+        }
+    }
+
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }

@@ -14,6 +14,8 @@ use unibus_proto::interest::{InterestChange, InterestTable, RemoteInterest};
 use unibus_proto::permissions::Permissions;
 use unibus_proto::route;
 
+use crate::clock;
+use crate::meter::Amount;
 use crate::outbound::{Close, Outbound};
 use crate::subscription::Subscription;
 
@@ -61,6 +63,7 @@ impl Table {
         let queue = subscription.queue.as_deref();
         let (handle, weight) = self.local.insert(filter, queue, Arc::clone(subscription));
         subscription.set_handle(handle);
+        subscription.outbound.meter.subscribed();
         if let Some(weight) = weight {
             self.tell(InterestChange {
                 filter,
@@ -76,6 +79,7 @@ impl Table {
             return;
         }
         subscription.close();
+        subscription.outbound.meter.unsubscribed();
         let queue = subscription.queue.as_deref();
         let mut filter = Vec::new();
         if self.peers_count() > 0 {
@@ -145,7 +149,7 @@ impl Table {
         self.local
             .for_each(|change| route::interest(&mut out, change));
         route::synced(&mut out);
-        outbound.append(&mut out);
+        outbound.append(&mut out, Amount::default(), clock::now());
         self.peers_generation += 1;
         let peer = Some(Peer {
             node,

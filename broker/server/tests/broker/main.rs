@@ -11,6 +11,7 @@ mod clients;
 mod core;
 mod limits;
 mod queues;
+mod reports;
 mod routes;
 mod services;
 mod support;

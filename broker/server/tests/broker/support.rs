@@ -28,9 +28,9 @@ impl Authenticator for Anyone {
         }
         let identity = request.connect.user.as_deref().map(Arc::from);
         Ok(Admission {
+            user: identity.clone(),
             identity,
-            internal: false,
-            grant: self.grant.clone(),
+            ..Admission::new(self.grant.clone())
         })
     }
 }
