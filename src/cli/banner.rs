@@ -1,6 +1,7 @@
 //! The five lines that a started node prints: what listens where, and what to type next. Text only.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::config::NodeConfig;
 use crate::config::args::BusAuth;
@@ -24,13 +25,17 @@ pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
         || "off (--monitor-port 0)".to_owned(),
         |at| format!("http://{}/varz", local(at)),
     );
+    let control = addresses.http.map_or_else(
+        || "off".to_owned(),
+        |at| format!("http://{}/healthz", local(at)),
+    );
     [
         format!("unibus-node {version}: {shape}, data in {data}"),
         format!(
             "  NATS clients   nats://{}  (bus-auth {})",
             addresses.client, config.bus_auth
         ),
-        format!("  control plane  http://{}/healthz", local(addresses.http)),
+        format!("  control plane  {control}"),
         format!("  monitoring     {monitor}"),
         format!("  next           {}", next(config, addresses)),
     ]
@@ -49,7 +54,11 @@ fn local(at: SocketAddr) -> SocketAddr {
 fn next(config: &NodeConfig, addresses: &Addresses) -> String {
     let url = format!("nats://{}", local(addresses.client));
     if config.bus_auth == BusAuth::Enforce {
-        let id = config.internal_id_file.display();
+        let id = config
+            .internal_id_file
+            .as_deref()
+            .unwrap_or_else(|| Path::new("FILE"));
+        let id = id.display();
         return format!(
             "unibus-node user add UKEY --role service --pub '>' --sub '>' --internal-id-file {id} \
              --nats-url {url}"

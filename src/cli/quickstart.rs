@@ -153,7 +153,7 @@ async fn start(dir: &Path, nodes: &mut Vec<Node>) -> Result<PathBuf> {
     for (folder, (route, port)) in folders.iter().zip(routes.iter().zip(CLIENT_PORTS)) {
         let data = dir.join(&folder.name);
         let config = config(folder, &routes, route.port, port, data)?;
-        internal.get_or_insert_with(|| config.internal_id_file.clone());
+        internal = internal.or_else(|| config.internal_id_file.clone());
         let node = Box::pin(Node::start(config)).await;
         nodes.push(node.with_context(|| format!("node {} does not start", folder.name))?);
     }
@@ -341,7 +341,8 @@ fn instructions(nodes: &[Node], seed: &Path) -> Vec<String> {
     let (urls, seed) = (urls.join(","), seed.display());
     let health = nodes
         .first()
-        .map(|node| format!("http://{}/healthz", node.addresses().http));
+        .and_then(|node| node.addresses().http)
+        .map(|at| format!("http://{at}/healthz"));
     vec![
         format!("urls    {urls}"),
         format!("seed    {seed}  (an nkey seed, for this cluster only)"),

@@ -97,16 +97,21 @@ pub struct NodeConfig {
     pub client_tls: Option<ClientTls>,
     /// Where clients connect by WebSocket; `None` is nowhere.
     pub websocket: Option<WebSocket>,
-    /// Where the control plane listens (TCP).
-    pub http_listen: SocketAddr,
-    /// Where monitoring listens (TCP, loopback); `None` is off.
+    /// Where the control plane listens (TCP); `None` is off.
+    pub http_listen: Option<SocketAddr>,
+    /// Where monitoring listens (TCP); `None` is off.
     pub monitor_listen: Option<SocketAddr>,
-    /// Folder of everything stored.
+    /// Folder of everything stored. Not looked at where [`Self::jetstream`] is off.
     pub data_dir: PathBuf,
+    /// Streams and what is stored for them; `None` = JetStream is off and no store is opened.
+    pub jetstream: Option<JetStreamConfig>,
     /// Who gets in.
     pub bus_auth: BusAuth,
-    /// File of the node's own service identity (mode 0600).
-    pub internal_id_file: PathBuf,
+    /// Whether users are kept in the replicated bucket `UNIBUS_users`.
+    pub users_bucket: bool,
+    /// File of the node's own service identity (mode 0600); `None` = it lives in memory, as long as
+    /// the process.
+    pub internal_id_file: Option<PathBuf>,
     /// Name told to clients as the cluster's, `None` for a single node.
     pub cluster: Option<ClusterConfig>,
     /// What clients are told about where to connect.
@@ -115,6 +120,16 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Every bound.
     pub limits: Limits,
+}
+
+/// How JetStream presents itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct JetStreamConfig {
+    /// The domain told to clients.
+    pub domain: Option<String>,
+    /// No client is served before the store answers. Only for a node without peers: it needs
+    /// nobody's vote.
+    pub serve_when_ready: bool,
 }
 
 /// The other nodes, and how this one proves itself to them.
@@ -255,12 +270,14 @@ impl NodeConfig {
             client_listen: SocketAddr::new(set.bind, set.port),
             client_tls: set.client_tls.clone(),
             websocket: set.websocket.clone(),
-            http_listen: SocketAddr::new(set.bind, set.http_port),
+            http_listen: Some(SocketAddr::new(set.bind, set.http_port)),
             monitor_listen: (set.monitor_port != 0)
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),
             data_dir: set.data_dir.clone(),
+            jetstream: Some(JetStreamConfig::default()),
             bus_auth: set.effective_bus_auth(),
-            internal_id_file: set.internal_id_file.clone(),
+            users_bucket: true,
+            internal_id_file: Some(set.internal_id_file.clone()),
             cluster: ClusterConfig::from_settings(set),
             advertise: Advertise::from_settings(set),
             timing: set.timing,

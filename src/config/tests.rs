@@ -46,11 +46,11 @@ fn config_dir(name: &str) -> tempfile::TempDir {
 fn no_flags_make_a_single_node_on_loopback() {
     let config = config("").unwrap();
     assert_eq!(config.client_listen.to_string(), "127.0.0.1:4222");
-    assert_eq!(config.http_listen.to_string(), "127.0.0.1:8470");
+    assert_eq!(config.http_listen.unwrap().to_string(), "127.0.0.1:8470");
     assert_eq!(config.monitor_listen.unwrap().to_string(), "127.0.0.1:8222");
     assert_eq!(config.data_dir, Path::new("./unibus-data"));
     assert_eq!(
-        config.internal_id_file,
+        config.internal_id_file.unwrap(),
         Path::new("./unibus-data/internal.json")
     );
     assert_eq!(config.bus_auth, BusAuth::Off);

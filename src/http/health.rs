@@ -91,6 +91,8 @@ pub enum NodeRole {
     Follower,
     /// It follows and does not vote yet.
     Learner,
+    /// It stores nothing (JetStream is off), so there is no group to be in.
+    Storeless,
     /// It belongs to no group yet.
     #[default]
     Joining,

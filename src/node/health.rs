@@ -17,6 +17,7 @@ use crate::mesh::{Mesh, PeerStatus, Posture, Refusal};
 
 /// What the listeners ask.
 pub(super) struct Health {
+    pub(super) id: NodeId,
     pub(super) server_name: String,
     pub(super) server_id: String,
     pub(super) cluster_name: Option<String>,
@@ -27,14 +28,15 @@ pub(super) struct Health {
     pub(super) started: Instant,
     pub(super) started_at: SystemTime,
     pub(super) broker: Broker,
-    pub(super) replica: Replica,
+    /// `None` where JetStream is off.
+    pub(super) replica: Option<Replica>,
     pub(super) mesh: Option<Arc<Mesh>>,
-    pub(super) caught_up: watch::Receiver<bool>,
+    /// `None` where there is nothing to catch up with.
+    pub(super) caught_up: Option<watch::Receiver<bool>>,
 }
 
 impl HealthSource for Health {
     fn health(&self) -> HealthReport {
-        let status = self.replica.status();
         let connected = self
             .mesh
             .as_ref()
@@ -45,22 +47,25 @@ impl HealthSource for Health {
             .as_ref()
             .map(|mesh| mesh.refused())
             .unwrap_or_default();
-        HealthReport {
+        let report = HealthReport {
             posture: report(self.posture),
-            node: NodeId(status.node_id).to_string(),
+            node: self.id.to_string(),
             server_name: self.server_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_name: self.cluster_name.clone(),
-            role: role(&status),
-            leader: status.leader.map(|id| self.name_of(id, &status)),
-            term: status.term,
-            // The watch is what proposals go by; the status may be a moment ahead of it.
-            quorum: status.has_quorum && self.replica.leadership().borrow().leader.is_some(),
-            store_open: status.fatal.is_none(),
-            caught_up: *self.caught_up.borrow(),
-            applied_index: status.applied_index,
-            peers: peers(&status, &connected),
             refused_routes: refused.iter().rev().map(refusal).collect(),
+            ..HealthReport::default()
+        };
+        match &self.replica {
+            Some(replica) => self.with_store(report, replica, &connected),
+            None => HealthReport {
+                role: NodeRole::Storeless,
+                quorum: true,
+                store_open: true,
+                caught_up: true,
+                peers: peers(&ReplicaStatus::default(), &connected),
+                ..report
+            },
         }
     }
 
@@ -96,6 +101,27 @@ impl HealthSource for Health {
 }
 
 impl Health {
+    fn with_store(
+        &self,
+        report: HealthReport,
+        replica: &Replica,
+        connected: &[PeerStatus],
+    ) -> HealthReport {
+        let status = replica.status();
+        HealthReport {
+            role: role(&status),
+            leader: status.leader.map(|id| self.name_of(id, &status)),
+            term: status.term,
+            // The watch is what proposals go by; the status may be a moment ahead of it.
+            quorum: status.has_quorum && replica.leadership().borrow().leader.is_some(),
+            store_open: status.fatal.is_none(),
+            caught_up: self.caught_up.as_ref().is_none_or(|done| *done.borrow()),
+            applied_index: status.applied_index,
+            peers: peers(&status, connected),
+            ..report
+        }
+    }
+
     fn name_of(&self, id: NodeId, status: &ReplicaStatus) -> String {
         let member = status.voters.get(&id).or_else(|| status.learners.get(&id));
         member.cloned().unwrap_or_else(|| id.to_string())

@@ -21,8 +21,8 @@ const ADMISSION_WAIT: Duration = Duration::from_secs(10);
 pub struct Addresses {
     /// NATS clients, TCP.
     pub client: SocketAddr,
-    /// The control plane, TCP.
-    pub http: SocketAddr,
+    /// The control plane, TCP; `None` is off.
+    pub http: Option<SocketAddr>,
     /// Monitoring, TCP; `None` is off.
     pub monitor: Option<SocketAddr>,
     /// Routes, UDP; `None` for a single node.
@@ -32,7 +32,7 @@ pub struct Addresses {
 /// What is bound before anything starts, so that a port in use is said at once.
 pub(super) struct Listeners {
     pub(super) client: TcpListener,
-    pub(super) http: HttpServer,
+    pub(super) http: Option<HttpServer>,
     pub(super) monitor: Option<HttpServer>,
 }
 
@@ -50,18 +50,15 @@ impl Listeners {
         let client = TcpListener::bind(address)
             .await
             .map_err(failed("--port", address))?;
-        let address = config.http_listen;
-        let http = HttpServer::bind(address, Surface::Control, limits.clone())
-            .await
-            .map_err(failed("--http-port", address))?;
-        let monitor = match config.monitor_listen {
-            None => None,
-            Some(address) => Some(
-                HttpServer::bind(address, Surface::Monitor, limits.clone())
-                    .await
-                    .map_err(failed("--monitor-port", address))?,
-            ),
+        let open = async |address: Option<SocketAddr>, surface, flag| match address {
+            None => Ok(None),
+            Some(address) => HttpServer::bind(address, surface, limits.clone())
+                .await
+                .map(Some)
+                .map_err(failed(flag, address)),
         };
+        let http = open(config.http_listen, Surface::Control, "--http-port").await?;
+        let monitor = open(config.monitor_listen, Surface::Monitor, "--monitor-port").await?;
         Ok(Self {
             client,
             http,
@@ -71,13 +68,14 @@ impl Listeners {
 
     pub(super) fn addresses(&self, client: SocketAddr, mesh: Option<&Mesh>) -> Addresses {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let at = |server: &Option<HttpServer>| {
+            let server = server.as_ref()?;
+            Some(server.local_addr().unwrap_or(unknown))
+        };
         Addresses {
             client,
-            http: self.http.local_addr().unwrap_or(unknown),
-            monitor: self
-                .monitor
-                .as_ref()
-                .map(|m| m.local_addr().unwrap_or(unknown)),
+            http: at(&self.http),
+            monitor: at(&self.monitor),
             cluster: mesh.map(Mesh::local_addr),
         }
     }
@@ -99,11 +97,11 @@ impl Listeners {
 pub(super) async fn serve_clients(
     broker: Broker,
     listener: TcpListener,
-    mut caught_up: watch::Receiver<bool>,
+    caught_up: Option<watch::Receiver<bool>>,
     bus_auth: BusAuth,
     stop: watch::Receiver<bool>,
 ) {
-    if bus_auth == BusAuth::Enforce {
+    if let Some(mut caught_up) = caught_up.filter(|_| bus_auth == BusAuth::Enforce) {
         let waiting = caught_up.wait_for(|done| *done);
         // Without a quorum only the node's own identity is admitted: others are told so.
         let _waited = tokio::time::timeout(ADMISSION_WAIT, waiting).await;

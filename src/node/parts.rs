@@ -1,7 +1,6 @@
 //! Configuration → the options of each part, and the parts that take more than a call to start.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use unibus_broker::{Broker, BrokerOptions};
@@ -18,11 +17,19 @@ use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 /// JetStream API level: TTLs and markers, nothing later yet.
 const API_LEVEL: u8 = 1;
 
-pub(super) fn make_data_dir(path: &Path) -> Result<(), NodeError> {
+/// The node's id: kept in its data folder, or made for this process where nothing is kept.
+pub(super) fn node_id(config: &NodeConfig) -> Result<NodeId, NodeError> {
+    if config.jetstream.is_none() {
+        let random: [u8; 8] = rand::random();
+        // 0 means "unknown" on the wire.
+        return Ok(NodeId(u64::from_le_bytes(random).max(1)));
+    }
+    let path = &config.data_dir;
     std::fs::create_dir_all(path).map_err(|source| NodeError::DataDir {
-        path: path.to_path_buf(),
+        path: path.clone(),
         source,
-    })
+    })?;
+    Ok(Replica::node_id_in(path)?)
 }
 
 /// How strictly this node is run. Clients' TLS does not exist yet, so `tls` speaks of the routes.
@@ -34,7 +41,7 @@ pub(super) fn posture(config: &NodeConfig) -> Posture {
         acl: enforce,
         tls: clustered,
         cluster: clustered,
-        store: true,
+        store: config.jetstream.is_some(),
     }
 }
 
@@ -68,8 +75,12 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         connect_urls: advertised.into_iter().collect(),
         auth_required: config.bus_auth == BusAuth::Enforce,
         always_nonce: true,
-        jetstream: true,
-        api_level: API_LEVEL,
+        jetstream: config.jetstream.is_some(),
+        api_level: if config.jetstream.is_some() {
+            API_LEVEL
+        } else {
+            0
+        },
         limits: own,
         ..BrokerOptions::default()
     }
@@ -83,6 +94,7 @@ fn server_id() -> String {
 
 pub(super) fn jetstream_options(config: &NodeConfig) -> JetStreamOptions {
     JetStreamOptions {
+        domain: config.jetstream.as_ref().and_then(|js| js.domain.clone()),
         cluster_name: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
         version: ADVERTISED_VERSION.to_owned(),
         api_level: API_LEVEL,

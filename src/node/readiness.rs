@@ -12,24 +12,26 @@ use crate::shutdown::Shutdown;
 /// Between two attempts at a read barrier while there is no leader.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Sets `caught_up` when a read barrier has passed and the users' bucket is there; then ends.
+/// Sets `caught_up` when a read barrier has passed and the users' bucket is there, where users are
+/// kept in one; then ends.
 pub(super) async fn watch_for(
     replica: Replica,
     caught_up: watch::Sender<bool>,
+    users_bucket: bool,
     mut shutdown: Shutdown,
 ) {
     tokio::select! {
         () = shutdown.wait() => {}
-        () = catch_up(&replica) => {
+        () = catch_up(&replica, users_bucket) => {
             caught_up.send_replace(true);
             tracing::info!(applied_index = replica.status().applied_index, "ready");
         }
     }
 }
 
-async fn catch_up(replica: &Replica) {
+async fn catch_up(replica: &Replica, users_bucket: bool) {
     loop {
-        if replica.read_barrier().await.is_ok() && has_users(replica) {
+        if replica.read_barrier().await.is_ok() && (!users_bucket || has_users(replica)) {
             return;
         }
         tokio::time::sleep(RETRY).await;

@@ -70,17 +70,19 @@ impl MeshHooks for RouteHooks {
 
 /// Lets permissions and streams follow what is applied, before it is acknowledged.
 pub(super) struct StateObserver {
-    pub(super) directory: Arc<Directory>,
+    /// `None` where users are not kept in the store.
+    pub(super) directory: Option<Arc<Directory>>,
     pub(super) jetstream: JetStreamHooks,
     pub(super) replica: Arc<ReplicaSlot>,
 }
 
 impl Observer for StateObserver {
     fn applied(&self, state: &State, effects: &[Effect]) {
-        if users::concerned(effects)
+        if let Some(directory) = &self.directory
+            && users::concerned(effects)
             && let Some(replica) = self.replica.get()
         {
-            users::load(state, &replica, &self.directory);
+            users::load(state, &replica, directory);
         }
         self.jetstream.applied(state, effects);
     }

@@ -1,0 +1,159 @@
+//! The part of a node that stores: the replica, JetStream over it, and what follows the cluster. A
+//! node whose configuration leaves JetStream out has none of it and touches no disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use unibus_broker::Broker;
+use unibus_proto::NodeId;
+use unibus_raft::{Replica, Transport};
+
+use super::wiring::{Alone, Dispatch, ReplicaSlot, StateObserver};
+use super::{NodeError, STOP_PATIENCE, authority, formation, parts, readiness, users};
+use crate::access::Directory;
+use crate::config::NodeConfig;
+use crate::jetstream::{JetStream, JetStreamHooks};
+use crate::mesh::Mesh;
+use crate::shutdown::Shutdown;
+
+/// What the store is joined to.
+pub(super) struct Joins<'a> {
+    pub(super) id: NodeId,
+    pub(super) broker: &'a Broker,
+    pub(super) directory: &'a Arc<Directory>,
+    pub(super) mesh: Option<&'a Arc<Mesh>>,
+    pub(super) slot: &'a Arc<ReplicaSlot>,
+    pub(super) shutdown: &'a Shutdown,
+}
+
+/// An open store.
+pub(super) struct Store {
+    pub(super) replica: Replica,
+    jetstream: JetStream,
+    pub(super) caught_up: watch::Receiver<bool>,
+    slot: Arc<ReplicaSlot>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens it and starts what serves it; elections and replay may still be going on.
+    pub(super) async fn open(config: &NodeConfig, joins: &Joins<'_>) -> Result<Self, NodeError> {
+        let transport: Arc<dyn Transport> = match joins.mesh {
+            Some(mesh) => Arc::clone(mesh) as _,
+            None => Arc::new(Alone),
+        };
+        let hooks = JetStreamHooks::new();
+        let observer = Arc::new(StateObserver {
+            directory: config.users_bucket.then(|| Arc::clone(joins.directory)),
+            jetstream: hooks.clone(),
+            replica: Arc::clone(joins.slot),
+        });
+        let replica =
+            parts::start_replica(config, joins.id, &transport, observer, joins.slot).await?;
+        if config.users_bucket {
+            replica.with_state(|state| users::load(state, &replica, joins.directory));
+        }
+        let options = parts::jetstream_options(config);
+        let jetstream = JetStream::start(
+            joins.broker.clone(),
+            replica.clone(),
+            options,
+            transport,
+            &hooks,
+        );
+        if let Some(mesh) = joins.mesh {
+            mesh.set_rpc_handler(Arc::new(Dispatch {
+                replica: replica.handler(),
+                jetstream: jetstream.clone(),
+            }));
+        }
+        let mut store = Self {
+            caught_up: watch::channel(false).1,
+            replica,
+            jetstream,
+            slot: Arc::clone(joins.slot),
+            tasks: Vec::new(),
+        };
+        store.follow_cluster(config, joins);
+        store.form(config, joins).await?;
+        Ok(store)
+    }
+
+    /// Starts what watches whether this node may speak for the cluster.
+    fn follow_cluster(&mut self, config: &NodeConfig, joins: &Joins<'_>) {
+        let (sender, caught_up) = watch::channel(false);
+        self.caught_up = caught_up;
+        self.spawn(readiness::watch_for(
+            self.replica.clone(),
+            sender,
+            config.users_bucket,
+            joins.shutdown.clone(),
+        ));
+        self.spawn(authority::follow(
+            self.replica.clone(),
+            Arc::clone(joins.directory),
+            self.caught_up.clone(),
+            joins.shutdown.clone(),
+        ));
+        if config.users_bucket {
+            let bucket = users::ensure_bucket(self.replica.clone(), joins.shutdown.clone());
+            self.spawn(bucket);
+        }
+    }
+
+    /// Makes a node alone a group of one; lets a node with peers form or join their group.
+    async fn form(&mut self, config: &NodeConfig, joins: &Joins<'_>) -> Result<(), NodeError> {
+        let name = config.server_name.clone();
+        match joins.mesh {
+            None if self.replica.status().initialized => {}
+            None => {
+                let alone = BTreeMap::from([(joins.id, name)]);
+                self.replica.initialize(alone).await?;
+            }
+            Some(mesh) => {
+                let (replica, mesh) = (self.replica.clone(), Arc::clone(mesh));
+                self.spawn(formation::run(replica, mesh, name, joins.shutdown.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task));
+    }
+
+    /// Waits until the node answers for the cluster, or says what is missing.
+    pub(super) async fn ready(&self, within: Duration) -> Result<(), NodeError> {
+        let mut caught_up = self.caught_up.clone();
+        let waiting = caught_up.wait_for(|done| *done);
+        if matches!(tokio::time::timeout(within, waiting).await, Ok(Ok(_))) {
+            return Ok(());
+        }
+        let missing = match self.replica.status() {
+            status if !status.initialized => "the node belongs to no cluster yet",
+            status if !status.has_quorum => "there is no quorum",
+            _ => "the node is still catching up",
+        };
+        Err(NodeError::NotReady(within, missing.to_owned()))
+    }
+
+    /// Lets another node lead, where there is one, for at most [`STOP_PATIENCE`].
+    pub(super) async fn hand_over(&self) {
+        let hand_over = self.replica.transfer_leadership();
+        let _timed_out = tokio::time::timeout(STOP_PATIENCE, hand_over).await;
+    }
+
+    /// Closes it. Clients are gone by now: what they published before is captured and acknowledged.
+    pub(super) async fn close(self) {
+        self.jetstream.shutdown();
+        for task in self.tasks {
+            task.abort();
+            let _cancelled = task.await;
+        }
+        self.replica.shutdown().await;
+        self.slot.set(None);
+    }
+}
