@@ -4,6 +4,7 @@ mod authority;
 mod bootstrap;
 mod formation;
 mod health;
+mod interfaces;
 mod listeners;
 mod parts;
 mod readiness;
@@ -26,6 +27,7 @@ use crate::mesh::{self, Mesh};
 use crate::shutdown::{self, Shutdown, Trigger};
 
 pub use self::listeners::Addresses;
+pub use self::parts::server_id;
 
 use self::health::Health;
 use self::listeners::Listeners;

@@ -10,7 +10,7 @@ use crate::config::args::{LogArgs, LogFormat};
 
 /// What stays quiet whatever the level is: libraries whose INFO is our DEBUG. openraft warns at every
 /// heartbeat to a peer that is away, which the mesh has said once.
-const QUIET: [&str; 5] = [
+pub(crate) const QUIET: [&str; 5] = [
     "openraft=error",
     "quinn=warn",
     "quinn_proto=warn",

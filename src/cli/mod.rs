@@ -19,7 +19,7 @@ use tracing::debug;
 
 use crate::config::args::RunArgs;
 use crate::config::{ConfigError, NodeConfig};
-use crate::{boot_guard, telemetry};
+use crate::{boot_guard, frontdoor, telemetry};
 
 use self::out::{say, tell};
 
@@ -68,6 +68,17 @@ pub enum Command {
     User(users::UserCommand),
     /// Judge a configuration as starting would, and print what it means, without starting
     CheckConfig(Box<RunArgs>),
+    /// Be a nats-server: its command line and its configuration file; see nats-server --help
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    NatsServer {
+        /// nats-server's flags
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "FLAGS"
+        )]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Print the version
     Version,
 }
@@ -75,6 +86,10 @@ pub enum Command {
 /// The whole program: reads the command line, does what it says, ends with its status.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Before the parser: nats-server's flags are not in its form (-js, -sd=DIR, -p -1).
+    if let Some(arguments) = frontdoor::arguments(std::env::args_os()) {
+        return frontdoor::main(arguments);
+    }
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -96,6 +111,11 @@ pub async fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Pki(command)) => pki::pki(&command),
         Some(Command::User(command)) => Box::pin(users::user(&command)).await,
         Some(Command::CheckConfig(args)) => check_config(&args),
+        // `main` has seen to it already, except where this is called with a command line of its own.
+        Some(Command::NatsServer { .. }) => {
+            tell("unibus-node: nats-server has to be the first word");
+            ExitCode::from(WRONG)
+        }
         Some(Command::Version) => {
             say(&format!("unibus-node {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

@@ -126,7 +126,11 @@ impl Limits {
         Ok(limits)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Asserts the relations between limits.
+    ///
+    /// # Errors
+    /// [`ConfigError::Limit`] naming the flag, what was found and what is wanted.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let payload = self.payload_bytes_max as u64;
         if payload == 0 || payload > PAYLOAD_BYTES_CEILING {
             return Err(limit("--max-payload", payload, "from 1 to 67108864 bytes"));

@@ -89,6 +89,8 @@ pub enum ConfigError {
 /// Everything a node needs to know to start. A value of this type has passed the boot guard.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
+    /// What clients and monitoring know this process by; `None` = a new one is made.
+    pub server_id: Option<String>,
     /// This node's name.
     pub server_name: String,
     /// Where clients connect (TCP); port 0 takes a free one.
@@ -266,6 +268,7 @@ impl NodeConfig {
         }
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Ok(Self {
+            server_id: None,
             server_name: set.server_name.clone(),
             client_listen: SocketAddr::new(set.bind, set.port),
             client_tls: set.client_tls.clone(),

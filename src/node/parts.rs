@@ -8,7 +8,7 @@ use unibus_proto::NodeId;
 use unibus_raft::{Observer, Replica, ReplicaOptions, Transport};
 
 use super::wiring::{ReplicaSlot, RouteHooks};
-use super::{ADVERTISED_VERSION, NodeError};
+use super::{ADVERTISED_VERSION, NodeError, interfaces};
 use crate::config::args::BusAuth;
 use crate::config::{Advertise, ClusterConfig, NodeConfig, RouteSecret};
 use crate::jetstream::JetStreamOptions;
@@ -59,20 +59,22 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         ..unibus_broker::Limits::default()
     };
     own.route_pending_bytes_max = own.route_pending_bytes_max.max(limits.pending_bytes_max);
-    let advertised = match &config.advertise {
-        Advertise::Address(address) => Some(address.clone()),
-        // An address that means "all of them" would poison clients' server pools.
-        Advertise::Listener => (!client.ip().is_unspecified()).then(|| client.to_string()),
-        Advertise::Nothing => None,
+    let connect_urls = match &config.advertise {
+        Advertise::Address(address) => vec![address.clone()],
+        Advertise::Listener => interfaces::reachable(client)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        Advertise::Nothing => Vec::new(),
     };
     BrokerOptions {
         server_name: config.server_name.clone(),
-        server_id: server_id(),
+        server_id: config.server_id.clone().unwrap_or_else(server_id),
         version: ADVERTISED_VERSION.to_owned(),
         cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
         host: client.ip().to_string(),
         port: client.port(),
-        connect_urls: advertised.into_iter().collect(),
+        connect_urls,
         auth_required: config.bus_auth == BusAuth::Enforce,
         always_nonce: true,
         jetstream: config.jetstream.is_some(),
@@ -87,7 +89,8 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
 }
 
 /// An id in the shape of nats-server's: `N` and 55 letters and digits, new for every process.
-fn server_id() -> String {
+#[must_use]
+pub fn server_id() -> String {
     let random: [u8; 34] = rand::random();
     format!("N{}", data_encoding::BASE32_NOPAD.encode(&random))
 }
