@@ -117,6 +117,11 @@ impl Decoder {
         }
     }
 
+    /// Other limits from the next operation on; one that is being read already has passed.
+    pub fn set_limits(&mut self, limits: DecoderLimits) {
+        self.limits = limits;
+    }
+
     /// The limits in force.
     pub fn limits(&self) -> DecoderLimits {
         self.limits

@@ -10,19 +10,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use unibus_proto::NodeId;
+use unibus_proto::encoder;
 use unibus_proto::handshake::ServerInfo;
 
+use crate::lameduck::{self, LameDuck};
 use crate::listener;
-use crate::options::BrokerOptions;
-use crate::ports::{Authenticator, Events, Publication, Service};
+use crate::options::{BrokerOptions, Limits};
+use crate::outbound::Close;
+use crate::ports::{AuthError, Authenticator, Events, Publication, Service};
 use crate::query;
+use crate::reason::CloseReason;
+use crate::registry::Record;
 use crate::report::{
-    AccountReport, ConnectionPage, ConnectionQuery, SubscriptionPage, SubscriptionQuery,
+    AccountReport, ConnectionPage, ConnectionQuery, ConnectionReport, SubscriptionPage,
+    SubscriptionQuery,
 };
 use crate::route::{self, Peer, RouteTask};
 use crate::service::ServiceId;
 use crate::shared::{Internal, Shared};
 use crate::stats::BrokerStats;
+use crate::violation::Violation;
 
 /// A broker. Cheap to clone; all clones are the same broker.
 #[derive(Clone, Debug)]
@@ -111,30 +118,110 @@ impl Broker {
         self.shared.announce(change);
     }
 
-    /// Tells clients that this node is about to stop, and where else to go (nats-surface §1.15).
-    pub fn lame_duck(&self, other_urls: &[String]) {
-        self.update_info(|info| {
-            info.ldm = true;
-            info.connect_urls = other_urls.to_vec();
-        });
+    /// Lame duck mode: accepts nobody any more, tells clients that this node is about to stop and where
+    /// else to go, and after the grace closes them one after the other. Returns when the last one has
+    /// been told to go; [`Self::shutdown`] waits until it has gone.
+    pub async fn lame_duck(&self, plan: LameDuck) {
+        lameduck::leave(&self.shared, plan).await;
+    }
+
+    /// Tells one client that it had better go (INFO with `ldm`). False = there is no such client, or it
+    /// doesn't follow INFO.
+    pub fn announce_lame_duck_to(&self, cid: u64) -> bool {
+        let record = self.shared.registry.get(cid);
+        let Some(record) = record.filter(|record| record.follows_info()) else {
+            return false;
+        };
+        let mut info = ServerInfo::clone(&self.shared.info.load());
+        info.ldm = true;
+        self.shared.send_info(&record, &info);
+        true
+    }
+
+    /// Closes one client. False = there is no such client.
+    pub fn kick(&self, cid: u64) -> bool {
+        let record = self.shared.registry.get(cid);
+        let close = |record: &Arc<Record>| {
+            record
+                .outbound
+                .close(Close::AfterFlush(CloseReason::Kicked))
+        };
+        record.as_ref().map(close).is_some()
+    }
+
+    /// Judges every admitted connection anew, such as after a reload of the configuration: those for
+    /// whom `judge` has an error read its text and are closed. Returns how many. Whose permissions
+    /// changed is told over their grant, not here.
+    pub fn recheck(&self, judge: impl Fn(&ConnectionReport) -> Result<(), AuthError>) -> usize {
+        let mut closed = 0;
+        for record in self.shared.registry.records() {
+            let report = record.report();
+            if !report.client.admitted {
+                continue;
+            }
+            if let Err(error) = judge(&report) {
+                let violation = Violation::from(error);
+                record
+                    .outbound
+                    .append_with(|out| encoder::err(out, error.text()));
+                record.outbound.close(Close::AfterFlush(violation.reason));
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// Waits until every session acts under the grant in force now, at most `longest`. When this returns
+    /// true, nothing is delivered or published any more under a grant that was replaced before the call.
+    pub async fn grants_settled(&self, longest: Duration) -> bool {
+        let settled = async {
+            loop {
+                let regranted = self.shared.regranted.notified();
+                let mut regranted = std::pin::pin!(regranted);
+                regranted.as_mut().enable();
+                let records = self.shared.registry.records();
+                if !records.iter().any(|record| record.is_behind_its_grant()) {
+                    return;
+                }
+                drop(records);
+                regranted.await;
+            }
+        };
+        tokio::time::timeout(longest, settled).await.is_ok()
+    }
+
+    /// Other limits from now on, also for those who are connected. Connections over a lower
+    /// `connections_max` are closed, the newest first.
+    pub fn set_limits(&self, limits: Limits) {
+        let most = limits.connections_max;
+        self.shared.set_limits(limits);
+        let mut records = self.shared.registry.records();
+        records.sort_by_key(|record| record.outbound.id);
+        for record in records.iter().skip(most) {
+            let text = "maximum connections exceeded";
+            record.outbound.append_with(|out| encoder::err(out, text));
+            let reason = CloseReason::MaxConnectionsExceeded;
+            record.outbound.close(Close::AfterFlush(reason));
+        }
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits::clone(&self.shared.limits())
+    }
+
+    /// Whether clients must present credentials before anything else, from now on. Those who are
+    /// connected stay: see [`Self::recheck`].
+    pub fn set_auth_required(&self, required: bool) {
+        self.shared.set_auth_required(required);
     }
 
     /// Closes all client connections after writing what waits for them, and waits for that, at most
     /// `longest`. The accept loop has to be stopped by its own signal.
     pub async fn shutdown(&self, longest: Duration) {
-        let gone = async {
-            loop {
-                let gone = self.shared.gone.notified();
-                let mut gone = std::pin::pin!(gone);
-                gone.as_mut().enable();
-                self.shared.close_all();
-                if self.shared.counters.connections.load(Ordering::Relaxed) == 0 {
-                    return;
-                }
-                gone.await;
-            }
-        };
-        let _ = tokio::time::timeout(longest, gone).await;
+        self.shared.close_all();
+        let _ = tokio::time::timeout(longest, self.shared.nobody()).await;
     }
 
     /// Who hears of connections that come and go from now on.

@@ -41,6 +41,11 @@ impl<'a> Burst<'a> {
         (table, services)
     }
 
+    /// Whether the table is locked for publishing.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// Hands over what is staged and lets the table go.
     pub(crate) fn release(&mut self, fanout: &mut Fanout) {
         fanout.hand_over();

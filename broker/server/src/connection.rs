@@ -25,11 +25,12 @@ use crate::burst::Burst;
 use crate::clock;
 use crate::io::Io;
 use crate::outbound::{Close, Status};
-use crate::ports::Grant;
+use crate::ports::{AuthError, Grant};
 use crate::reason::CloseReason;
-use crate::session::{Session, Violation};
+use crate::session::Session;
 use crate::shared::Shared;
 use crate::stats::count;
+use crate::violation::Violation;
 
 /// One read takes at most this many bytes; shared by all connections of a thread.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -82,16 +83,12 @@ enum Turn {
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, session: Session, io: Io) -> Self {
         let now = Instant::now();
+        let decoder = Decoder::new(decoder_limits(&shared, &session));
         let limits = shared.limits();
-        let decoder = Decoder::new(DecoderLimits {
-            control_line_bytes_max: limits.control_line_bytes_max,
-            payload_bytes_max: limits.payload_bytes_max,
-        });
-        let admit_by = shared
-            .options
-            .auth_required
-            .then(|| now + limits.auth_timeout);
+        let required = shared.is_auth_required();
+        let admit_by = required.then(|| now + limits.auth_timeout);
         let ping_at = now + limits.first_ping;
+        drop(limits);
         let first = admit_by.map_or(ping_at, |by| by.min(ping_at));
         Self {
             decoder,
@@ -111,7 +108,7 @@ impl Connection {
     }
 
     pub(crate) fn register(&self) {
-        self.shared.registry.opened(&self.session.record);
+        self.shared.register(&self.session.record);
     }
 
     /// Serves the client until one side ends it. What is rare is boxed, so that the task of an idle
@@ -124,10 +121,9 @@ impl Connection {
                 Some(watch) => tokio::select! {
                     biased;
                     changed = watch.changed() => {
-                        let now = changed.is_ok().then(|| watch.borrow_and_update().clone());
-                        match now {
-                            Some(now) => self.regrant(&now),
-                            None => grant = None,
+                        match changed {
+                            Ok(()) => self.regrant(),
+                            Err(_) => grant = None,
                         }
                         continue;
                     }
@@ -136,10 +132,11 @@ impl Connection {
             };
             if let Some(new) = self.session.new_grant.take() {
                 grant = Some(new);
+                self.follow_limits();
             }
             match turn {
                 Turn::Close(reason) => break reason,
-                Turn::Wait => Box::pin(self.wait()).await,
+                Turn::Wait => Box::pin(self.wait(&mut grant)).await,
             }
         };
         Box::pin(self.end(reason)).await;
@@ -174,8 +171,12 @@ impl Connection {
                 full,
                 blocked,
                 pending,
+                nudged,
                 expired,
             } = self.session.outbound.status();
+            if nudged {
+                self.follow_limits();
+            }
             for subscription in expired {
                 self.session.subscriptions.forget(&subscription);
                 if !subscription.is_closed() {
@@ -293,6 +294,21 @@ impl Connection {
         self.last_active
     }
 
+    /// Takes over the node's limits and the client's own.
+    fn follow_limits(&mut self) {
+        self.decoder
+            .set_limits(decoder_limits(&self.shared, &self.session));
+        let limits = self.shared.limits();
+        let outbound = &self.session.outbound;
+        outbound.set_pending_max(limits.pending_bytes_max);
+        self.ping_at = self.ping_at.min(Instant::now() + limits.ping_interval);
+        drop(limits);
+        self.wake_by(self.ping_at);
+        if let Some(at) = self.session.expires_at {
+            self.wake_by(at);
+        }
+    }
+
     fn wake_by(&mut self, at: Instant) {
         if at < self.timer.deadline() {
             self.timer.as_mut().reset(at);
@@ -302,6 +318,10 @@ impl Connection {
     fn on_timer(&mut self, now: Instant, blocked: Option<Instant>) -> Option<Close> {
         if self.admit_by.is_some_and(|by| by <= now) && !self.session.is_admitted() {
             return Some(self.refuse("Authentication Timeout", CloseReason::AuthenticationTimeout));
+        }
+        if self.session.expires_at.is_some_and(|at| at <= now) {
+            let expired = AuthError::Expired;
+            return Some(self.refuse(expired.text(), CloseReason::AuthenticationExpired));
         }
         let write_by = blocked.map(|since| since + self.shared.limits().write_deadline);
         if write_by.is_some_and(|by| by <= now) {
@@ -316,7 +336,8 @@ impl Connection {
             self.shrink(now);
         }
         let admit_by = self.admit_by.filter(|_| !self.session.is_admitted());
-        let next = [admit_by, write_by, self.shrink_at]
+        let expires_at = self.session.expires_at;
+        let next = [admit_by, write_by, self.shrink_at, expires_at]
             .into_iter()
             .flatten()
             .min();
@@ -366,8 +387,8 @@ impl Connection {
     }
 
     /// Follows a changed grant.
-    fn regrant(&mut self, grant: &Grant) {
-        let result = self.session.regrant(grant, &self.shared);
+    fn regrant(&mut self) {
+        let result = self.session.regrant(&self.shared);
         if let Err(Violation {
             text: Some(text), ..
         }) = &result
@@ -392,8 +413,8 @@ impl Connection {
         !self.fed.is_empty() || self.session.fanout.is_stalling()
     }
 
-    /// Waits for services and lagging receivers while output goes on.
-    async fn wait(&mut self) {
+    /// Waits for services and lagging receivers while output goes on and the grant is followed.
+    async fn wait(&mut self, grant: &mut Option<watch::Receiver<Grant>>) {
         let fed = std::mem::take(&mut self.fed);
         let stalling = self.session.fanout.take_stalling();
         let hard = self.shared.limits().stall;
@@ -405,11 +426,16 @@ impl Connection {
                 stalling.wait(hard).await;
             }
         };
-        tokio::select! {
-            () = waiting => {}
-            // The reason stays in the outbound: the next turn finds it again, or the same timeout.
-            reason = std::future::poll_fn(|cx| self.poll_output(cx)) => {
-                self.session.outbound.close(reason);
+        let mut waiting = pin!(waiting);
+        loop {
+            tokio::select! {
+                () = &mut waiting => return,
+                // The reason stays in the outbound: the next turn finds it again, or the same timeout.
+                reason = std::future::poll_fn(|cx| self.poll_output(cx)) => {
+                    self.session.outbound.close(reason);
+                    return;
+                }
+                () = changed(grant) => self.regrant(),
             }
         }
     }
@@ -425,6 +451,8 @@ impl Connection {
             }
             self.shared.interest_changed();
         }
+        self.session.record.unfollow();
+        self.shared.regranted.notify_waiters();
         match reason {
             Close::SlowPending | Close::SlowDeadline => {
                 count(&self.shared.counters.slow_consumers);
@@ -464,6 +492,25 @@ impl Connection {
         .await;
         let _ = self.io.shutdown().await;
     }
+}
+
+/// What one connection's operations may have.
+fn decoder_limits(shared: &Shared, session: &Session) -> DecoderLimits {
+    DecoderLimits {
+        control_line_bytes_max: shared.limits().control_line_bytes_max,
+        payload_bytes_max: session.payload_bytes_max(shared),
+    }
+}
+
+/// Resolves when the grant has changed; never where there is none.
+async fn changed(grant: &mut Option<watch::Receiver<Grant>>) {
+    if let Some(watch) = grant
+        && watch.changed().await.is_ok()
+    {
+        return;
+    }
+    *grant = None;
+    std::future::pending().await
 }
 
 /// Reads until the client has closed too. Closing with unread bytes would reset the connection, and the

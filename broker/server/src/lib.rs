@@ -10,10 +10,12 @@ mod clock;
 mod connection;
 mod fanout;
 mod io;
+mod lameduck;
 mod listener;
 mod meter;
 mod options;
 mod outbound;
+mod places;
 mod plan;
 mod ports;
 mod query;
@@ -28,8 +30,10 @@ mod shared;
 mod stats;
 mod subscription;
 mod table;
+mod violation;
 
 pub use broker::Broker;
+pub use lameduck::LameDuck;
 pub use options::{BrokerOptions, Limits};
 pub use ports::{
     Admission, AuthError, AuthRequest, Authenticator, Events, Grant, Inbound, Origin, Publication,

@@ -56,10 +56,12 @@ pub(crate) async fn serve(
     listener: TcpListener,
     mut shutdown: watch::Receiver<bool>,
 ) {
+    let mut closing = shared.closing.subscribe();
     loop {
         let accepted = tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => return,
+            _ = closing.wait_for(|closing| *closing) => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -175,7 +177,7 @@ async fn turn_away(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
 
 fn nonce(shared: &Shared) -> Option<Box<str>> {
     let options = &shared.options;
-    (options.auth_required || options.always_nonce).then(|| {
+    (shared.is_auth_required() || options.always_nonce).then(|| {
         let random: [u8; NONCE_BYTES] = rand::random();
         BASE64URL_NOPAD.encode(&random).into_boxed_str()
     })

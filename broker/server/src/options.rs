@@ -83,6 +83,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Subscriptions of one connection; 0 = no limit.
     pub subscriptions_max: usize,
+    /// Tokens of a subscribed filter; 0 = no limit.
+    pub subscription_tokens_max: usize,
     /// Longest wait of a publisher, per read, for a receiver whose queue is nearly full.
     pub stall: Duration,
     /// Closed connections that reports still name.
@@ -106,6 +108,7 @@ impl Default for Limits {
             tls_timeout: Duration::from_secs(2),
             connections_max: 65_536,
             subscriptions_max: 0,
+            subscription_tokens_max: 0,
             stall: Duration::from_millis(10),
             closed_connections_kept: 10_000,
             flush_on_close: Duration::from_secs(1),

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub(crate) struct Status {
     /// Since when it has taken none.
     pub(crate) blocked: Option<Instant>,
     pub(crate) pending: usize,
+    /// The node's limits have changed.
+    pub(crate) nudged: bool,
     /// Subscriptions that reached their maximum.
     pub(crate) expired: Vec<Arc<Subscription>>,
 }
@@ -87,7 +89,7 @@ pub(crate) struct Outbound {
     pub(crate) id: u64,
     pub(crate) meter: Meter,
     /// Bytes that may wait.
-    pending_max: usize,
+    pending_max: AtomicUsize,
     state: Mutex<State>,
     /// Wakes the connection's task.
     waker: AtomicWaker,
@@ -116,6 +118,8 @@ struct State {
     /// Publishers wait for `drained`.
     stalled: bool,
     close: Option<Close>,
+    /// The node's limits have changed.
+    nudged: bool,
     /// Subscriptions that reached their maximum, for the connection to forget.
     expired: Vec<Arc<Subscription>>,
 }
@@ -125,7 +129,7 @@ impl Outbound {
         Self {
             id,
             meter: Meter::default(),
-            pending_max,
+            pending_max: AtomicUsize::new(pending_max),
             state: Mutex::new(State {
                 socket,
                 ..State::default()
@@ -178,7 +182,7 @@ impl Outbound {
             state.buffer.extend_from_slice(staged);
         }
         staged.clear();
-        if state.pending > self.pending_max {
+        if state.pending > self.pending_max() {
             self.close_locked(&mut state, Close::SlowPending);
         }
         state.pending
@@ -193,9 +197,23 @@ impl Outbound {
         let before = state.buffer.len();
         write(&mut state.buffer);
         state.pending += state.buffer.len() - before;
-        if state.pending > self.pending_max {
+        if state.pending > self.pending_max() {
             self.close_locked(&mut state, Close::SlowPending);
         }
+    }
+
+    fn pending_max(&self) -> usize {
+        self.pending_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_pending_max(&self, bytes: usize) {
+        self.pending_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Makes the connection's task look at the node's limits again.
+    pub(crate) fn nudge(&self) {
+        self.state.lock().nudged = true;
+        self.waker.wake();
     }
 
     /// Writes to the socket from the caller's task, or wakes the connection's task to do it.
@@ -351,6 +369,7 @@ impl Outbound {
             full: state.full,
             blocked: state.blocked,
             pending: state.pending,
+            nudged: std::mem::take(&mut state.nudged),
             expired: std::mem::take(&mut state.expired),
         }
     }
@@ -362,7 +381,7 @@ impl Outbound {
 
     /// Whether the pending bytes are over this share of the limit, in percent.
     pub(crate) fn is_over(&self, pending: usize, percent: usize) -> bool {
-        pending > self.pending_max / 100 * percent
+        pending > self.pending_max() / 100 * percent
     }
 
     /// Resolves when the receiver has caught up, at the latest after `longest`.

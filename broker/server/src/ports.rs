@@ -180,8 +180,28 @@ pub struct Origin {
     pub internal: bool,
     /// The public nkey (`U…`) of the publisher, when it has one.
     pub identity: Option<Arc<str>>,
-    /// The account's name, when accounts are told apart.
+    /// The account's name; `None` = `$G`.
     pub account: Option<Arc<str>>,
+    /// What the publisher may do; `None` = everything.
+    pub permissions: Option<Arc<Permissions>>,
+}
+
+impl Origin {
+    /// Whether the publisher may itself publish to the literal `subject`. For services that publish
+    /// somewhere on its behalf, such as where a consumer delivers to.
+    #[must_use]
+    pub fn may_publish(&self, subject: &[u8]) -> bool {
+        let permissions = self.permissions.as_deref();
+        self.internal || permissions.is_none_or(|p| p.can_publish(subject))
+    }
+
+    /// Whether an answer may go to the literal `subject`: the publisher could have it sent there, or
+    /// receive it there itself. Clients that may publish only requests have inboxes all the same.
+    #[must_use]
+    pub fn may_be_answered_at(&self, subject: &[u8]) -> bool {
+        let permissions = self.permissions.as_deref();
+        self.may_publish(subject) || permissions.is_none_or(|p| p.can_subscribe(subject, None))
+    }
 }
 
 /// A message published from inside the node.

@@ -11,9 +11,11 @@ use std::time::SystemTime;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::outbound::Outbound;
+use crate::ports::Grant;
 use crate::reason::CloseReason;
 use crate::report::{ClientFacts, ConnectionKind, ConnectionReport, TlsFacts};
 
@@ -32,6 +34,10 @@ struct State {
     client: ClientFacts,
     /// It takes INFO at any time.
     follows_info: bool,
+    /// What it may do: changed = not yet seen by its session.
+    grant: Option<watch::Receiver<Grant>>,
+    /// Its session is about to apply what it has seen.
+    regranting: bool,
 }
 
 impl Record {
@@ -60,6 +66,36 @@ impl Record {
     /// Changes what is known about the client.
     pub(crate) fn learn(&self, change: impl FnOnce(&mut ClientFacts)) {
         change(&mut self.state.lock().client);
+    }
+
+    pub(crate) fn follow(&self, grant: watch::Receiver<Grant>) {
+        self.state.lock().grant = Some(grant);
+    }
+
+    /// No grant matters any more: the connection has no subscriptions and reads nothing.
+    pub(crate) fn unfollow(&self) {
+        let mut state = self.state.lock();
+        (state.grant, state.regranting) = (None, false);
+    }
+
+    /// The session reads the grant next.
+    pub(crate) fn begin_regrant(&self) {
+        let mut state = self.state.lock();
+        state.regranting = true;
+        if let Some(grant) = &mut state.grant {
+            grant.mark_unchanged();
+        }
+    }
+
+    pub(crate) fn end_regrant(&self) {
+        self.state.lock().regranting = false;
+    }
+
+    /// Whether the session still acts under an older grant than the one in force.
+    pub(crate) fn is_behind_its_grant(&self) -> bool {
+        let state = self.state.lock();
+        let changed = |grant: &watch::Receiver<Grant>| grant.has_changed().unwrap_or(false);
+        state.regranting || state.grant.as_ref().is_some_and(changed)
     }
 
     pub(crate) fn follow_info(&self) {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use unibus_proto::decoder::{ClientOp, DecodeError, PubOp};
+use unibus_proto::decoder::{ClientOp, PubOp};
 use unibus_proto::encoder;
-use unibus_proto::handshake::{ConnectOptions, ServerInfo};
+use unibus_proto::handshake::ServerInfo;
 use unibus_proto::permissions::Permissions;
 use unibus_proto::subject;
 use unibus_proto::sublist::Walk;
@@ -20,64 +20,20 @@ use crate::burst::Burst;
 use crate::fanout::{Fanout, Message, Reach};
 use crate::meter::Amount;
 use crate::outbound::Outbound;
-use crate::ports::{Admission, AuthError, AuthRequest, Grant, Origin};
+use crate::places::Place;
+use crate::ports::{Grant, Origin, UserLimits};
 use crate::reason::CloseReason;
 use crate::registry::Record;
 use crate::report::GLOBAL_ACCOUNT;
 use crate::shared::Shared;
-use crate::stats::count;
 use crate::subscription::{SidTable, Subscription};
+use crate::violation::{Violation, subscription_violation, too_many_tokens};
+
+mod admission;
 
 /// Replies that clients may not ask for, and subjects they may not publish to (nats-surface §1.9).
 const RESERVED_REPLIES: [&[u8]; 3] = [b"_R_.", b"$JS.ACK.", b"_GR_."];
 const RESERVED_SUBJECTS: [&[u8]; 3] = [b"$GNR.", b"_GR_.", b"$NRG."];
-
-/// Why a burst ends the connection.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Violation {
-    /// The `-ERR` text; `None` = closed without one.
-    pub(crate) text: Option<&'static str>,
-    /// For reports.
-    pub(crate) reason: CloseReason,
-}
-
-impl Violation {
-    const fn new(text: &'static str, reason: CloseReason) -> Self {
-        Self {
-            text: Some(text),
-            reason,
-        }
-    }
-
-    const fn silent(reason: CloseReason) -> Self {
-        Self { text: None, reason }
-    }
-}
-
-impl From<DecodeError> for Violation {
-    fn from(error: DecodeError) -> Self {
-        let reason = match error {
-            DecodeError::UnknownOperation | DecodeError::Malformed => CloseReason::ParseError,
-            DecodeError::MaximumPayload => CloseReason::MaxPayloadExceeded,
-            DecodeError::MaximumControlLine => CloseReason::MaxControlLineExceeded,
-        };
-        Self {
-            text: error.err_line(),
-            reason,
-        }
-    }
-}
-
-impl From<AuthError> for Violation {
-    fn from(error: AuthError) -> Self {
-        let reason = match error {
-            AuthError::Refused => CloseReason::AuthenticationViolation,
-            AuthError::Expired => CloseReason::AuthenticationExpired,
-            AuthError::Revoked => CloseReason::Revocation,
-        };
-        Self::new(error.text(), reason)
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -92,7 +48,12 @@ pub(crate) struct Session {
     told_info: Option<Arc<ServerInfo>>,
     permissions: Option<Arc<Permissions>>,
     origin: Origin,
-    /// A grant that the connection has not begun to follow yet.
+    grant: Option<watch::Receiver<Grant>>,
+    limits: UserLimits,
+    place: Option<Place>,
+    /// When the credentials end.
+    pub(crate) expires_at: Option<Instant>,
+    /// A grant whose changes the connection's task doesn't await yet.
     pub(crate) new_grant: Option<watch::Receiver<Grant>>,
     pub(crate) pings_out: u32,
     /// Published in the burst in hand.
@@ -146,11 +107,23 @@ impl Session {
             told_info: None,
             permissions: None,
             origin,
+            grant: None,
+            limits: UserLimits::default(),
+            place: None,
+            expires_at: None,
             new_grant: None,
             pings_out: 0,
             pinged_at: None,
             received: Amount::default(),
         }
+    }
+
+    /// The largest message the client may publish, in bytes: the smaller of the node's limit and its own.
+    pub(crate) fn payload_bytes_max(&self, shared: &Shared) -> usize {
+        let most = shared.limits().payload_bytes_max;
+        self.limits
+            .payload_bytes_max
+            .map_or(most, |own| own.min(most))
     }
 
     pub(crate) const fn is_admitted(&self) -> bool {
@@ -188,7 +161,7 @@ impl Session {
                 subject,
                 queue,
                 sid,
-            } => self.subscribe(subject, queue, sid, burst),
+            } => return self.subscribe(subject, queue, sid, burst),
             ClientOp::Unsub { sid, max } => self.unsubscribe(sid, max, burst),
             ClientOp::Info | ClientOp::Ok => {}
             ClientOp::Err(_) => return Err(Violation::silent(CloseReason::ClientClosed)),
@@ -245,131 +218,6 @@ impl Session {
         }
     }
 
-    /// Where authentication is not required, operations before CONNECT count as an empty CONNECT.
-    fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
-        if burst.shared.options.auth_required {
-            return Err(self.refused(AuthError::Refused, burst));
-        }
-        self.authenticate(&ConnectOptions::default(), burst)
-    }
-
-    fn connect(&mut self, json: &[u8], burst: &mut Burst<'_>) -> Result<(), Violation> {
-        let options = ConnectOptions::parse(json)
-            .map_err(|_| Violation::silent(CloseReason::ProtocolViolation))?;
-        if let Some(text) = options.violation() {
-            return Err(connect_violation(text));
-        }
-        self.authenticate(&options, burst)?;
-        let owed = options.protocol >= 1 && !self.record.follows_info();
-        self.flags = Flags {
-            admitted: true,
-            verbose: options.verbose,
-            pedantic: options.pedantic,
-            echo: options.echo,
-            headers: options.headers,
-            no_responders: options.no_responders,
-            info_owed: owed,
-            follow_info: false,
-        };
-        self.outbound.set_headers(options.headers);
-        self.acknowledge();
-        Ok(())
-    }
-
-    fn authenticate(
-        &mut self,
-        connect: &ConnectOptions,
-        burst: &mut Burst<'_>,
-    ) -> Result<(), Violation> {
-        self.introduce(connect);
-        let nonce = self.nonce.as_deref().unwrap_or_default();
-        let request = AuthRequest {
-            connect,
-            nonce,
-            peer: self.record.peer(),
-            tls: self.tls,
-        };
-        match burst.shared.auth.authenticate(&request) {
-            Ok(admission) => self.admit(admission, burst),
-            Err(refusal) => Err(self.refused(refusal, burst)),
-        }
-    }
-
-    fn admit(&mut self, admission: Admission, burst: &mut Burst<'_>) -> Result<(), Violation> {
-        let mut grant = admission.grant;
-        let first = grant.borrow_and_update().clone();
-        self.record.learn(|client| {
-            client.user.clone_from(&admission.user);
-            client.nkey.clone_from(&admission.identity);
-            client.account.clone_from(&admission.account);
-            client.admitted = true;
-        });
-        self.origin.identity = admission.identity;
-        self.origin.internal = admission.internal;
-        self.new_grant = Some(grant);
-        self.flags.admitted = true;
-        burst.release(&mut self.fanout);
-        self.regrant(&first, burst.shared)?;
-        burst
-            .shared
-            .tell(|events| events.connected(&self.record.report()));
-        Ok(())
-    }
-
-    /// Notes what a client says of itself.
-    fn introduce(&self, connect: &ConnectOptions) {
-        let text = |text: &Option<String>| {
-            let text = text.as_deref().filter(|text| !text.is_empty());
-            text.map(Arc::from)
-        };
-        self.record.learn(|client| {
-            client.name = text(&connect.name);
-            client.lang = text(&connect.lang);
-            client.version = text(&connect.version);
-            client.user = text(&connect.user);
-            client.nkey = text(&connect.nkey);
-        });
-    }
-
-    fn refused(&mut self, refusal: AuthError, burst: &mut Burst<'_>) -> Violation {
-        count(&burst.shared.counters.auth_failures);
-        burst.release(&mut self.fanout);
-        let report = self.record.report();
-        burst
-            .shared
-            .tell(|events| events.auth_failed(&report, refusal.text()));
-        refusal.into()
-    }
-
-    /// Applies a grant: the first one and each later one.
-    ///
-    /// # Errors
-    /// [`Violation`] when the identity was revoked.
-    pub(crate) fn regrant(&mut self, grant: &Grant, shared: &Shared) -> Result<(), Violation> {
-        let permissions = match grant {
-            Grant::Revoked => return Err(AuthError::Revoked.into()),
-            Grant::Active(permissions) => Arc::clone(permissions),
-        };
-        self.fanout.forget();
-        let restricts = *permissions != Permissions::all();
-        self.permissions = restricts.then(|| Arc::clone(&permissions));
-        self.outbound.set_permissions(self.permissions.clone());
-        if self.subscriptions.len() == 0 {
-            return Ok(());
-        }
-        let refused = shared
-            .table
-            .write()
-            .restrict(&permissions, self.subscriptions.iter());
-        for (subscription, filter) in refused {
-            self.subscriptions.forget(&subscription);
-            let text = subscription_violation(&filter, subscription.queue.as_deref());
-            self.complain(&text);
-        }
-        shared.interest_changed();
-        Ok(())
-    }
-
     fn publish(&mut self, op: &PubOp<'_>, burst: &mut Burst<'_>) -> Result<(), Violation> {
         if op.has_headers && !self.flags.headers {
             return Err(Violation::silent(CloseReason::MsgHeaderViolation));
@@ -392,6 +240,7 @@ impl Session {
             ));
             return Ok(());
         }
+        self.open_table(burst)?;
         if self.flags.verbose && self.may_publish(op.subject) {
             encoder::ok(self.lines());
         }
@@ -471,27 +320,13 @@ impl Session {
         queue: Option<&[u8]>,
         sid: &[u8],
         burst: &mut Burst<'_>,
-    ) {
-        if !subject::is_valid_filter(filter) {
-            return self.complain("Invalid Subject");
-        }
-        if self
-            .permissions
-            .as_ref()
-            .is_some_and(|p| !p.can_subscribe(filter, queue))
-        {
-            return self.complain(&subscription_violation(filter, queue));
-        }
-        if self
-            .subscriptions
-            .get(sid)
-            .is_some_and(|known| !known.is_closed())
-        {
-            return self.acknowledge();
-        }
-        let most = burst.shared.limits().subscriptions_max;
-        if most != 0 && self.subscriptions.len() >= most {
-            return self.complain("maximum subscriptions exceeded");
+    ) -> Result<(), Violation> {
+        if let Err(text) = self.may_subscribe(filter, queue, sid, burst.shared) {
+            match text {
+                Some(text) => self.complain(&text),
+                None => self.acknowledge(),
+            }
+            return Ok(());
         }
         let subscription = Arc::new(Subscription::new(Arc::clone(&self.outbound), sid, queue));
         if self
@@ -502,10 +337,52 @@ impl Session {
             subscription.set_checked(true);
         }
         burst.change(&mut self.fanout, |table| {
-            table.subscribe(filter, &subscription)
+            table.subscribe(filter, &subscription);
         });
         self.subscriptions.insert(subscription);
-        self.acknowledge();
+        // A grant that came meanwhile may refuse it.
+        if self.has_new_grant() {
+            self.regrant(burst.shared)?;
+        }
+        if self.subscriptions.get(sid).is_some() {
+            self.acknowledge();
+        }
+        Ok(())
+    }
+
+    /// Refused with this text, or there already when there is none.
+    fn may_subscribe(
+        &self,
+        filter: &[u8],
+        queue: Option<&[u8]>,
+        sid: &[u8],
+        shared: &Shared,
+    ) -> Result<(), Option<String>> {
+        if !subject::is_valid_filter(filter) {
+            return Err(Some("Invalid Subject".into()));
+        }
+        let limits = shared.limits();
+        let tokens_max = limits.subscription_tokens_max;
+        if tokens_max != 0 && subject::tokens(filter).count() > tokens_max {
+            return Err(Some(too_many_tokens(filter)));
+        }
+        let permissions = self.permissions.as_ref();
+        if permissions.is_some_and(|p| !p.can_subscribe(filter, queue)) {
+            return Err(Some(subscription_violation(filter, queue)));
+        }
+        let known = self.subscriptions.get(sid);
+        if known.is_some_and(|known| !known.is_closed()) {
+            return Err(None);
+        }
+        let own = self.limits.subscriptions_max.unwrap_or(usize::MAX);
+        let most = match limits.subscriptions_max {
+            0 => own,
+            most => own.min(most),
+        };
+        if self.subscriptions.len() >= most {
+            return Err(Some("maximum subscriptions exceeded".into()));
+        }
+        Ok(())
     }
 
     fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>, burst: &mut Burst<'_>) {
@@ -525,16 +402,6 @@ impl Session {
     }
 }
 
-/// Why CONNECT's own words end the connection.
-fn connect_violation(text: &'static str) -> Violation {
-    let reason = match text {
-        "invalid client protocol" => CloseReason::BadClientProtocolVersion,
-        "no responders requires headers support" => CloseReason::NoRespondersRequiresHeaders,
-        _ => CloseReason::AuthenticationViolation,
-    };
-    Violation::new(text, reason)
-}
-
 fn may_publish(permissions: Option<&Permissions>, internal: bool, subject: &[u8]) -> bool {
     (internal || !has_prefix(subject, &RESERVED_SUBJECTS))
         && permissions.is_none_or(|permissions| permissions.can_publish(subject))
@@ -542,13 +409,4 @@ fn may_publish(permissions: Option<&Permissions>, internal: bool, subject: &[u8]
 
 fn has_prefix(subject: &[u8], prefixes: &[&[u8]]) -> bool {
     prefixes.iter().any(|prefix| subject.starts_with(prefix))
-}
-
-fn subscription_violation(filter: &[u8], queue: Option<&[u8]>) -> String {
-    let filter = String::from_utf8_lossy(filter);
-    let text = format!("Permissions Violation for Subscription to \"{filter}\"");
-    match queue {
-        None => text,
-        Some(queue) => format!("{text} using queue \"{}\"", String::from_utf8_lossy(queue)),
-    }
 }

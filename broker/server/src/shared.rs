@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +17,7 @@ use unibus_proto::handshake::ServerInfo;
 use crate::fanout::{Fanout, Message, Reach};
 use crate::options::{BrokerOptions, Limits};
 use crate::outbound::Close;
+use crate::places::Places;
 use crate::ports::{Authenticator, Events, Origin, Publication};
 use crate::reason::CloseReason;
 use crate::registry::{Record, Registry};
@@ -32,6 +33,8 @@ const ENGINES_KEPT_MAX: usize = 8;
 
 pub(crate) struct Shared {
     pub(crate) options: BrokerOptions,
+    limits: ArcSwap<Limits>,
+    auth_required: AtomicBool,
     pub(crate) auth: Arc<dyn Authenticator>,
     pub(crate) info: ArcSwap<ServerInfo>,
     pub(crate) table: RwLock<Table>,
@@ -40,6 +43,13 @@ pub(crate) struct Shared {
     /// This node, or [`NODE_UNKNOWN`].
     pub(crate) node: ArcSwap<NodeId>,
     pub(crate) registry: Registry,
+    pub(crate) places: Arc<Places>,
+    /// A session has applied a grant.
+    pub(crate) regranted: Notify,
+    /// Everyone has been told to go.
+    stopped: AtomicBool,
+    /// No more clients are accepted.
+    pub(crate) closing: watch::Sender<bool>,
     events: ArcSwapOption<Box<dyn Events>>,
     engines: Mutex<Vec<Fanout>>,
     interest: watch::Sender<u64>,
@@ -53,6 +63,8 @@ impl Shared {
     pub(crate) fn new(options: BrokerOptions, auth: Arc<dyn Authenticator>) -> Self {
         Self {
             info: ArcSwap::from_pointee(server_info(&options)),
+            limits: ArcSwap::from_pointee(options.limits.clone()),
+            auth_required: AtomicBool::new(options.auth_required),
             options,
             auth,
             table: RwLock::new(Table::default()),
@@ -60,6 +72,10 @@ impl Shared {
             counters: Counters::default(),
             node: ArcSwap::from_pointee(NODE_UNKNOWN),
             registry: Registry::default(),
+            places: Arc::default(),
+            regranted: Notify::new(),
+            stopped: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
             events: ArcSwapOption::empty(),
             engines: Mutex::new(Vec::new()),
             interest: watch::Sender::new(0),
@@ -72,8 +88,30 @@ impl Shared {
         }
     }
 
-    pub(crate) const fn limits(&self) -> &Limits {
-        &self.options.limits
+    pub(crate) fn limits(&self) -> arc_swap::Guard<Arc<Limits>> {
+        self.limits.load()
+    }
+
+    /// Other limits from now on, also for those who are connected.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let payload = limits.payload_bytes_max as u64;
+        self.limits.store(Arc::new(limits));
+        for record in self.registry.records() {
+            record.outbound.nudge();
+        }
+        if self.info.load().max_payload != payload {
+            self.announce(|info| info.max_payload = payload);
+        }
+    }
+
+    pub(crate) fn is_auth_required(&self) -> bool {
+        self.auth_required.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_auth_required(&self, required: bool) {
+        if self.auth_required.swap(required, Ordering::Relaxed) != required {
+            self.announce(|info| info.auth_required = required);
+        }
     }
 
     pub(crate) fn next_id(&self) -> u64 {
@@ -181,7 +219,29 @@ impl Shared {
         record.outbound.wake();
     }
 
+    /// Resolves when no client is connected.
+    pub(crate) async fn nobody(&self) {
+        loop {
+            let mut gone = std::pin::pin!(self.gone.notified());
+            gone.as_mut().enable();
+            if self.counters.connections.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    /// Enters a connection that has just been opened.
+    pub(crate) fn register(&self, record: &Arc<Record>) {
+        self.registry.opened(record);
+        if self.stopped.load(Ordering::SeqCst) {
+            record.outbound.close(Close::Shutdown);
+        }
+    }
+
+    /// Closes everyone, and whoever is registered later.
     pub(crate) fn close_all(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
         for record in self.registry.records() {
             record.outbound.close(Close::Shutdown);
         }

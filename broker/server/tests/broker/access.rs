@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use unibus_broker::Grant;
+use unibus_broker::{AuthError, ConnectionReport, Grant, Publication, UserLimits};
 use unibus_proto::permissions::{Permissions, SubjectSet};
 use unibus_proto::subject::SubjectFilter;
 
-use crate::support::Node;
+use crate::support::{DEADLINE, Node, until};
 
 fn set(allow: &[&str], deny: &[&str]) -> SubjectSet {
     let filters = |list: &[&str]| -> Vec<SubjectFilter> {
@@ -167,8 +167,8 @@ async fn a_narrowed_grant_removes_subscriptions_at_once() {
     assert_eq!(
         lines,
         [
-            "-ERR 'Permissions Violation for Subscription to \"room.a\"'",
-            "-ERR 'Permissions Violation for Subscription to \"room.b\" using queue \"q\"'",
+            "-ERR 'Permissions Violation for Subscription to \"room.a\" (sid \"1\")'",
+            "-ERR 'Permissions Violation for Subscription to \"room.b\" using queue \"q\" (sid \"2\")'",
         ]
     );
     let text =
@@ -179,7 +179,7 @@ async fn a_narrowed_grant_removes_subscriptions_at_once() {
     node.grant
         .send(active(SubjectSet::none(), SubjectSet::all()))
         .unwrap();
-    publisher.flush().await;
+    assert!(node.broker.grants_settled(DEADLINE).await);
     // The sid is free again, and the wider grant holds for it.
     sub.send("SUB room.a 1\r\n").await;
     sub.flush().await;
@@ -203,4 +203,84 @@ async fn a_second_connect_replaces_the_first() {
     raw.send("CONNECT {\"verbose\":true,\"pedantic\":false,\"user\":\"u\"}\r\n")
         .await;
     raw.expect("+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn a_grant_that_settled_holds_for_everyone_and_everything() {
+    let node = Node::start().await;
+    let (mut sub, mut publisher) = (node.client().await, node.client().await);
+    sub.send("SUB room 1\r\nSUB open 2\r\n").await;
+    sub.flush().await;
+    node.grant
+        .send(active(set(&["open"], &[]), set(&["open"], &[])))
+        .unwrap();
+    assert!(node.broker.grants_settled(DEADLINE).await);
+    node.broker.publish(Publication {
+        subject: b"room",
+        ..Publication::default()
+    });
+    publisher.send("PUB room 0\r\n\r\nPUB open 0\r\n\r\n").await;
+    publisher
+        .expect("-ERR 'Permissions Violation for Publish to \"room\"'\r\n")
+        .await;
+    sub.expect("-ERR 'Permissions Violation for Subscription to \"room\" (sid \"1\")'\r\n")
+        .await;
+    sub.expect("MSG open 2 0\r\n\r\n").await;
+    sub.flush().await;
+}
+
+#[tokio::test]
+async fn a_user_has_limits_of_its_own() {
+    let own = UserLimits {
+        subscriptions_max: Some(1),
+        payload_bytes_max: Some(10),
+        connections_max: Some(1),
+    };
+    let node = Node::for_users(own, None, |_| {}).await;
+    let mut raw = node.client_with("\"user\":\"ada\"").await;
+    raw.send("SUB a 1\r\nSUB b 2\r\n").await;
+    raw.expect("-ERR 'maximum subscriptions exceeded'\r\n")
+        .await;
+    let mut second = node.dial().await;
+    second.send("CONNECT {\"user\":\"ada\"}\r\n").await;
+    assert_eq!(
+        second.rest().await,
+        "-ERR 'maximum account active connections exceeded'\r\n"
+    );
+    node.client_with("\"user\":\"bob\"").await.flush().await;
+    raw.send("PUB a 11\r\n").await;
+    assert_eq!(raw.rest().await, "-ERR 'Maximum Payload Violation'\r\n");
+    until("ada's place is free", || {
+        node.broker.stats().connections == 0
+    })
+    .await;
+    node.client_with("\"user\":\"ada\"").await.flush().await;
+}
+
+#[tokio::test]
+async fn credentials_end_when_their_time_is_over() {
+    let lifetime = Some(Duration::from_millis(50));
+    let node = Node::for_users(UserLimits::default(), lifetime, |_| {}).await;
+    let mut raw = node.client().await;
+    assert_eq!(raw.rest().await, "-ERR 'User Authentication Expired'\r\n");
+}
+
+#[tokio::test]
+async fn a_reload_closes_whom_it_no_longer_admits() {
+    let node = Node::start().await;
+    let mut ada = node.client_with("\"user\":\"ada\"").await;
+    let mut bob = node.client_with("\"user\":\"bob\"").await;
+    let judge = |report: &ConnectionReport| match report.client.user.as_deref() {
+        Some("bob") => Err(AuthError::Refused),
+        _ => Ok(()),
+    };
+    assert_eq!(node.broker.recheck(judge), 1);
+    assert_eq!(bob.rest().await, "-ERR 'Authorization Violation'\r\n");
+    ada.flush().await;
+    node.broker.set_auth_required(true);
+    let info = ada.line().await;
+    assert!(info.contains("\"auth_required\":true"), "{info}");
+    let mut late = node.dial().await;
+    late.send("PING\r\n").await;
+    assert_eq!(late.rest().await, "-ERR 'Authorization Violation'\r\n");
 }

@@ -1,8 +1,10 @@
 //! What is too large, too many, too late or too slow (nats-surface §1.6, §1.7).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::{Node, until};
+use unibus_broker::{CloseReason, ConnectionQuery, ConnectionReport, ConnectionState, LameDuck};
+
+use crate::support::{DEADLINE, Node, until};
 
 #[tokio::test]
 async fn an_oversized_payload_is_refused_on_its_control_line() {
@@ -138,7 +140,12 @@ async fn shutdown_writes_what_waits_and_closes() {
     sub.flush().await;
     publisher.send("PUB foo 1\r\nx\r\n").await;
     publisher.flush().await;
-    node.broker.lame_duck(&["10.0.0.1:4222".into()]);
+    let plan = LameDuck {
+        other_urls: vec!["10.0.0.1:4222".into()],
+        grace: Duration::ZERO,
+        duration: Duration::ZERO,
+    };
+    node.broker.lame_duck(plan).await;
     node.broker.shutdown(Duration::from_secs(5)).await;
     let rest = sub.rest().await;
     assert!(rest.starts_with("MSG foo 1 1\r\nx\r\nINFO {"), "{rest}");
@@ -148,4 +155,94 @@ async fn shutdown_writes_what_waits_and_closes() {
     );
     assert_eq!(node.broker.stats().connections, 0);
     assert_eq!(node.broker.stats().subscriptions, 0);
+}
+
+#[tokio::test]
+async fn limits_change_for_those_who_are_connected() {
+    let node = Node::limited(|limits| limits.first_ping = DEADLINE * 2).await;
+    let (mut first, mut second) = (node.client().await, node.client().await);
+    let mut limits = node.broker.limits();
+    limits.payload_bytes_max = 10;
+    limits.subscription_tokens_max = 2;
+    limits.connections_max = 1;
+    limits.ping_interval = Duration::from_millis(20);
+    node.broker.set_limits(limits);
+    let rest = second.rest().await;
+    assert!(
+        rest.ends_with("-ERR 'maximum connections exceeded'\r\n"),
+        "{rest}"
+    );
+    let info = first.line().await;
+    assert!(info.contains("\"max_payload\":10,"), "{info}");
+    first.expect("PING\r\n").await;
+    first.send("PONG\r\nSUB a.b.c 1\r\n").await;
+    first
+        .expect("-ERR 'Permissions Violation for Subscription to \"a.b.c\", too many tokens'\r\n")
+        .await;
+    first.send("PUB foo 11\r\n").await;
+    let rest = first.rest().await;
+    assert!(
+        rest.ends_with("-ERR 'Maximum Payload Violation'\r\n"),
+        "{rest}"
+    );
+}
+
+#[tokio::test]
+async fn a_lame_duck_says_so_and_lets_its_clients_go_one_by_one() {
+    let node = Node::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(node.client().await);
+    }
+    let (broker, began) = (node.broker.clone(), Instant::now());
+    let plan = LameDuck {
+        other_urls: vec!["10.0.0.1:4222".into()],
+        grace: Duration::from_millis(30),
+        duration: Duration::from_millis(80),
+    };
+    let leaving = tokio::spawn(async move { broker.lame_duck(plan).await });
+    for raw in &mut clients {
+        let info = raw.line().await;
+        assert!(
+            info.contains("\"ldm\":true") && info.contains("10.0.0.1"),
+            "{info}"
+        );
+    }
+    until("the listener is closed", || {
+        std::net::TcpStream::connect(node.addr).is_err()
+    })
+    .await;
+    for raw in &mut clients {
+        assert_eq!(raw.rest().await, "");
+    }
+    assert!(
+        began.elapsed() >= Duration::from_millis(60),
+        "{:?}",
+        began.elapsed()
+    );
+    leaving.await.unwrap();
+    node.broker.shutdown(DEADLINE).await;
+    let closed = ConnectionQuery {
+        state: ConnectionState::Closed,
+        ..ConnectionQuery::default()
+    };
+    let page = node.broker.connections(&closed);
+    let stopped = |r: &ConnectionReport| r.reason == Some(CloseReason::ServerShutdown);
+    assert!(page.total == 4 && page.connections.iter().all(stopped));
+}
+
+#[tokio::test]
+async fn one_client_is_told_to_go_or_thrown_out() {
+    let node = Node::start().await;
+    let mut raw = node.client().await;
+    let cid = node
+        .broker
+        .connections(&ConnectionQuery::default())
+        .connections[0]
+        .cid;
+    assert!(node.broker.announce_lame_duck_to(cid) && !node.broker.kick(cid + 99));
+    let info = raw.line().await;
+    assert!(info.contains("\"ldm\":true"), "{info}");
+    assert!(node.broker.kick(cid));
+    assert_eq!(raw.rest().await, "");
 }

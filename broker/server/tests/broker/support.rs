@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use unibus_broker::{
     Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant, Limits,
+    UserLimits,
 };
 use unibus_proto::permissions::Permissions;
 
@@ -19,6 +20,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// Admits everyone who doesn't say `user: nobody`, with one shared grant.
 pub(crate) struct Anyone {
     grant: watch::Receiver<Grant>,
+    limits: UserLimits,
+    lifetime: Option<Duration>,
 }
 
 impl Authenticator for Anyone {
@@ -28,6 +31,8 @@ impl Authenticator for Anyone {
         }
         let identity = request.connect.user.as_deref().map(Arc::from);
         Ok(Admission {
+            limits: self.limits,
+            expires_at: self.lifetime.map(|left| SystemTime::now() + left),
             user: identity.clone(),
             identity,
             ..Admission::new(self.grant.clone())
@@ -48,6 +53,15 @@ impl Node {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut BrokerOptions)) -> Self {
+        Self::for_users(UserLimits::default(), None, change).await
+    }
+
+    /// A node whose users have these limits and this time.
+    pub(crate) async fn for_users(
+        limits: UserLimits,
+        lifetime: Option<Duration>,
+        change: impl FnOnce(&mut BrokerOptions),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut options = BrokerOptions {
@@ -56,7 +70,12 @@ impl Node {
         };
         change(&mut options);
         let (grant, receiver) = watch::channel(Grant::Active(Arc::new(Permissions::all())));
-        let broker = Broker::new(options, Arc::new(Anyone { grant: receiver }));
+        let anyone = Anyone {
+            grant: receiver,
+            limits,
+            lifetime,
+        };
+        let broker = Broker::new(options, Arc::new(anyone));
         let (stop, stopped) = watch::channel(false);
         let serving = broker.clone();
         tokio::spawn(async move { serving.serve(listener, stopped).await });

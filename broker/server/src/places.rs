@@ -1,0 +1,68 @@
+//! How many connections a user or an account has open, where that is limited.
+//!
+//! Owns the counts by name; a [`Place`] gives its own back when it goes. Names without a limit are never
+//! counted and cost nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<HashMap<Arc<str>, usize>>);
+
+/// One connection's place under one name.
+#[derive(Debug)]
+pub(crate) struct Place {
+    of: Arc<Places>,
+    name: Arc<str>,
+}
+
+impl Places {
+    /// A place under `name`, unless `most` are taken.
+    pub(crate) fn take(self: &Arc<Self>, name: &str, most: usize) -> Option<Place> {
+        let mut taken = self.0.lock();
+        let name: Arc<str> = Arc::from(name);
+        let count = taken.entry(Arc::clone(&name)).or_default();
+        if *count >= most {
+            if *count == 0 {
+                taken.remove(&name);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            of: Arc::clone(self),
+            name,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.of.0.lock();
+        if let Some(count) = taken.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_free_again_when_its_holder_goes() {
+        let places = Arc::new(Places::default());
+        let first = places.take("u", 1);
+        assert!(first.is_some() && places.take("u", 1).is_none());
+        assert!(places.take("v", 1).is_some() && places.take("u", 0).is_none());
+        drop(first);
+        assert!(places.0.lock().is_empty());
+        assert!(places.take("u", 0).is_none() && places.take("u", 1).is_some());
+        assert!(places.0.lock().is_empty());
+    }
+}

@@ -1,0 +1,217 @@
+//! Who a client is and what it may do: CONNECT, and each grant after it.
+//!
+//! Owns the way from CONNECT to a grant. Must never decide who is admitted: the authenticator does.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use unibus_proto::handshake::ConnectOptions;
+use unibus_proto::permissions::Permissions;
+
+use super::{Flags, Session};
+use crate::burst::Burst;
+use crate::ports::{Admission, AuthError, AuthRequest, Grant};
+use crate::reason::CloseReason;
+use crate::shared::Shared;
+use crate::stats::count;
+use crate::violation::{Violation, connect_violation, withdrawn_subscription};
+
+/// Grants applied in a row before a burst goes on: each one is newer than the last.
+const REGRANTS_MAX: usize = 8;
+
+impl Session {
+    /// Where authentication is not required, operations before CONNECT count as an empty CONNECT.
+    pub(super) fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
+        if burst.shared.is_auth_required() {
+            return Err(self.refused(AuthError::Refused, burst));
+        }
+        self.authenticate(&ConnectOptions::default(), burst)
+    }
+
+    pub(super) fn connect(&mut self, json: &[u8], burst: &mut Burst<'_>) -> Result<(), Violation> {
+        let options = ConnectOptions::parse(json)
+            .map_err(|_| Violation::silent(CloseReason::ProtocolViolation))?;
+        if let Some(text) = options.violation() {
+            return Err(connect_violation(text));
+        }
+        self.authenticate(&options, burst)?;
+        let owed = options.protocol >= 1 && !self.record.follows_info();
+        self.flags = Flags {
+            admitted: true,
+            verbose: options.verbose,
+            pedantic: options.pedantic,
+            echo: options.echo,
+            headers: options.headers,
+            no_responders: options.no_responders,
+            info_owed: owed,
+            follow_info: false,
+        };
+        self.outbound.set_headers(options.headers);
+        self.acknowledge();
+        Ok(())
+    }
+
+    fn authenticate(
+        &mut self,
+        connect: &ConnectOptions,
+        burst: &mut Burst<'_>,
+    ) -> Result<(), Violation> {
+        self.introduce(connect);
+        let nonce = self.nonce.as_deref().unwrap_or_default();
+        let request = AuthRequest {
+            connect,
+            nonce,
+            peer: self.record.peer(),
+            tls: self.tls,
+        };
+        match burst.shared.auth.authenticate(&request) {
+            Ok(admission) => self.admit(admission, burst),
+            Err(refusal) => Err(self.refused(refusal, burst)),
+        }
+    }
+
+    fn admit(&mut self, admission: Admission, burst: &mut Burst<'_>) -> Result<(), Violation> {
+        self.take_place(&admission, burst.shared)?;
+        self.record.learn(|client| {
+            client.user.clone_from(&admission.user);
+            client.nkey.clone_from(&admission.identity);
+            client.account.clone_from(&admission.account);
+            client.admitted = true;
+        });
+        self.origin.identity = admission.identity;
+        self.origin.internal = admission.internal;
+        self.limits = admission.limits;
+        self.expires_at = admission.expires_at.map(instant_of);
+        self.follow(admission.grant);
+        self.flags.admitted = true;
+        burst.release(&mut self.fanout);
+        self.regrant(burst.shared)?;
+        burst
+            .shared
+            .tell(|events| events.connected(&self.record.report()));
+        Ok(())
+    }
+
+    fn take_place(&mut self, admission: &Admission, shared: &Shared) -> Result<(), Violation> {
+        self.place = None;
+        let user = admission.user.as_ref().or(admission.identity.as_ref());
+        let (Some(most), Some(user)) = (admission.limits.connections_max, user) else {
+            return Ok(());
+        };
+        let account = admission.account.as_deref().unwrap_or_default();
+        self.place = shared.places.take(&format!("{account}\n{user}"), most);
+        match self.place {
+            Some(_) => Ok(()),
+            None => Err(Violation::new(
+                "maximum account active connections exceeded",
+                CloseReason::MaxAccountConnectionsExceeded,
+            )),
+        }
+    }
+
+    /// Notes what a client says of itself.
+    fn introduce(&self, connect: &ConnectOptions) {
+        let text = |text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty());
+            text.map(Arc::from)
+        };
+        self.record.learn(|client| {
+            client.name = text(&connect.name);
+            client.lang = text(&connect.lang);
+            client.version = text(&connect.version);
+            client.user = text(&connect.user);
+            client.nkey = text(&connect.nkey);
+        });
+    }
+
+    fn refused(&mut self, refusal: AuthError, burst: &mut Burst<'_>) -> Violation {
+        count(&burst.shared.counters.auth_failures);
+        burst.release(&mut self.fanout);
+        let report = self.record.report();
+        burst
+            .shared
+            .tell(|events| events.auth_failed(&report, refusal.text()));
+        refusal.into()
+    }
+
+    /// Takes over a grant; [`Self::regrant`] applies what it says now.
+    fn follow(&mut self, grant: watch::Receiver<Grant>) {
+        self.record.follow(grant.clone());
+        self.new_grant = Some(grant.clone());
+        self.grant = Some(grant);
+    }
+
+    /// Whether a grant waits to be applied: one atomic load.
+    pub(super) fn has_new_grant(&self) -> bool {
+        let grant = self.grant.as_ref();
+        // An error says that it will never change again.
+        grant.is_some_and(|grant| grant.has_changed().unwrap_or(false))
+    }
+
+    /// Applies the grant in force, if it is news: the first one and each later one.
+    ///
+    /// # Errors
+    /// [`Violation`] when the identity was revoked.
+    pub(crate) fn regrant(&mut self, shared: &Shared) -> Result<(), Violation> {
+        let Some(grant) = &mut self.grant else {
+            return Ok(());
+        };
+        self.record.begin_regrant();
+        let grant = grant.borrow_and_update().clone();
+        let result = self.apply(&grant, shared);
+        self.record.end_regrant();
+        shared.regranted.notify_waiters();
+        result
+    }
+
+    /// Opens the table for publishing under the grant in force: what was granted or revoked before the
+    /// table was locked holds for everything that follows.
+    pub(super) fn open_table(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
+        for _ in 0..REGRANTS_MAX {
+            if burst.is_open() {
+                return Ok(());
+            }
+            burst.tables(&mut self.fanout);
+            if !self.has_new_grant() {
+                return Ok(());
+            }
+            burst.release(&mut self.fanout);
+            self.regrant(burst.shared)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, grant: &Grant, shared: &Shared) -> Result<(), Violation> {
+        let permissions = match grant {
+            Grant::Revoked => return Err(AuthError::Revoked.into()),
+            Grant::Active(permissions) => Arc::clone(permissions),
+        };
+        self.fanout.forget();
+        let restricts = *permissions != Permissions::all();
+        self.permissions = restricts.then(|| Arc::clone(&permissions));
+        self.origin.permissions.clone_from(&self.permissions);
+        self.outbound.set_permissions(self.permissions.clone());
+        if self.subscriptions.len() == 0 {
+            return Ok(());
+        }
+        let refused = shared
+            .table
+            .write()
+            .restrict(&permissions, self.subscriptions.iter());
+        for (subscription, filter) in refused {
+            self.subscriptions.forget(&subscription);
+            self.complain(&withdrawn_subscription(&filter, &subscription));
+        }
+        shared.interest_changed();
+        Ok(())
+    }
+}
+
+/// When the clock that never jumps will show `date`: at once when it has passed.
+fn instant_of(date: SystemTime) -> Instant {
+    let left = date.duration_since(SystemTime::now()).unwrap_or_default();
+    let now = Instant::now();
+    now.checked_add(left).unwrap_or(now)
+}
