@@ -181,7 +181,7 @@ fn replicated_info(stream: &Stream, consumer: &Consumer) -> ConsumerInfo {
         stream_name: stream.name().to_string(),
         name: consumer.name().to_string(),
         created: Timestamp(consumer.created_ns()),
-        config: consumer.config().clone(),
+        config: (**consumer.config()).clone(),
         delivered,
         // Nothing is ever unacknowledged: what is delivered is done.
         ack_floor: delivered,

@@ -241,7 +241,7 @@ fn propose_progress(core: &Core) {
                 table.progress_from = at;
                 break;
             }
-            moved.extend(pusher.take_progress());
+            moved.extend(pusher.take_changes());
         }
         if moved.len() == PROGRESS_MAX {
             break;
@@ -249,7 +249,7 @@ fn propose_progress(core: &Core) {
     }
     drop(table);
     for progress in moved {
-        drop(core.ingest.call(&Command::ConsumerProgress(progress)));
+        drop(core.ingest.call(&Command::ConsumerUpdate(progress)));
     }
 }
 

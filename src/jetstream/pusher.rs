@@ -1,14 +1,15 @@
 //! One push consumer on the leader: its cursor, whether somebody listens, and the sending of what the
 //! cursor says is next. Owns no queue and no timer; tells the engine when to look again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use unibus_broker::{Broker, Internal, Publication};
 use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_proto::jetstream::info::{ConsumerInfo, SequenceInfo};
-use unibus_state::command::{ConsumerDelete, ConsumerProgress};
+use unibus_state::command::{ConsumerDelete, ConsumerUpdate};
 use unibus_state::{
-    Command, Consumer, Delivery, Poll, PushCursor, State, StoredMessage, Stream, StreamUid,
+    Command, Consumer, ConsumerCursor, Delivery, Poll, Position, State, StoredMessage, Stream, StreamUid,
 };
 
 use super::core::Core;
@@ -38,10 +39,10 @@ pub(super) enum Turn {
 pub(super) struct Pusher {
     stream: String,
     name: String,
-    config: ConsumerConfig,
+    config: Arc<ConsumerConfig>,
     /// Tells a consumer apart from a later one of the same name.
     born: (StreamUid, u64),
-    cursor: PushCursor,
+    cursor: ConsumerCursor,
     /// Somebody listens on the deliver subject.
     active: bool,
     /// Since when nobody listens.
@@ -51,8 +52,6 @@ pub(super) struct Pusher {
     stalled_since_ns: Option<u64>,
     /// The latest time the cursor was polled with: it must not go backwards.
     now_ns: u64,
-    /// The position that was proposed last.
-    proposed: (u64, u64),
     /// It is in the engine's queue.
     pub(super) queued: bool,
     /// When the engine will look again.
@@ -78,13 +77,12 @@ impl Pusher {
     pub(super) fn new(stream: &Stream, consumer: &Consumer) -> Self {
         let now = Instant::now();
         let now_ns = Core::now().0;
-        let cursor = PushCursor::new(stream, consumer, now_ns);
+        let cursor = ConsumerCursor::new(stream, consumer, now_ns);
         Self {
             stream: stream.name().to_string(),
             name: consumer.name().to_string(),
             config: consumer.config().clone(),
             born: (stream.uid(), consumer.created_ns()),
-            proposed: cursor.position(),
             cursor,
             active: false,
             lonely_since: now,
@@ -131,32 +129,23 @@ impl Pusher {
 
     /// Adds the deliveries that the replicated state does not know yet.
     pub(super) fn add_live(&mut self, state: &State, info: &mut ConsumerInfo) {
-        let (consumer_seq, stream_seq) = self.cursor.position();
-        let position = SequenceInfo {
-            consumer_seq,
-            stream_seq,
+        let Some(stream) = state.stream(&self.stream) else {
+            return;
+        };
+        let live = self.cursor.info(stream);
+        let place = |at: Position| SequenceInfo {
+            consumer_seq: at.consumer_seq,
+            stream_seq: at.stream_seq,
             last_active: None,
         };
-        info.delivered = position;
-        info.ack_floor = position;
-        if let Some(stream) = state.stream(&self.stream) {
-            info.num_pending = self.cursor.num_pending(stream);
-        }
+        info.delivered = place(live.delivered);
+        info.ack_floor = place(live.ack_floor);
+        info.num_pending = live.num_pending;
     }
 
-    /// The position, if it moved since it was taken last.
-    pub(super) fn take_progress(&mut self) -> Option<ConsumerProgress> {
-        let (consumer_seq, stream_seq) = self.cursor.position();
-        if self.proposed == (consumer_seq, stream_seq) {
-            return None;
-        }
-        self.proposed = (consumer_seq, stream_seq);
-        Some(ConsumerProgress {
-            stream: self.stream.clone(),
-            name: self.name.clone(),
-            consumer_seq,
-            stream_seq,
-        })
+    /// What changed since it was taken last.
+    pub(super) fn take_changes(&mut self) -> Option<ConsumerUpdate> {
+        self.cursor.take_changes()
     }
 
     /// Sends what is due, up to the bounds of a turn.
@@ -198,6 +187,7 @@ impl Pusher {
             drop(core.ingest.call(&Command::ConsumerDelete(ConsumerDelete {
                 stream: self.stream.clone(),
                 name: self.name.clone(),
+                created_ns: Some(self.born.1),
                 privileged: true,
             })));
         }
@@ -227,6 +217,12 @@ impl Pusher {
                         stalled,
                     });
                 }
+                // Nothing else is said of a push consumer without acknowledgements; disuse is this
+                // file's own affair.
+                Poll::Status { .. }
+                | Poll::Advisory(_)
+                | Poll::DeadLetter(_)
+                | Poll::Abandoned => {}
                 Poll::Idle { deadline_ns } => return Turn::Wait(deadline_ns),
             }
         }
@@ -296,7 +292,7 @@ impl Pusher {
         let place = AckPlace {
             stream: &self.stream,
             consumer: &self.name,
-            delivered: 1,
+            delivered: delivery.delivered,
             stream_seq: delivery.seq,
             consumer_seq: delivery.consumer_seq,
             ts_ns: delivery.ts_ns,

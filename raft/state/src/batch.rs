@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{CodecError, Reader, len_u32};
 use crate::command::{AppendRef, Command, CommandRef};
+use crate::consumer_update::ConsumerUpdate;
 
 /// Format of commands and entries written by this version.
 pub const FORMAT: u8 = 1;
@@ -28,6 +29,9 @@ mod kind {
     pub(super) const CONSUMER_DELETE: u8 = 8;
     pub(super) const CONSUMER_PROGRESS: u8 = 9;
     pub(super) const TICK: u8 = 10;
+    pub(super) const CONSUMER_UPDATE: u8 = 11;
+    pub(super) const CONSUMER_PAUSE: u8 = 12;
+    pub(super) const CONSUMER_RESET: u8 = 13;
 }
 
 /// Commands being gathered by a proposer.
@@ -118,6 +122,14 @@ impl CommandBatch {
             Command::ConsumerCreate(body) => self.push_json(kind::CONSUMER_CREATE, body),
             Command::ConsumerDelete(body) => self.push_json(kind::CONSUMER_DELETE, body),
             Command::ConsumerProgress(body) => self.push_json(kind::CONSUMER_PROGRESS, body),
+            Command::ConsumerPause(body) => self.push_json(kind::CONSUMER_PAUSE, body),
+            Command::ConsumerReset(body) => self.push_json(kind::CONSUMER_RESET, body),
+            Command::ConsumerUpdate(update) => {
+                let mut body = Vec::new();
+                update.encode(&mut body);
+                self.push_body(kind::CONSUMER_UPDATE, &body);
+                Ok(())
+            }
             Command::Tick => {
                 self.push_body(kind::TICK, &[]);
                 Ok(())
@@ -250,6 +262,9 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::CONSUMER_CREATE => Command::ConsumerCreate(json(body)?),
         kind::CONSUMER_DELETE => Command::ConsumerDelete(json(body)?),
         kind::CONSUMER_PROGRESS => Command::ConsumerProgress(json(body)?),
+        kind::CONSUMER_UPDATE => Command::ConsumerUpdate(ConsumerUpdate::decode(body)?),
+        kind::CONSUMER_PAUSE => Command::ConsumerPause(json(body)?),
+        kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
         kind::TICK if body.is_empty() => Command::Tick,
         kind::TICK => return Err(CodecError::Length),
         other => return Err(CodecError::UnknownKind(other)),

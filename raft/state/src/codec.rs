@@ -111,6 +111,38 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
+    /// Seven bits a byte, lowest first; the only form of each number is the shortest.
+    pub(crate) fn varint(&mut self) -> Result<u64, CodecError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Err(CodecError::Malformed);
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                if byte == 0 && shift > 0 {
+                    return Err(CodecError::Malformed);
+                }
+                return Ok(value);
+            }
+        }
+        Err(CodecError::Malformed)
+    }
+
+    /// Like [`Reader::count`], for a count written as a varint.
+    pub(crate) fn varint_count(&mut self, item_bytes_min: usize) -> Result<usize, CodecError> {
+        let count = usize::try_from(self.varint()?).map_err(|_| CodecError::Length)?;
+        if count
+            .checked_mul(item_bytes_min)
+            .is_none_or(|bytes| bytes > self.rest.len())
+        {
+            return Err(CodecError::Length);
+        }
+        Ok(count)
+    }
+
     pub(crate) fn finish(self) -> Result<(), CodecError> {
         if self.rest.is_empty() {
             Ok(())
@@ -123,6 +155,14 @@ impl<'a> Reader<'a> {
 pub(crate) fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&len_u32(bytes.len()).to_le_bytes());
     out.extend_from_slice(bytes);
+}
+
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 /// Lengths here come from messages bounded far below 4 GiB; a longer one could not be framed at all.

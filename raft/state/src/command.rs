@@ -7,6 +7,8 @@ use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::StreamConfig;
 use unibus_proto::jetstream::consumer::ConsumerConfig;
 
+pub use crate::consumer_update::ConsumerUpdate;
+
 /// Stores one message in whatever stream its subject belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
@@ -106,11 +108,41 @@ pub struct ConsumerDelete {
     pub stream: String,
     /// The consumer.
     pub name: String,
+    /// Only the one created then, Unix nanoseconds; `None`: whichever has the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_ns: Option<u64>,
     /// The asker is this node itself.
     pub privileged: bool,
 }
 
-/// `ConsumerProgress`: what a consumer without acknowledgements has delivered, batched by its host.
+/// `ConsumerPause`: no deliveries before a time; a time that has passed resumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerPause {
+    /// The stream.
+    pub stream: String,
+    /// The consumer.
+    pub name: String,
+    /// Unix nanoseconds; 0 = resume.
+    pub until_ns: u64,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `ConsumerReset`: forgets what was delivered from a sequence on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerReset {
+    /// The stream.
+    pub stream: String,
+    /// The consumer.
+    pub name: String,
+    /// The next sequence to deliver; 0 = what follows the ack floor.
+    pub seq: u64,
+    /// The asker is this node itself.
+    pub privileged: bool,
+}
+
+/// `ConsumerProgress`: what a consumer without acknowledgements has delivered. Read from logs of older
+/// versions; [`ConsumerUpdate`] is written instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerProgress {
     /// The stream.
@@ -146,8 +178,14 @@ pub enum Command {
     ConsumerCreate(ConsumerCreate),
     /// Delete a consumer.
     ConsumerDelete(ConsumerDelete),
-    /// Record deliveries.
+    /// Record deliveries of a consumer without acknowledgements.
     ConsumerProgress(ConsumerProgress),
+    /// Record deliveries and acknowledgements.
+    ConsumerUpdate(ConsumerUpdate),
+    /// Pause or resume a consumer.
+    ConsumerPause(ConsumerPause),
+    /// Move a consumer back or forth.
+    ConsumerReset(ConsumerReset),
     /// Let time pass: expire what the entry's stamp says is due.
     Tick,
 }

@@ -2,6 +2,7 @@
 //! names are compared byte for byte. The stored headers are the published ones, except that an inline
 //! status and the server's own `Nats-Request-Info` are taken out.
 
+use unibus_proto::jetstream::duration::parse_duration;
 use unibus_proto::jetstream::error::{self, ApiError};
 
 /// Bytes of a header block at most (10097).
@@ -164,55 +165,6 @@ pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
         return Err(error::MESSAGE_TTL_INVALID);
     }
     Ok((ns > 0).then_some(Ttl::For(ns)))
-}
-
-/// A non-negative Go duration such as `1h30m` or `1.5s`, in nanoseconds.
-pub(crate) fn parse_duration(text: &str) -> Option<u64> {
-    let mut rest = text;
-    let mut total = 0u64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(number_end);
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let scale: u64 = match unit {
-            "ns" => 1,
-            "us" | "µs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => SECOND_NS,
-            "m" => 60 * SECOND_NS,
-            "h" => 3600 * SECOND_NS,
-            _ => return None,
-        };
-        total = total.checked_add(scaled(number, scale)?)?;
-        rest = tail;
-    }
-    Some(total)
-}
-
-fn scaled(number: &str, scale: u64) -> Option<u64> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let whole: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
-    let mut value = whole.checked_mul(scale)?;
-    let mut place = scale;
-    for digit in fraction.bytes() {
-        place /= 10;
-        value =
-            value.checked_add(u64::from(digit.checked_sub(b'0').filter(|d| *d < 10)?) * place)?;
-    }
-    Some(value)
 }
 
 /// A Go duration for whole seconds, as markers show their lifetime: `2s`, `1m0s`, `1h0m0s`.

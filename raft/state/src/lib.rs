@@ -7,9 +7,14 @@
 mod blocks;
 mod codec;
 mod consumer;
+mod consumer_row;
+mod consumer_update;
+mod cursor;
 mod dedupe;
 mod header_scan;
+mod ledger;
 mod publish;
+mod retention;
 mod routes;
 mod rows;
 mod sequences;
@@ -29,8 +34,13 @@ pub mod stream;
 pub use batch::{CommandBatch, EncodedBatch, Entry, decode_entry, encode_entry};
 pub use codec::CodecError;
 pub use command::{Append, AppendRef, Command, CommandRef};
-pub use consumer::Consumer;
-pub use delivery::{Delivery, Poll, PushCursor};
+pub use consumer::{Consumer, DEAD_LETTER_KEY, STALE_UPDATE};
+pub use consumer_update::{ConsumerUpdate, Pin};
+pub use cursor::ConsumerCursor;
+pub use delivery::{
+    AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,
+};
+pub use ledger::{Ledger, Position, Unsettled};
 pub use location::{BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
 pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
 pub use record::{RecordError, StoredMessage};

@@ -287,7 +287,7 @@ impl Stream {
 
     fn dump_consumer(&self, consumer: &Consumer, out: Out<'_>) {
         let key = key(kind::CONSUMER, self.uid, consumer.name.as_bytes());
-        put(out, key, json_value(&consumer.row));
+        put(out, key, consumer.row.encode());
     }
 
     /// `base | sealed | subjects… | (subject, length and flags, time)… | expiries…`
@@ -468,7 +468,7 @@ fn load_stream(uid: StreamUid, mut parts: Parts) -> Result<Stream, LoadError> {
         return Err(inconsistent());
     }
     for value in &parts.consumers {
-        let row: ConsumerRow = json_row(value).map_err(|e| row_error(kind::CONSUMER, e))?;
+        let row = ConsumerRow::decode(value).map_err(|e| row_error(kind::CONSUMER, e))?;
         let consumer = Consumer::of_row(row);
         stream
             .consumers

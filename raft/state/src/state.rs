@@ -1,19 +1,18 @@
 //! The whole replicated state and how an entry changes it.
 
+mod consumers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::{Storage, StreamConfig};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::info::AccountInfo;
 
 use crate::batch::Entry;
 use crate::command::{
-    AppendRef, Command, CommandRef, ConsumerCreate, ConsumerDelete, ConsumerProgress,
-    MessageDelete, StreamDelete, StreamPurge, StreamPut,
+    AppendRef, Command, CommandRef, MessageDelete, StreamDelete, StreamPurge, StreamPut,
 };
-use crate::consumer::{self, Consumer};
 use crate::location::{BlockMeta, BlockSink, StreamUid};
 use crate::outcome::{Applied, Effect, Outcome};
 use crate::routes::Routes;
@@ -219,6 +218,9 @@ impl State {
             Command::ConsumerCreate(create) => self.create_consumer(create, step),
             Command::ConsumerDelete(delete) => self.delete_consumer(&delete, step),
             Command::ConsumerProgress(progress) => self.progress(&progress),
+            Command::ConsumerUpdate(update) => self.update_consumer(&update, step),
+            Command::ConsumerPause(pause) => self.pause_consumer(&pause, step),
+            Command::ConsumerReset(reset) => self.reset_consumer(&reset, step),
             Command::Tick => Ok(self.tick(step)),
         }
     }
@@ -375,83 +377,6 @@ impl State {
             return Err(ApiError::sequence_not_found(delete.seq));
         }
         step.advanced(slot, stream, applies);
-        Ok(Outcome::Done)
-    }
-
-    fn create_consumer(&mut self, create: ConsumerCreate, step: &mut Step<'_>) -> Result<Outcome> {
-        let (_, stream) = self.open(&create.stream, create.privileged)?;
-        let mut config = create.config;
-        consumer::fill_defaults(&mut config, &create.generated_name)?;
-        consumer::check(&config, stream)?;
-        let name: Arc<str> = config.name.as_str().into();
-        let existing = stream
-            .consumers
-            .get(&name)
-            .map(|consumer| consumer.config().clone());
-        let created = existing.is_none();
-        match existing {
-            None => {
-                if create.action == ConsumerAction::Update {
-                    return Err(error::CONSUMER_DOES_NOT_EXIST);
-                }
-                consumer::check_count(stream)?;
-                let consumer = Consumer::new(config, step.ctx.now_ns, stream);
-                stream.consumers.insert(name.clone(), consumer);
-                let stream = stream.name.clone();
-                step.effects.push(Effect::ConsumerCreated {
-                    stream,
-                    name: name.clone(),
-                });
-            }
-            Some(before) if before == config => {}
-            Some(before) => {
-                if create.action == ConsumerAction::Create {
-                    return Err(error::CONSUMER_ALREADY_EXISTS);
-                }
-                consumer::check_update(&before, &config)?;
-                if let Some(consumer) = stream.consumers.get_mut(&name) {
-                    consumer.reconfigure(config);
-                }
-                let stream = stream.name.clone();
-                step.effects.push(Effect::ConsumerUpdated {
-                    stream,
-                    name: name.clone(),
-                });
-            }
-        }
-        stream.dirty.consumers.insert(name.clone());
-        let pending = stream
-            .consumers
-            .get(&name)
-            .map_or(0, |c| c.num_pending(stream));
-        Ok(Outcome::ConsumerCreated {
-            name,
-            num_pending: pending,
-            created,
-        })
-    }
-
-    fn delete_consumer(&mut self, delete: &ConsumerDelete, step: &mut Step<'_>) -> Result<Outcome> {
-        let (_, stream) = self.open(&delete.stream, delete.privileged)?;
-        let Some((name, _)) = stream.consumers.remove_entry(delete.name.as_str()) else {
-            return Err(error::CONSUMER_NOT_FOUND);
-        };
-        stream.dirty.consumers.insert(name.clone());
-        step.effects.push(Effect::ConsumerRemoved {
-            stream: stream.name.clone(),
-            name,
-        });
-        Ok(Outcome::Done)
-    }
-
-    fn progress(&mut self, progress: &ConsumerProgress) -> Result<Outcome> {
-        let (_, stream) = self.open(&progress.stream, true)?;
-        let consumer = stream.consumers.get_mut(progress.name.as_str());
-        let consumer = consumer.ok_or(error::CONSUMER_NOT_FOUND)?;
-        if consumer.advance(progress.consumer_seq, progress.stream_seq) {
-            let name = consumer.name.clone();
-            stream.dirty.consumers.insert(name);
-        }
         Ok(Outcome::Done)
     }
 

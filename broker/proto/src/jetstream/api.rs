@@ -150,30 +150,6 @@ pub struct ConsumerCreateRequest {
     pub pedantic: bool,
 }
 
-/// `CONSUMER.MSG.NEXT` with a JSON body.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct PullRequest {
-    /// Messages; 0 = 1.
-    #[serde(deserialize_with = "or_default")]
-    pub batch: i64,
-    /// Nanoseconds; 0 = never.
-    #[serde(deserialize_with = "or_default")]
-    pub expires: i64,
-    /// Answers at once.
-    #[serde(deserialize_with = "or_default")]
-    pub no_wait: bool,
-    /// Bytes; 0 = unlimited.
-    #[serde(deserialize_with = "or_default")]
-    pub max_bytes: i64,
-    /// Nanoseconds; 0 = none.
-    #[serde(deserialize_with = "or_default")]
-    pub idle_heartbeat: i64,
-    /// Priority group.
-    #[serde(deserialize_with = "or_default")]
-    pub group: String,
-}
-
 /// `DIRECT.GET` and `MSG.GET` share one body; deletes and others answer this.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Success {

@@ -2,11 +2,14 @@
 //! and the defaults that existing clients depend on. Only data and its text form; the rules that
 //! accept or refuse a configuration are in `unibus-state`.
 
+pub mod ack;
 pub mod api;
 pub mod config;
 pub mod consumer;
+pub mod duration;
 pub mod error;
 pub mod info;
+pub mod pull;
 pub mod timestamp;
 
 use serde::{Deserialize, Deserializer};

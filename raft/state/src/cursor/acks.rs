@@ -1,0 +1,209 @@
+//! Acknowledgements and their absence: what is settled, what is due again, what has run out of
+//! deliveries (nats-surface §2.7, traps 49 to 52).
+
+use unibus_proto::jetstream::ack::{AckKind, AckTokens};
+use unibus_proto::jetstream::consumer::AckPolicy;
+
+use super::{ConsumerCursor, DEAD_LETTER_RETRY_NS};
+use crate::delivery::{AckOutcome, Advisory, DeadLetter, Delivery};
+use crate::ledger::Unsettled;
+use crate::stream::Stream;
+
+impl ConsumerCursor {
+    /// An acknowledgement arrived. After `+NXT` the host also calls `handle_pull` with the request in it
+    /// and the acknowledgement's reply subject.
+    pub fn handle_ack(
+        &mut self,
+        kind: &AckKind,
+        tokens: &AckTokens<'_>,
+        now_ns: u64,
+    ) -> AckOutcome {
+        self.note_time(now_ns);
+        let seq = tokens.stream_seq;
+        if !self.settings.tracks_acks() || seq > self.ledger.delivered().stream_seq || seq == 0 {
+            return AckOutcome::Ignored;
+        }
+        self.used_ns = self.now_ns;
+        self.last_ack_ns = Some(self.now_ns);
+        let entry = self.ledger.pending().get(&seq).copied();
+        match kind {
+            AckKind::Ack | AckKind::Next(_) => self.settle_acknowledged(seq, entry),
+            AckKind::Term { reason } => {
+                if let Some(entry) = entry {
+                    self.advisories.push_back(Advisory::Terminated {
+                        stream_seq: seq,
+                        consumer_seq: tokens.consumer_seq,
+                        deliveries: entry.deliveries.into(),
+                        reason: reason.clone(),
+                    });
+                    self.settle_acknowledged(seq, None);
+                }
+            }
+            AckKind::Nak { delay_ns } => {
+                if let Some(entry) = entry {
+                    self.refuse(seq, entry, tokens.consumer_seq, *delay_ns);
+                }
+            }
+            AckKind::Progress => {
+                if let Some(entry) = entry {
+                    self.postpone(seq, entry, self.now_ns);
+                }
+                return AckOutcome::Now;
+            }
+        }
+        AckOutcome::AfterUpdate
+    }
+
+    /// A delivery could not be sent because nobody listens any more: the message is due again at once,
+    /// and its delivery does not count.
+    pub fn handle_undelivered(&mut self, delivery: &Delivery) {
+        let Some(entry) = self.ledger.pending().get(&delivery.seq).copied() else {
+            return;
+        };
+        if u64::from(entry.deliveries) == delivery.delivered {
+            let entry = Unsettled {
+                deliveries: entry.deliveries.saturating_sub(1),
+                ..entry
+            };
+            self.ledger.insert(delivery.seq, entry);
+            self.changes.touch(delivery.seq);
+            self.redelivery.expire(delivery.seq);
+        }
+    }
+
+    /// A dead letter is stored (then the message is settled) or could not be (then it is told again).
+    pub fn handle_dead_letter(&mut self, seq: u64, stored: bool, now_ns: u64) {
+        self.note_time(now_ns);
+        if stored {
+            self.letters.remove(&seq);
+            self.settle(seq);
+            self.ledger.settle_floor();
+        } else if let Some(retry) = self.letters.get_mut(&seq) {
+            let at_ns = self.now_ns.saturating_add(DEAD_LETTER_RETRY_NS);
+            *retry = Some(at_ns);
+            self.redelivery.retry_at(at_ns, seq);
+        }
+    }
+
+    fn settle_acknowledged(&mut self, seq: u64, sampled: Option<Unsettled>) {
+        if let Some(entry) = sampled {
+            self.sample(seq, entry);
+        }
+        if self.settings.ack == AckPolicy::All {
+            while let Some(first) = self.ledger.pending().keys().next().copied()
+                && first <= seq
+            {
+                self.settle(first);
+            }
+        } else {
+            self.settle(seq);
+        }
+        self.ledger.settle_floor();
+    }
+
+    fn settle(&mut self, seq: u64) {
+        if self.ledger.remove(seq).is_some() {
+            self.redelivery.forget(seq);
+            self.letters.remove(&seq);
+            self.changes.settle(seq);
+        }
+    }
+
+    /// Announces the share of acknowledgements that the consumer asks for.
+    fn sample(&mut self, seq: u64, entry: Unsettled) {
+        // A fixed pattern that is spread evenly: which ones are taken has to be repeatable.
+        let place = entry.consumer_seq.wrapping_mul(61) % 100;
+        if place < self.settings.sample_percent {
+            self.advisories.push_back(Advisory::AckSample {
+                stream_seq: seq,
+                consumer_seq: entry.consumer_seq,
+                deliveries: entry.deliveries.into(),
+                ack_time_ns: self.now_ns.saturating_sub(entry.since_ns),
+            });
+        }
+    }
+
+    fn refuse(&mut self, seq: u64, entry: Unsettled, consumer_seq: u64, delay_ns: Option<u64>) {
+        if self.letters.contains_key(&seq) {
+            return;
+        }
+        self.advisories.push_back(Advisory::Naked {
+            stream_seq: seq,
+            consumer_seq,
+            deliveries: entry.deliveries.into(),
+        });
+        match delay_ns {
+            Some(delay) => {
+                let due = self.now_ns.saturating_add(delay);
+                let patience = self.redelivery.patience().after(entry.deliveries);
+                self.postpone(seq, entry, due.saturating_sub(patience));
+            }
+            None => self.redelivery.expire(seq),
+        }
+    }
+
+    fn postpone(&mut self, seq: u64, entry: Unsettled, since_ns: u64) {
+        self.ledger.insert(seq, Unsettled { since_ns, ..entry });
+        self.changes.touch(seq);
+        self.redelivery.schedule(seq, &self.ledger);
+    }
+
+    /// Makes what is due ready for redelivery, and gives up on what has run out of deliveries.
+    pub(super) fn expire_acks(&mut self, stream: &Stream) {
+        while let Some(seq) = self.redelivery.pop_due(self.now_ns, &self.ledger) {
+            if self.is_exhausted(seq) {
+                self.exhaust(stream, seq);
+            } else {
+                self.redelivery.expire(seq);
+            }
+        }
+    }
+
+    pub(super) fn is_exhausted(&self, seq: u64) -> bool {
+        let entry = self.ledger.pending().get(&seq);
+        entry.is_some_and(|entry| entry.deliveries >= self.settings.max_deliver)
+    }
+
+    pub(super) fn exhaust(&mut self, stream: &Stream, seq: u64) {
+        let Some(entry) = self.ledger.pending().get(&seq).copied() else {
+            return self.lose(seq);
+        };
+        let letter = self.settings.dead_letter.clone();
+        let Some((subject, location)) = letter.zip(stream.get(seq)) else {
+            self.announce_exhausted(seq, entry);
+            return self.lose(seq);
+        };
+        self.redelivery.forget(seq);
+        match self.letters.insert(seq, None) {
+            None => self.announce_exhausted(seq, entry),
+            Some(None) => return,
+            Some(Some(retry_ns)) if retry_ns > self.now_ns => {
+                self.letters.insert(seq, Some(retry_ns));
+                return self.redelivery.retry_at(retry_ns, seq);
+            }
+            Some(Some(_)) => {}
+        }
+        self.letters_out.push_back(DeadLetter {
+            subject,
+            seq,
+            location,
+            deliveries: entry.deliveries.into(),
+        });
+    }
+
+    fn announce_exhausted(&mut self, seq: u64, entry: Unsettled) {
+        self.advisories.push_back(Advisory::MaxDeliveries {
+            stream_seq: seq,
+            deliveries: entry.deliveries.into(),
+        });
+    }
+
+    /// Stops waiting for a message that is gone or has run out of deliveries. The floor stays.
+    pub(super) fn lose(&mut self, seq: u64) {
+        self.redelivery.forget(seq);
+        self.letters.remove(&seq);
+        if self.ledger.remove(seq).is_some() {
+            self.changes.discard(seq);
+        }
+    }
+}
