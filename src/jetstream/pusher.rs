@@ -9,7 +9,8 @@ use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_proto::jetstream::info::{ConsumerInfo, SequenceInfo};
 use unibus_state::command::{ConsumerDelete, ConsumerUpdate};
 use unibus_state::{
-    Command, Consumer, ConsumerCursor, Delivery, Poll, Position, State, StoredMessage, Stream, StreamUid,
+    Command, Consumer, ConsumerCursor, Delivery, Poll, Position, State, StoredMessage, Stream,
+    StreamUid,
 };
 
 use super::core::Core;
@@ -219,10 +220,8 @@ impl Pusher {
                 }
                 // Nothing else is said of a push consumer without acknowledgements; disuse is this
                 // file's own affair.
-                Poll::Status { .. }
-                | Poll::Advisory(_)
-                | Poll::DeadLetter(_)
-                | Poll::Abandoned => {}
+                Poll::Status { .. } | Poll::Advisory(_) | Poll::DeadLetter(_) | Poll::Abandoned => {
+                }
                 Poll::Idle { deadline_ns } => return Turn::Wait(deadline_ns),
             }
         }

@@ -21,8 +21,11 @@ pub(crate) use self::check::{
 };
 
 /// An update that is not built on the row as it is: its cursor is not the truth any more.
-pub const STALE_UPDATE: ApiError =
-    ApiError::fixed(409, 10012, "consumer update is not built on the current state");
+pub const STALE_UPDATE: ApiError = ApiError::fixed(
+    409,
+    10012,
+    "consumer update is not built on the current state",
+);
 
 /// One consumer.
 #[derive(Clone, Debug)]
@@ -235,7 +238,10 @@ impl Consumer {
         let floor = row.ledger.ack_floor();
         let next = if seq == 0 { floor.stream_seq + 1 } else { seq };
         if next < row.start_seq {
-            let text = format!("invalid reset: sequence {next} is below the start {}", row.start_seq);
+            let text = format!(
+                "invalid reset: sequence {next} is below the start {}",
+                row.start_seq
+            );
             return Err(ApiError::with(400, 10204, text));
         }
         row.stamp = row.stamp.wrapping_add(1);

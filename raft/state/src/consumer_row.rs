@@ -91,18 +91,13 @@ impl ConsumerRow {
             consumer_seq: row.consumer_seq,
             stream_seq: row.stream_seq,
         };
-        let floor = if row.consumer_seq > 0 {
-            delivered
-        } else {
-            Position::default()
-        };
         Ok(Self {
             config: row.config.into(),
             created_ns: row.created_ns,
             start_seq: row.start_seq,
             resume_seq: row.resume_seq,
             stamp: 0,
-            ledger: Ledger::restore(delivered, floor, Vec::new()),
+            ledger: Ledger::restore(delivered, delivered, Vec::new()),
             pin: None,
         })
     }

@@ -259,7 +259,8 @@ mod tests {
         };
         let mut bytes = Vec::new();
         update.encode(&mut bytes);
-        let golden: &[u8] = b"\x01\0\0\0S\x01\0\0\0C\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\
+        let golden: &[u8] =
+            b"\x01\0\0\0S\x01\0\0\0C\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\
             \xac\x02\x84\x07\0\0\x01\x03\x12\xd0\x0f\x02\x02\x01\x02\0\0";
         assert_eq!(bytes, golden);
     }

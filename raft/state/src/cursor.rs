@@ -125,7 +125,8 @@ impl ConsumerCursor {
         let config = consumer.config();
         self.settings = Settings::of(config);
         self.pace.set_rate(self.settings.rate_bps);
-        self.backlog.set_filters(stream, consumer.filters().to_vec());
+        self.backlog
+            .set_filters(stream, consumer.filters().to_vec());
         self.redelivery
             .set_patience(Settings::patience(config), &self.ledger);
         self.changes.keeps_messages = keeps_messages(stream);

@@ -102,12 +102,7 @@ impl Status {
         }
     }
 
-    pub(crate) const fn unserved(
-        code: u16,
-        text: &'static str,
-        messages: u64,
-        bytes: u64,
-    ) -> Self {
+    pub(crate) const fn unserved(code: u16, text: &'static str, messages: u64, bytes: u64) -> Self {
         Self {
             code,
             text: Cow::Borrowed(text),
@@ -299,7 +294,10 @@ mod tests {
 
     #[test]
     fn statuses_are_byte_exact() {
-        assert_eq!(text(&Status::NO_MESSAGES), "NATS/1.0 404 No Messages\r\n\r\n");
+        assert_eq!(
+            text(&Status::NO_MESSAGES),
+            "NATS/1.0 404 No Messages\r\n\r\n"
+        );
         let expired = Status::unserved(408, "Request Timeout", 10, 0);
         let whole = "NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 10\r\nNats-Pending-Bytes: 0\r\n\r\n";
         assert_eq!((text(&expired).as_str(), whole.len()), (whole, 82));

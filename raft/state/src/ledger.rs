@@ -43,6 +43,7 @@ impl Ledger {
         };
         Self {
             delivered: start,
+            ack_floor: start,
             ..Self::default()
         }
     }
@@ -134,15 +135,7 @@ impl Ledger {
     /// Forgets what is unsettled and goes on at `next_seq`, with the numbering of deliveries started
     /// again.
     pub(crate) fn reset(&mut self, next_seq: u64) {
-        let at = Position {
-            consumer_seq: 0,
-            stream_seq: next_seq.saturating_sub(1),
-        };
-        *self = Self {
-            delivered: at,
-            ack_floor: at,
-            ..Self::default()
-        };
+        *self = Self::starting_at(next_seq);
     }
 
     /// Whether the consumer still waits for this message (or has yet to deliver it).

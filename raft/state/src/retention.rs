@@ -49,12 +49,7 @@ impl Stream {
     }
 
     /// Removes a message that `consumer` was meant to have and nobody needs.
-    fn remove_unneeded(
-        &mut self,
-        seq: u64,
-        consumer: &Arc<str>,
-        ctx: &mut Context<'_>,
-    ) -> bool {
+    fn remove_unneeded(&mut self, seq: u64, consumer: &Arc<str>, ctx: &mut Context<'_>) -> bool {
         let Some(view) = self.message(seq) else {
             return false;
         };

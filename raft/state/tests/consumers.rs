@@ -10,7 +10,7 @@ use unibus_proto::jetstream::config::StreamConfig;
 use unibus_proto::jetstream::consumer::{ConsumerConfig, DeliverPolicy};
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_state::command::{Command, ConsumerDelete};
-use unibus_state::{Outcome, Poll, PushCursor};
+use unibus_state::{ConsumerCursor, Delivery, Outcome, Poll};
 
 /// Stream sequence, consumer sequence, messages that remain.
 type Step = (u64, u64, u64);
@@ -24,16 +24,23 @@ fn watch(policy: DeliverPolicy, filter: &str) -> ConsumerConfig {
     }
 }
 
-fn drain(bench: &Bench, cursor: &mut PushCursor) -> Vec<Step> {
+fn next(bench: &Bench, cursor: &mut ConsumerCursor) -> Option<Delivery> {
+    match cursor.poll(bench.stream(), 0) {
+        Poll::Deliver(delivery) => Some(delivery),
+        _ => None,
+    }
+}
+
+fn drain(bench: &Bench, cursor: &mut ConsumerCursor) -> Vec<Step> {
     let mut all = Vec::new();
-    while let Some(d) = cursor.poll_next(bench.stream()) {
+    while let Some(d) = next(bench, cursor) {
         all.push((d.seq, d.consumer_seq, d.num_pending));
     }
     all
 }
 
-fn cursor(bench: &Bench, name: &str) -> PushCursor {
-    PushCursor::new(bench.stream(), bench.stream().consumer(name).unwrap(), 0)
+fn cursor(bench: &Bench, name: &str) -> ConsumerCursor {
+    ConsumerCursor::new(bench.stream(), bench.stream().consumer(name).unwrap(), 0)
 }
 
 #[test]
@@ -106,7 +113,7 @@ fn a_watch_follows_overwrites_without_gaps_or_repeats() {
         ConsumerAction::Create,
     );
     let mut cursor = cursor(&bench, "gen");
-    assert_eq!(cursor.poll_next(bench.stream()).unwrap().num_pending, 2);
+    assert_eq!(next(&bench, &mut cursor).unwrap().num_pending, 2);
     bench.publish("a.3", &[], "y");
     assert_eq!(drain(&bench, &mut cursor), [(2, 2, 1), (4, 3, 0)]);
     bench.publish("a.1", &[], "y");
@@ -208,12 +215,6 @@ fn consumer_requests_are_judged() {
         ..base()
     };
     assert_eq!(code(&mut bench, flow), 10108);
-    let pull = ConsumerConfig {
-        deliver_subject: String::new(),
-        ..base()
-    };
-    let text = "pull consumers are not supported by this server".to_owned();
-    assert_eq!(refused(bench.consumer(pull, create)), (500, 10012, text));
     assert_eq!(
         refused(bench.consumer(base(), ConsumerAction::Update)).1,
         10149
@@ -258,8 +259,18 @@ fn consumer_actions() {
     let delete = ConsumerDelete {
         stream: "S".into(),
         name: "gen".into(),
+        created_ns: None,
         privileged: false,
     };
+    let other = ConsumerDelete {
+        created_ns: Some(1),
+        ..delete.clone()
+    };
+    assert_eq!(
+        refused(bench.run(&Command::ConsumerDelete(other))).1,
+        10014,
+        "another one of that name was meant"
+    );
     assert_eq!(
         bench.run(&Command::ConsumerDelete(delete.clone())),
         Outcome::Done

@@ -10,7 +10,7 @@ use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::{Retention, Storage, StreamConfig};
 use unibus_proto::jetstream::consumer::{ConsumerConfig, DeliverPolicy};
 use unibus_state::command::{Command, ConsumerProgress, StreamPut};
-use unibus_state::{Outcome, PushCursor, RowOp, State};
+use unibus_state::{ConsumerCursor, Outcome, Poll, RowOp, State};
 
 const FIRST_SEQ_MAX: u64 = 1 << 62;
 
@@ -103,8 +103,8 @@ fn a_consumer_may_start_beyond_the_end() {
         Outcome::ConsumerCreated { num_pending: 0, .. }
     ));
     let stream = bench.stream();
-    let mut cursor = PushCursor::new(stream, stream.consumer("c").unwrap(), 0);
-    assert_eq!(cursor.poll_next(stream), None);
+    let mut cursor = ConsumerCursor::new(stream, stream.consumer("c").unwrap(), 0);
+    assert!(matches!(cursor.poll(stream, 0), Poll::Idle { .. }));
     assert_eq!(cursor.num_pending(stream), 0);
 
     let progress = ConsumerProgress {
@@ -117,7 +117,8 @@ fn a_consumer_may_start_beyond_the_end() {
     let stream = bench.stream();
     let consumer = stream.consumer("c").unwrap();
     assert_eq!(consumer.num_pending(stream), 0);
-    assert_eq!(PushCursor::new(stream, consumer, 0).poll_next(stream), None);
+    let mut cursor = ConsumerCursor::new(stream, consumer, 0);
+    assert!(matches!(cursor.poll(stream, 0), Poll::Idle { .. }));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! looks at nothing but the request.
 
 use unibus_proto::jetstream::api::{ConsumerAction, ConsumerCreateRequest};
-use unibus_proto::jetstream::config::{ConsumerConfig, strip_server_metadata};
+use unibus_proto::jetstream::config::strip_server_metadata;
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_state::Command;
 use unibus_state::command::{ConsumerCreate, ConsumerDelete};
@@ -17,6 +18,7 @@ pub(super) fn delete(stream: &str, consumer: &str, caller: Caller) -> Plan {
         command: Command::ConsumerDelete(ConsumerDelete {
             stream: stream.to_owned(),
             name: consumer.to_owned(),
+            created_ns: None,
             privileged: caller.internal,
         }),
         then: Then::ConsumerDeleted,
@@ -44,6 +46,7 @@ pub(super) fn create(
     if !caller.internal && !deliver.is_empty() && !internal::is_deliverable(deliver) {
         return Err(error::DELIVER_SUBJECT_NOT_VALID);
     }
+    check_served(&config)?;
     strip_server_metadata(&mut config.metadata);
     Ok(command(
         target.stream,
@@ -52,6 +55,21 @@ pub(super) fn create(
         caller,
         generated,
     ))
+}
+
+/// What the state keeps but this node's delivery does not serve yet.
+fn check_served(config: &ConsumerConfig) -> Result<(), ApiError> {
+    let unserved = [
+        (!config.is_push(), "pull consumers"),
+        (config.ack_policy != AckPolicy::None, "acknowledgements"),
+    ];
+    for (used, what) in unserved {
+        if used {
+            let text = format!("{what} are not supported by this server");
+            return Err(ApiError::consumer_create(text));
+        }
+    }
+    Ok(())
 }
 
 fn command(
@@ -134,7 +152,11 @@ mod tests {
         let Ok(Plan::Write {
             command: Command::ConsumerCreate(create),
             ..
-        }) = planned("$JS.API.CONSUMER.CREATE.S", &named("{}"), USER)
+        }) = planned(
+            "$JS.API.CONSUMER.CREATE.S",
+            &named(r#"{"deliver_subject":"_INBOX.x"}"#),
+            USER,
+        )
         else {
             panic!("not planned");
         };

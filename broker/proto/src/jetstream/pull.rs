@@ -71,8 +71,7 @@ impl PullRequest {
         let mut request: Self =
             serde_json::from_slice(body).map_err(|error| PullError::Json(error.to_string()))?;
         request.batch = request.batch.max(1);
-        if request.idle_heartbeat > 0
-            && request.idle_heartbeat.saturating_mul(2) > request.expires
+        if request.idle_heartbeat > 0 && request.idle_heartbeat.saturating_mul(2) > request.expires
         {
             return Err(PullError::Heartbeat);
         }
@@ -117,8 +116,14 @@ mod tests {
             text(br#"{"expires":10,"idle_heartbeat":6}"#),
             "heartbeat value too large"
         );
-        assert_eq!(text(br#"{"idle_heartbeat":6}"#), "heartbeat value too large");
-        assert_eq!(text(br#"{"priority":10}"#), "priority must be between 0 and 9");
+        assert_eq!(
+            text(br#"{"idle_heartbeat":6}"#),
+            "heartbeat value too large"
+        );
+        assert_eq!(
+            text(br#"{"priority":10}"#),
+            "priority must be between 0 and 9"
+        );
         assert!(PullRequest::parse(br#"{"batch":"x"}"#).is_err());
         assert!(PullRequest::parse(b"{").is_err());
     }

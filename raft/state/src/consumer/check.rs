@@ -294,7 +294,11 @@ fn check_groups(config: &ConsumerConfig) -> Result<(), ApiError> {
     if config.priority_groups.len() > GROUPS_MAX || !config.priority_groups.iter().all(named) {
         return Err(error::CONSUMER_EMPTY_GROUP_NAME);
     }
-    if !config.priority_groups.iter().all(|group| is_group_name(group)) {
+    if !config
+        .priority_groups
+        .iter()
+        .all(|group| is_group_name(group))
+    {
         return Err(error::CONSUMER_INVALID_GROUP_NAME);
     }
     Ok(())
@@ -370,7 +374,10 @@ pub(crate) fn check_workqueue(config: &ConsumerConfig, stream: &Stream) -> Resul
         return Ok(());
     }
     let own: Vec<&[u8]> = config.filters().map(str::as_bytes).collect();
-    for other in stream.consumers().filter(|other| **other.name() != *config.name) {
+    for other in stream
+        .consumers()
+        .filter(|other| **other.name() != *config.name)
+    {
         if own.is_empty() {
             return Err(error::CONSUMER_WORKQUEUE_MULTIPLE_UNFILTERED);
         }

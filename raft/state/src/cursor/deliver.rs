@@ -100,10 +100,7 @@ impl ConsumerCursor {
         } else {
             (view.location.len as usize).saturating_sub(RECORD_HEAD_BYTES)
         };
-        let remaining = self
-            .backlog
-            .count()
-            .saturating_sub(u64::from(next.is_new));
+        let remaining = self.backlog.count().saturating_sub(u64::from(next.is_new));
         let numbers = [
             u64::from(next.before) + 1,
             next.seq,

@@ -50,7 +50,8 @@ impl ConsumerCursor {
         if let Some(pin) = self.pin.clone() {
             self.set_pin(None);
             let group = pin.group;
-            self.advisories.push_back(Advisory::Unpinned { group, reason });
+            self.advisories
+                .push_back(Advisory::Unpinned { group, reason });
         }
     }
 

@@ -47,7 +47,9 @@ impl Pace {
             self.last = Some((now_ns, ts_ns));
         }
         if self.rate_bps > 0 {
-            let from = self.busy_until_ns.max(now_ns.saturating_sub(RATE_CREDIT_NS));
+            let from = self
+                .busy_until_ns
+                .max(now_ns.saturating_sub(RATE_CREDIT_NS));
             let bits = bytes.saturating_mul(BITS_PER_BYTE);
             let cost = u128::from(bits) * u128::from(SECOND_NS) / u128::from(self.rate_bps);
             let cost = u64::try_from(cost).unwrap_or(u64::MAX);
@@ -68,7 +70,11 @@ mod tests {
         assert_eq!(pace.ready_at(2, 750), 10_250);
         pace.sent(11_000, 750, 1);
         assert_eq!(pace.ready_at(3, 700), 11_000, "clocks may go back");
-        assert_eq!(pace.ready_at(4, 999_999), 0, "what came later is not replayed");
+        assert_eq!(
+            pace.ready_at(4, 999_999),
+            0,
+            "what came later is not replayed"
+        );
     }
 
     #[test]
@@ -81,6 +87,9 @@ mod tests {
             pace.sent(now, 0, 10_000);
         }
         // A million bytes at a million bytes a second, less the credit and the last message.
-        assert_eq!(now - start, SECOND_NS - RATE_CREDIT_NS - 10_000_000 / 1_000 * 1_000);
+        assert_eq!(
+            now - start,
+            SECOND_NS - RATE_CREDIT_NS - 10_000_000 / 1_000 * 1_000
+        );
     }
 }

@@ -74,7 +74,11 @@ impl Redelivery {
     /// When an unsettled message is due.
     fn due(&self, seq: u64, ledger: &Ledger) -> Option<u64> {
         let entry = ledger.pending().get(&seq)?;
-        Some(entry.since_ns.saturating_add(self.patience.after(entry.deliveries)))
+        Some(
+            entry
+                .since_ns
+                .saturating_add(self.patience.after(entry.deliveries)),
+        )
     }
 
     /// The message waits from its entry's time on.

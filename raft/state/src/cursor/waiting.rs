@@ -198,8 +198,8 @@ impl Waiting {
     ) -> Option<usize> {
         let mut at = 0;
         while let Some(request) = self.queue.get(at) {
-            let overflow = load.pending < request.min_pending
-                || load.ack_pending < request.min_ack_pending;
+            let overflow =
+                load.pending < request.min_pending || load.ack_pending < request.min_ack_pending;
             let verdict = if overflow {
                 Verdict::Pass
             } else {
