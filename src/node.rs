@@ -23,6 +23,7 @@ use unibus_proto::NodeId;
 
 use crate::access::{Directory, IdentityError, InternalIdentity};
 use crate::config::NodeConfig;
+use crate::config::args::BusAuth;
 use crate::mesh::{self, Mesh};
 use crate::shutdown::{self, Shutdown, Trigger};
 
@@ -209,7 +210,7 @@ impl Node {
             self.broker.clone(),
             listeners.client,
             self.store.as_ref().map(|store| store.caught_up.clone()),
-            config.bus_auth,
+            config.auth.bus(),
             shutdown.receiver(),
         );
         self.tasks.push(tokio::spawn(serve));
@@ -263,9 +264,12 @@ fn message_plane(
         Some(path) => InternalIdentity::load_or_create(path)?,
         None => InternalIdentity::generate()?,
     };
-    let directory = Arc::new(Directory::new(config.bus_auth, &identity));
+    let directory = Arc::new(Directory::new(
+        config.auth.bus().unwrap_or(BusAuth::Off),
+        &identity,
+    ));
     // Nobody is admitted by what a restart finds on disk until the cluster has confirmed it.
-    directory.set_authority(!config.users_bucket);
+    directory.set_authority(config.auth.bus().is_none());
     let options = parts::broker_options(config, client);
     let server_id = options.server_id.clone();
     let broker = Broker::new(options, Arc::clone(&directory) as _);

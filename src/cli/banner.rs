@@ -33,7 +33,8 @@ pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
         format!("unibus-node {version}: {shape}, data in {data}"),
         format!(
             "  NATS clients   nats://{}  (bus-auth {})",
-            addresses.client, config.bus_auth
+            addresses.client,
+            config.auth.bus().map_or("static", |mode| mode.as_str())
         ),
         format!("  control plane  {control}"),
         format!("  monitoring     {monitor}"),
@@ -53,7 +54,7 @@ fn local(at: SocketAddr) -> SocketAddr {
 
 fn next(config: &NodeConfig, addresses: &Addresses) -> String {
     let url = format!("nats://{}", local(addresses.client));
-    if config.bus_auth == BusAuth::Enforce {
+    if config.auth.bus() == Some(BusAuth::Enforce) {
         let id = config
             .internal_id_file
             .as_deref()

@@ -23,6 +23,8 @@ pub struct Limits {
     pub pending_bytes_max: usize,
     /// Most client connections (`--max-connections`, default 65,536).
     pub connections_max: usize,
+    /// Subscriptions of one connection; 0 = no limit.
+    pub subscriptions_max: usize,
     /// How long a write to a client may make no progress.
     pub write_deadline: Duration,
     /// How long a new client has to authenticate.
@@ -74,6 +76,7 @@ impl Default for Limits {
             control_line_bytes_max: 4 * KIB as usize,
             pending_bytes_max: 64 * MIB as usize,
             connections_max: 65_536,
+            subscriptions_max: 0,
             write_deadline: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(2),
             ping_interval: Duration::from_secs(120),

@@ -18,6 +18,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use self::args::{BusAuth, RunArgs};
+use self::auth::StaticAuth;
 use self::limits::Limits;
 use self::settings::Settings;
 use self::tls::ClientTls;
@@ -108,9 +109,9 @@ pub struct NodeConfig {
     /// Streams and what is stored for them; `None` = JetStream is off and no store is opened.
     pub jetstream: Option<JetStreamConfig>,
     /// Who gets in.
-    pub bus_auth: BusAuth,
-    /// Whether users are kept in the replicated bucket `UNIBUS_users`.
-    pub users_bucket: bool,
+    pub auth: AuthMode,
+    /// Words of the operator about this node, for placement and monitoring.
+    pub server_tags: Vec<String>,
     /// File of the node's own service identity (mode 0600); `None` = it lives in memory, as long as
     /// the process.
     pub internal_id_file: Option<PathBuf>,
@@ -129,9 +130,59 @@ pub struct NodeConfig {
 pub struct JetStreamConfig {
     /// The domain told to clients.
     pub domain: Option<String>,
+    /// The account that it serves; `None` = that of everybody (`$G`).
+    pub account: Option<String>,
+    /// Most bytes of streams in memory; `None` = no limit.
+    pub max_memory: Option<u64>,
+    /// Most bytes of streams in files; `None` = no limit.
+    pub max_storage: Option<u64>,
+    /// Requests with fields that are not known are refused.
+    pub strict: bool,
+    /// What a single stream or consumer may ask for.
+    pub limits: JetStreamLimits,
     /// No client is served before the store answers. Only for a node without peers: it needs
     /// nobody's vote.
     pub serve_when_ready: bool,
+}
+
+/// What a single stream or consumer may ask for; `None` = the default, or no limit.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct JetStreamLimits {
+    /// Messages of one pull request.
+    pub max_request_batch: Option<u64>,
+    /// Unacknowledged messages of one consumer.
+    pub max_ack_pending: Option<u64>,
+    /// The longest duplicate window of a stream.
+    pub duplicate_window: Option<Duration>,
+}
+
+/// Who decides who gets in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AuthMode {
+    /// The users of the replicated bucket, as strictly as this.
+    Bus(BusAuth),
+    /// The users of a configuration file.
+    Static(Box<StaticAuth>),
+}
+
+impl AuthMode {
+    /// The mode of the replicated users, where they decide.
+    #[must_use]
+    pub fn bus(&self) -> Option<BusAuth> {
+        match self {
+            Self::Bus(mode) => Some(*mode),
+            Self::Static(_) => None,
+        }
+    }
+
+    /// Whether clients have to prove who they are.
+    #[must_use]
+    pub fn is_enforced(&self) -> bool {
+        match self {
+            Self::Bus(mode) => *mode == BusAuth::Enforce,
+            Self::Static(auth) => !auth.is_open(),
+        }
+    }
 }
 
 /// The other nodes, and how this one proves itself to them.
@@ -278,8 +329,8 @@ impl NodeConfig {
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),
             data_dir: set.data_dir.clone(),
             jetstream: Some(JetStreamConfig::default()),
-            bus_auth: set.effective_bus_auth(),
-            users_bucket: true,
+            auth: AuthMode::Bus(set.effective_bus_auth()),
+            server_tags: Vec::new(),
             internal_id_file: Some(set.internal_id_file.clone()),
             cluster: ClusterConfig::from_settings(set),
             advertise: Advertise::from_settings(set),

@@ -53,7 +53,7 @@ fn no_flags_make_a_single_node_on_loopback() {
         config.internal_id_file.unwrap(),
         Path::new("./unibus-data/internal.json")
     );
-    assert_eq!(config.bus_auth, BusAuth::Off);
+    assert_eq!(config.auth.bus(), Some(BusAuth::Off));
     assert!(config.cluster.is_none());
     assert_eq!(config.advertise, Advertise::Listener);
     assert!(!config.server_name.is_empty());
@@ -68,7 +68,7 @@ fn routes_alone_are_a_complete_command_once_the_files_are_in_place() {
     );
     let config = config(&flags).unwrap();
     assert_eq!(config.server_name, "alpha");
-    assert_eq!(config.bus_auth, BusAuth::Enforce);
+    assert_eq!(config.auth.bus(), Some(BusAuth::Enforce));
     assert_eq!(config.client_listen.to_string(), "0.0.0.0:4222");
     // Monitoring never leaves the host.
     assert!(config.monitor_listen.unwrap().ip().is_loopback());

@@ -7,8 +7,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::options::{JetStreamOptions, Options};
-use crate::config::args::BusAuth;
-use crate::config::{Advertise, ConfigError, JetStreamConfig, NodeConfig, Timing};
+use crate::config::websocket::WebSocket;
+use crate::config::{Advertise, AuthMode, ConfigError, JetStreamConfig, NodeConfig, Timing};
 
 /// Heartbeat of a store that has no peers to hear it.
 const HEARTBEAT_ALONE: Duration = Duration::from_millis(50);
@@ -27,6 +27,11 @@ pub enum BuildError {
         /// Why.
         source: std::io::Error,
     },
+    /// Streams of more than one account.
+    #[error(
+        "JetStream is enabled in the accounts {0}; this server keeps streams of one account: leave jetstream out of the others"
+    )]
+    JetStreamAccounts(String),
     /// A limit out of range.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -50,19 +55,16 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<NodeConfig, Bui
             .clone()
             .unwrap_or_else(|| server_id.to_owned()),
         client_listen: SocketAddr::new(host, options.port.bind()),
-        client_tls: None,
-        websocket: None,
+        client_tls: options.tls.clone(),
+        websocket: websocket(options, host)?,
         http_listen: None,
         monitor_listen: options
             .http_port
             .map(|port| SocketAddr::new(http_host, port.bind())),
         data_dir: store_dir(options.jetstream.as_ref()),
-        jetstream: options.jetstream.as_ref().map(|jetstream| JetStreamConfig {
-            domain: jetstream.domain.clone(),
-            serve_when_ready: true,
-        }),
-        bus_auth: BusAuth::Off,
-        users_bucket: false,
+        jetstream: jetstream(options)?,
+        auth: AuthMode::Static(Box::new(options.auth.clone())),
+        server_tags: options.server_tags.clone(),
         internal_id_file: None,
         cluster: None,
         advertise: match &options.client_advertise {
@@ -76,6 +78,61 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<NodeConfig, Bui
         },
         limits: options.limits.clone(),
     })
+}
+
+fn websocket(options: &Options, host: IpAddr) -> Result<Option<WebSocket>, BuildError> {
+    let Some(asked) = &options.websocket else {
+        return Ok(None);
+    };
+    let Some(port) = asked.port else {
+        return Ok(None);
+    };
+    let host = match &asked.host {
+        Some(host) => resolve(host)?,
+        None => host,
+    };
+    let base = WebSocket::new(SocketAddr::new(host, port.bind()));
+    Ok(Some(WebSocket {
+        advertise: asked.advertise.clone(),
+        tls: asked.tls.clone(),
+        no_tls: asked.no_tls,
+        compression: asked.compression,
+        handshake_timeout: asked.handshake_timeout.unwrap_or(base.handshake_timeout),
+        same_origin: asked.same_origin,
+        allowed_origins: asked.allowed_origins.clone(),
+        no_auth_user: asked.no_auth_user.clone(),
+        ..base
+    }))
+}
+
+fn jetstream(options: &Options) -> Result<Option<JetStreamConfig>, BuildError> {
+    let Some(asked) = &options.jetstream else {
+        return Ok(None);
+    };
+    Ok(Some(JetStreamConfig {
+        domain: asked.domain.clone(),
+        account: jetstream_account(options)?,
+        max_memory: asked.max_memory,
+        max_storage: asked.max_storage,
+        strict: asked.strict,
+        limits: asked.limits.clone(),
+        serve_when_ready: options.cluster.is_none(),
+    }))
+}
+
+/// The account whose streams these are: the one that asks for JetStream, or everybody's where there
+/// are no accounts.
+fn jetstream_account(options: &Options) -> Result<Option<String>, BuildError> {
+    let accounts = options.auth.accounts.iter();
+    let asking: Vec<&str> = accounts
+        .filter(|account| account.jetstream.is_some())
+        .map(|account| account.name.as_str())
+        .collect();
+    match asking.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some((*one).to_owned())),
+        _ => Err(BuildError::JetStreamAccounts(asking.join(", "))),
+    }
 }
 
 /// `STORE_DIR/jetstream`, as nats-server keeps it.

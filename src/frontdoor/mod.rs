@@ -5,6 +5,9 @@
 //! is the same node.
 
 pub mod build;
+pub mod conf;
+pub mod directives;
+mod file;
 pub mod flags;
 mod help;
 pub mod logging;
@@ -18,7 +21,7 @@ use std::process::ExitCode;
 
 use self::flags::Flags;
 use self::options::Options;
-use crate::node::ADVERTISED_VERSION;
+use crate::node::{ADVERTISED_VERSION, server_id};
 
 /// The name of this front door: a subcommand, and a file name of the binary.
 pub const NAME: &str = "nats-server";
@@ -62,9 +65,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if flags.version {
         return say(&format!("nats-server: v{ADVERTISED_VERSION}\n"));
     }
-    let mut options = Options::default();
-    if let Err(error) = options.apply(&flags) {
-        return wrong(&error.to_string());
+    let options = match file::options(&flags) {
+        Ok(options) => options,
+        Err(words) => return wrong(&words),
+    };
+    if flags.test {
+        return test(&flags, &options);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -72,6 +78,21 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match runtime {
         Ok(runtime) => runtime.block_on(Box::pin(run::run(options))),
         Err(error) => wrong(&format!("the runtime does not start: {error}")),
+    }
+}
+
+/// `-t`: the configuration is judged as starting would, and nothing is started.
+fn test(flags: &Flags, options: &Options) -> ExitCode {
+    match build::node_config(options, &server_id()) {
+        Err(error) => wrong(&error.to_string()),
+        Ok(_) => {
+            let what = match &flags.config {
+                Some(path) => format!("configuration file {}", path.display()),
+                None => "the command line".to_owned(),
+            };
+            tell(&format!("{NAME}: {what} is valid"));
+            ExitCode::SUCCESS
+        }
     }
 }
 

@@ -98,10 +98,10 @@ pub(super) async fn serve_clients(
     broker: Broker,
     listener: TcpListener,
     caught_up: Option<watch::Receiver<bool>>,
-    bus_auth: BusAuth,
+    bus_auth: Option<BusAuth>,
     stop: watch::Receiver<bool>,
 ) {
-    if let Some(mut caught_up) = caught_up.filter(|_| bus_auth == BusAuth::Enforce) {
+    if let Some(mut caught_up) = caught_up.filter(|_| bus_auth == Some(BusAuth::Enforce)) {
         let waiting = caught_up.wait_for(|done| *done);
         // Without a quorum only the node's own identity is admitted: others are told so.
         let _waited = tokio::time::timeout(ADMISSION_WAIT, waiting).await;

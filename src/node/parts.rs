@@ -9,7 +9,6 @@ use unibus_raft::{Observer, Replica, ReplicaOptions, Transport};
 
 use super::wiring::{ReplicaSlot, RouteHooks};
 use super::{ADVERTISED_VERSION, NodeError, interfaces};
-use crate::config::args::BusAuth;
 use crate::config::{Advertise, ClusterConfig, NodeConfig, RouteSecret};
 use crate::jetstream::JetStreamOptions;
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
@@ -35,7 +34,7 @@ pub(super) fn node_id(config: &NodeConfig) -> Result<NodeId, NodeError> {
 /// How strictly this node is run. Clients' TLS does not exist yet, so `tls` speaks of the routes.
 pub(super) fn posture(config: &NodeConfig) -> Posture {
     let clustered = config.cluster.is_some();
-    let enforce = config.bus_auth == BusAuth::Enforce;
+    let enforce = config.auth.is_enforced();
     Posture {
         enforce,
         acl: enforce,
@@ -52,6 +51,7 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         control_line_bytes_max: limits.control_line_bytes_max,
         pending_bytes_max: limits.pending_bytes_max,
         connections_max: limits.connections_max,
+        subscriptions_max: limits.subscriptions_max,
         write_deadline: limits.write_deadline,
         auth_timeout: limits.auth_timeout,
         ping_interval: limits.ping_interval,
@@ -75,7 +75,7 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         host: client.ip().to_string(),
         port: client.port(),
         connect_urls,
-        auth_required: config.bus_auth == BusAuth::Enforce,
+        auth_required: config.auth.is_enforced(),
         always_nonce: true,
         jetstream: config.jetstream.is_some(),
         api_level: if config.jetstream.is_some() {

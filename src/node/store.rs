@@ -47,13 +47,13 @@ impl Store {
         };
         let hooks = JetStreamHooks::new();
         let observer = Arc::new(StateObserver {
-            directory: config.users_bucket.then(|| Arc::clone(joins.directory)),
+            directory: config.auth.bus().map(|_| Arc::clone(joins.directory)),
             jetstream: hooks.clone(),
             replica: Arc::clone(joins.slot),
         });
         let replica =
             parts::start_replica(config, joins.id, &transport, observer, joins.slot).await?;
-        if config.users_bucket {
+        if config.auth.bus().is_some() {
             replica.with_state(|state| users::load(state, &replica, joins.directory));
         }
         let options = parts::jetstream_options(config);
@@ -89,7 +89,7 @@ impl Store {
         self.spawn(readiness::watch_for(
             self.replica.clone(),
             sender,
-            config.users_bucket,
+            config.auth.bus().is_some(),
             joins.shutdown.clone(),
         ));
         self.spawn(authority::follow(
@@ -98,7 +98,7 @@ impl Store {
             self.caught_up.clone(),
             joins.shutdown.clone(),
         ));
-        if config.users_bucket {
+        if config.auth.bus().is_some() {
             let bucket = users::ensure_bucket(self.replica.clone(), joins.shutdown.clone());
             self.spawn(bucket);
         }
