@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, Grant};
+use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, ConnectionKind, Grant};
 use unibus_proto::handshake::ConnectOptions;
 use unibus_proto::nkey::UserSeed;
 
@@ -31,6 +31,8 @@ fn ask(directory: &Directory, connect: &ConnectOptions) -> Result<Admission, Aut
         nonce: NONCE,
         peer,
         tls: false,
+        certificate: None,
+        kind: ConnectionKind::Nats,
     })
 }
 
@@ -120,6 +122,8 @@ fn enforce_refuses_no_key_a_foreign_signature_and_an_old_one() {
         nonce: "",
         peer,
         tls: false,
+        certificate: None,
+        kind: ConnectionKind::Nats,
     };
     assert_eq!(
         directory.authenticate(&request).unwrap_err(),

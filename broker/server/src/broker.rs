@@ -27,6 +27,7 @@ use crate::report::{
 };
 use crate::route::{self, Peer, RouteTask};
 use crate::service::ServiceId;
+use crate::settings::{ClientListener, ListenerSettings};
 use crate::shared::{Internal, Shared};
 use crate::stats::BrokerStats;
 use crate::violation::Violation;
@@ -56,10 +57,22 @@ impl Broker {
         self.shared.node.store(Arc::new(id));
     }
 
-    /// Accepts clients until `shutdown` turns true or its sender is dropped. Open connections stay; see
+    /// Accepts clients in plain text until `shutdown` turns true or its sender is dropped. Open connections stay; see
     /// [`Self::shutdown`].
     pub async fn serve(&self, listener: TcpListener, shutdown: watch::Receiver<bool>) {
-        listener::serve(&self.shared, listener, shutdown).await;
+        let plain = ClientListener::new(ListenerSettings::default());
+        self.serve_listener(listener, &plain, shutdown).await;
+    }
+
+    /// The same for a listener that may speak TLS or WebSocket. Its settings hold for what is accepted
+    /// from when they are set on.
+    pub async fn serve_listener(
+        &self,
+        listener: TcpListener,
+        settings: &ClientListener,
+        shutdown: watch::Receiver<bool>,
+    ) {
+        listener::serve(&self.shared, listener, settings, shutdown).await;
     }
 
     /// Hands what local clients publish within `filter` (which has to be valid) to `service`.

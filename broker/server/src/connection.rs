@@ -187,7 +187,7 @@ impl Connection {
             if let Some(close) = close {
                 return Poll::Ready(close);
             }
-            if pending > 0 {
+            if pending > 0 || self.io.unflushed().is_some() {
                 if self
                     .io
                     .poll_write(cx, &self.session.outbound, full)
@@ -195,13 +195,15 @@ impl Connection {
                 {
                     self.note_activity();
                 } else {
-                    let since = blocked.unwrap_or_else(Instant::now);
+                    let since = blocked.or_else(|| self.io.unflushed());
+                    let since = since.unwrap_or_else(Instant::now);
                     self.wake_by(since + self.shared.limits().write_deadline);
                 }
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            let blocked = blocked.or_else(|| self.io.unflushed());
             if let Some(reason) = self.on_timer(Instant::now(), blocked) {
                 return Poll::Ready(reason);
             }
@@ -460,11 +462,17 @@ impl Connection {
             }
             Close::AfterFlush(_) | Close::Shutdown => {
                 let longest = self.shared.limits().flush_on_close;
-                let _ = tokio::time::timeout(longest, self.flush_rest()).await;
+                let flushing = self.flush_rest(reason.reason());
+                let _ = tokio::time::timeout(longest, flushing).await;
                 outbound.detach();
                 if reason != Close::Shutdown {
                     let _ = tokio::time::timeout(LINGER, linger(&mut self.io)).await;
                 }
+            }
+            Close::Gone | Close::Failed if self.io.owes_farewell() => {
+                let longest = self.shared.limits().flush_on_close;
+                let answering = self.io.shutdown(reason.reason());
+                let _ = tokio::time::timeout(longest, answering).await;
             }
             Close::Gone | Close::Failed => {}
         }
@@ -474,23 +482,24 @@ impl Connection {
         self.shared.unregister(record, reason.reason(), subscribed);
     }
 
-    async fn flush_rest(&mut self) {
+    async fn flush_rest(&mut self, reason: CloseReason) {
         std::future::poll_fn(|cx| {
             let outbound = &self.session.outbound;
             outbound.register(cx.waker());
             let status = outbound.status();
-            if status.pending == 0 || matches!(status.close, Some(Close::Gone | Close::Failed)) {
+            let flushed = status.pending == 0 && self.io.unflushed().is_none();
+            if flushed || matches!(status.close, Some(Close::Gone | Close::Failed)) {
                 return Poll::Ready(());
             }
             let _ = self.io.poll_write(cx, outbound, status.full);
-            if outbound.status().pending == 0 {
+            if outbound.status().pending == 0 && self.io.unflushed().is_none() {
                 Poll::Ready(())
             } else {
                 Poll::Pending
             }
         })
         .await;
-        let _ = self.io.shutdown().await;
+        let _ = self.io.shutdown(reason).await;
     }
 }
 

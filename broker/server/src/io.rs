@@ -1,28 +1,42 @@
-//! A client's byte stream: plain TCP or TLS.
+//! A client's byte stream: plain TCP, TLS or WebSocket.
 //!
 //! Owns the difference between them. Plain TCP is split, and its writing side lives in the outbound
-//! where every publisher can use it; a TLS stream is written by the connection's task only.
+//! where every publisher can use it; the others are written by the connection's task only, and may hold
+//! bytes that they have taken and not yet written.
 
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use crate::outbound::Outbound;
-use crate::report::TlsFacts;
+use crate::outbound::{Close, Outbound};
+use crate::reason::CloseReason;
+use crate::report::{ConnectionKind, TlsFacts};
+use crate::websocket::WsStream;
+use crate::wire::Wire;
 
+#[derive(Debug)]
 pub(crate) enum Io {
     Tcp(OwnedReadHalf),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Owned<Box<TlsStream<TcpStream>>>),
+    WebSocket(Owned<Box<WsStream>>),
 }
 
 impl Io {
+    pub(crate) const fn tls(stream: Box<TlsStream<TcpStream>>) -> Self {
+        Self::Tls(Owned::new(stream))
+    }
+
+    pub(crate) fn websocket(stream: WsStream) -> Self {
+        Self::WebSocket(Owned::new(Box::new(stream)))
+    }
+
     /// Writes what is pending. Pending when the socket takes no more, and the task is registered.
     pub(crate) fn poll_write(
         &mut self,
@@ -42,14 +56,30 @@ impl Io {
                 outbound.flush();
                 Poll::Ready(())
             }
-            Self::Tls(stream) => poll_write_tls(stream, cx, outbound),
+            Self::Tls(stream) => stream.poll_write(cx, outbound),
+            Self::WebSocket(stream) => stream.poll_write(cx, outbound),
+        }
+    }
+
+    /// Since when bytes that were taken from the outbound wait to reach the socket: nothing is pending
+    /// there, and still [`Self::poll_write`] has to be called.
+    pub(crate) const fn unflushed(&self) -> Option<Instant> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(stream) => stream.unflushed,
+            Self::WebSocket(stream) => stream.unflushed,
         }
     }
 
     /// What TLS agreed upon; `None` in plain text.
     pub(crate) fn tls_facts(&self) -> Option<TlsFacts> {
-        let Self::Tls(stream) = self else {
-            return None;
+        let stream = match self {
+            Self::Tcp(_) => return None,
+            Self::Tls(owned) => &owned.stream,
+            Self::WebSocket(owned) => match owned.stream.wire() {
+                Wire::Tcp(_) => return None,
+                Wire::Tls(stream) => stream,
+            },
         };
         let (_, session) = stream.get_ref();
         Some(TlsFacts {
@@ -61,13 +91,47 @@ impl Io {
         })
     }
 
-    /// Ends the writing side.
-    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+    /// How the client talks to the node.
+    pub(crate) const fn kind(&self) -> ConnectionKind {
         match self {
-            Self::Tcp(_) => Ok(()),
-            Self::Tls(stream) => stream.shutdown().await,
+            Self::Tcp(_) | Self::Tls(_) => ConnectionKind::Nats,
+            Self::WebSocket(_) => ConnectionKind::WebSocket,
         }
     }
+
+    /// Ends the writing side, with words where the protocol has some.
+    pub(crate) async fn shutdown(&mut self, reason: CloseReason) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) => Ok(()),
+            Self::Tls(stream) => stream.stream.shutdown().await,
+            Self::WebSocket(stream) => {
+                let (code, words) = farewell(reason);
+                stream.stream.close(code, words);
+                stream.stream.shutdown().await
+            }
+        }
+    }
+
+    /// Whether the client waits for an answer although it has closed its side.
+    pub(crate) fn owes_farewell(&self) -> bool {
+        matches!(self, Self::WebSocket(stream) if stream.stream.owes())
+    }
+}
+
+/// Close code and words for a WebSocket client (RFC 6455 §7.4.1).
+const fn farewell(reason: CloseReason) -> (u16, &'static str) {
+    let code = match reason {
+        CloseReason::ClientClosed => 1000,
+        CloseReason::ServerShutdown => 1001,
+        CloseReason::ParseError
+        | CloseReason::ProtocolViolation
+        | CloseReason::BadClientProtocolVersion
+        | CloseReason::NoRespondersRequiresHeaders
+        | CloseReason::MsgHeaderViolation => 1002,
+        CloseReason::MaxPayloadExceeded | CloseReason::MaxControlLineExceeded => 1009,
+        _ => 1008,
+    };
+    (code, reason.text())
 }
 
 /// As nats-server writes it: `1.3`.
@@ -84,38 +148,66 @@ fn cipher(name: &str) -> String {
     name.replacen("TLS13_", "TLS_", 1)
 }
 
-fn poll_write_tls(
-    stream: &mut TlsStream<TcpStream>,
-    cx: &mut Context<'_>,
-    outbound: &Outbound,
-) -> Poll<()> {
-    while let Some(mut chunk) = outbound.take_chunk() {
-        let before = chunk.len();
-        let result = write_tls(stream, cx, &mut chunk);
-        if !outbound.wrote(chunk, before, result) {
-            return Poll::Pending;
-        }
-    }
-    match pin!(stream.flush()).poll(cx) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => Poll::Pending,
-    }
+/// A stream that only the connection's task writes.
+#[derive(Debug)]
+pub(crate) struct Owned<S> {
+    stream: S,
+    /// Since when the stream itself holds bytes; renewed by every progress.
+    unflushed: Option<Instant>,
 }
 
-fn write_tls(
-    stream: &mut TlsStream<TcpStream>,
-    cx: &mut Context<'_>,
-    chunk: &mut BytesMut,
-) -> io::Result<()> {
-    while !chunk.is_empty() {
-        match Pin::new(&mut *stream).poll_write(cx, chunk) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(written)) => chunk.advance(written),
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+impl<S: AsyncRead + AsyncWrite + Unpin> Owned<S> {
+    const fn new(stream: S) -> Self {
+        Self {
+            stream,
+            unflushed: None,
         }
     }
-    Ok(())
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, outbound: &Outbound) -> Poll<()> {
+        let mut progress = false;
+        while let Some(mut chunk) = outbound.take_chunk() {
+            let before = chunk.len();
+            let result = self.write(cx, &mut chunk);
+            progress |= chunk.len() < before;
+            if !outbound.wrote(chunk, before, result) {
+                self.note(progress);
+                return Poll::Pending;
+            }
+        }
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(result) => {
+                self.unflushed = None;
+                if result.is_err() {
+                    outbound.close(Close::Failed);
+                }
+                Poll::Ready(())
+            }
+            Poll::Pending => {
+                self.note(progress);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The stream holds bytes.
+    fn note(&mut self, progress: bool) {
+        if progress || self.unflushed.is_none() {
+            self.unflushed = Some(Instant::now());
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, chunk: &mut BytesMut) -> io::Result<()> {
+        while !chunk.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, chunk) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => chunk.advance(written),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl AsyncRead for Io {
@@ -126,7 +218,14 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(reader) => Pin::new(reader).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
+            Self::Tls(owned) => Pin::new(&mut owned.stream).poll_read(cx, buffer),
+            Self::WebSocket(owned) => {
+                let result = Pin::new(&mut owned.stream).poll_read(cx, buffer);
+                if owned.stream.owes() {
+                    owned.note(false);
+                }
+                result
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod broker;
 mod burst;
+mod certificate;
 mod clock;
 mod connection;
 mod fanout;
@@ -13,6 +14,7 @@ mod io;
 mod lameduck;
 mod listener;
 mod meter;
+mod opening;
 mod options;
 mod outbound;
 mod places;
@@ -26,13 +28,18 @@ mod rng;
 mod route;
 mod service;
 mod session;
+mod settings;
 mod shared;
 mod stats;
 mod subscription;
 mod table;
+mod tls;
 mod violation;
+mod websocket;
+mod wire;
 
 pub use broker::Broker;
+pub use certificate::{CertificateError, CertificateIdentity};
 pub use lameduck::LameDuck;
 pub use options::{BrokerOptions, Limits};
 pub use ports::{
@@ -47,5 +54,8 @@ pub use report::{
 };
 pub use route::{Peer, RouteTask};
 pub use service::ServiceId;
+pub use settings::{ClientListener, ListenerSettings};
 pub use shared::Internal;
 pub use stats::BrokerStats;
+pub use tls::{HandshakeFirst, TlsSettings};
+pub use websocket::{OriginError, OriginRule, WebSocketSettings};

@@ -1,7 +1,6 @@
 //! The accept loop.
 //!
-//! Owns the count of connections and what happens before the first operation: INFO, and the TLS
-//! handshake. Must never read an operation.
+//! Owns the count of connections. What happens before the first operation is `opening`'s part.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,24 +9,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use data_encoding::BASE64URL_NOPAD;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use unibus_proto::encoder;
+use unibus_proto::handshake::ServerInfo;
 
-use crate::connection::Connection;
-use crate::io::Io;
-use crate::outbound::Outbound;
-use crate::report::ConnectionKind;
-use crate::session::Session;
+use crate::opening::Guest;
+use crate::settings::{ClientListener, Prepared};
 use crate::shared::Shared;
 use crate::stats::count;
-
-/// Random bytes of a nonce: 15 characters in base64url.
-const NONCE_BYTES: usize = 11;
+use crate::websocket::upgrade::refusal;
 
 /// Pause after a failed accept, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -54,6 +46,7 @@ impl Drop for Permit {
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     listener: TcpListener,
+    settings: &ClientListener,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut closing = shared.closing.subscribe();
@@ -65,7 +58,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => accept(shared, stream, peer),
+            Ok((stream, peer)) => accept(shared, settings.prepared(), stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -74,7 +67,7 @@ pub(crate) async fn serve(
     }
 }
 
-fn accept(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+fn accept(shared: &Arc<Shared>, prepared: Arc<Prepared>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let permit = Permit::take(shared);
     let shared = Arc::clone(shared);
@@ -82,24 +75,32 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         match permit {
             Some(permit) => {
                 count(&shared.counters.connections_total);
-                start(Arc::clone(&shared), stream, peer).await;
+                start(Arc::clone(&shared), prepared, stream, peer).await;
                 drop(permit);
             }
             None => {
                 let longest = shared.limits().flush_on_close;
-                let _ = tokio::time::timeout(longest, Box::pin(turn_away(&shared, stream))).await;
+                let refusing = Box::pin(turn_away(&shared, &prepared, stream));
+                let _ = tokio::time::timeout(longest, refusing).await;
             }
         }
     });
 }
 
 /// Serves one connection to its end.
-async fn start(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
-    let opened = if shared.options.tls.is_none() {
-        Some(open_plain(&shared, stream, peer))
-    } else {
-        Box::pin(open_tls(&shared, stream, peer)).await
+async fn start(shared: Arc<Shared>, prepared: Arc<Prepared>, stream: TcpStream, peer: SocketAddr) {
+    let guest = Guest {
+        shared: &shared,
+        prepared: &prepared,
+        peer,
     };
+    let settings = &prepared.settings;
+    let opened = match (&settings.websocket, &settings.tls) {
+        (None, None) => Some(guest.open_plain(stream)),
+        (None, Some(tls)) => Box::pin(guest.open_tls(tls, stream)).await,
+        (Some(ws), tls) => Box::pin(guest.open_websocket(ws, tls.as_ref(), stream)).await,
+    };
+    drop(prepared);
     drop(shared);
     if let Some(connection) = opened {
         connection.register();
@@ -107,78 +108,23 @@ async fn start(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-fn open_plain(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> Box<Connection> {
-    let (reader, writer) = stream.into_split();
-    let session = open_session(shared, Some(writer), peer);
-    let outbound = &session.outbound;
-    outbound.append_with(|out| encoder::info(out, &session.info(shared)));
-    outbound.flush();
-    Box::new(Connection::new(
-        Arc::clone(shared),
-        session,
-        Io::Tcp(reader),
-    ))
-}
-
-async fn open_tls(
-    shared: &Arc<Shared>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) -> Option<Box<Connection>> {
-    let session = open_session(shared, None, peer);
-    let longest = shared.limits().tls_timeout;
-    match tokio::time::timeout(longest, secure(shared, &session, stream)).await {
-        Ok(Ok(io)) => {
-            session
-                .record
-                .set_link(ConnectionKind::Nats, io.tls_facts());
-            Some(Box::new(Connection::new(Arc::clone(shared), session, io)))
+async fn turn_away(shared: &Shared, prepared: &Prepared, mut stream: TcpStream) -> io::Result<()> {
+    let settings = &prepared.settings;
+    let mut text = BytesMut::new();
+    match (&settings.websocket, &settings.tls) {
+        // Words in plain text would be noise in a handshake.
+        (Some(_), Some(_)) => {}
+        (Some(_), None) => {
+            let refusal = refusal("503 Service Unavailable", "maximum connections exceeded\n");
+            text.extend_from_slice(refusal.as_bytes());
         }
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "TLS refused");
-            None
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "TLS handshake timed out");
-            None
+        (None, _) => {
+            let mut info = ServerInfo::clone(&shared.info.load());
+            prepared.greeting.dress(&mut info);
+            encoder::info(&mut text, &info);
+            encoder::err(&mut text, "maximum connections exceeded");
         }
     }
-}
-
-fn open_session(shared: &Shared, writer: Option<OwnedWriteHalf>, peer: SocketAddr) -> Session {
-    let id = shared.next_id();
-    tracing::debug!(client_id = id, %peer, "connection accepted");
-    let pending_max = shared.limits().pending_bytes_max;
-    let outbound = Arc::new(Outbound::new(id, pending_max, writer));
-    Session::new(shared, outbound, peer, nonce(shared))
-}
-
-/// INFO in plain text, then the handshake.
-async fn secure(shared: &Shared, session: &Session, mut stream: TcpStream) -> io::Result<Io> {
-    let config = shared
-        .options
-        .tls
-        .clone()
-        .ok_or(io::ErrorKind::Unsupported)?;
-    let mut hello = BytesMut::new();
-    encoder::info(&mut hello, &session.info(shared));
-    stream.write_all(&hello).await?;
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
-    Ok(Io::Tls(Box::new(stream)))
-}
-
-async fn turn_away(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
-    let mut text = BytesMut::new();
-    encoder::info(&mut text, &shared.info.load());
-    encoder::err(&mut text, "maximum connections exceeded");
     stream.write_all(&text).await?;
     stream.shutdown().await
-}
-
-fn nonce(shared: &Shared) -> Option<Box<str>> {
-    let options = &shared.options;
-    (shared.is_auth_required() || options.always_nonce).then(|| {
-        let random: [u8; NONCE_BYTES] = rand::random();
-        BASE64URL_NOPAD.encode(&random).into_boxed_str()
-    })
 }

@@ -2,7 +2,6 @@
 //!
 //! Owns the numbers. Every queue and buffer of this crate is bounded by one of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How a broker presents itself and what it allows.
@@ -22,12 +21,12 @@ pub struct BrokerOptions {
     pub port: u16,
     /// `host:port` of this node and its peers as clients can reach them.
     pub connect_urls: Vec<String>,
+    /// The same of WebSocket listeners.
+    pub ws_connect_urls: Vec<String>,
     /// Whether a client must present credentials before anything else.
     pub auth_required: bool,
     /// Whether INFO has a nonce even when authentication is not required.
     pub always_nonce: bool,
-    /// TLS for clients: INFO in plain text, then the handshake (nats-surface §1.13).
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// `jetstream` of INFO.
     pub jetstream: bool,
     /// `api_lvl` of INFO.
@@ -46,9 +45,9 @@ impl Default for BrokerOptions {
             host: "127.0.0.1".into(),
             port: 4222,
             connect_urls: Vec::new(),
+            ws_connect_urls: Vec::new(),
             auth_required: false,
             always_nonce: false,
-            tls: None,
             jetstream: false,
             api_level: 0,
             limits: Limits::default(),
@@ -77,8 +76,6 @@ pub struct Limits {
     pub pings_out_max: u32,
     /// From accept to CONNECT.
     pub auth_timeout: Duration,
-    /// From accept to the end of the TLS handshake.
-    pub tls_timeout: Duration,
     /// Client connections at once.
     pub connections_max: usize,
     /// Subscriptions of one connection; 0 = no limit.
@@ -105,7 +102,6 @@ impl Default for Limits {
             first_ping: Duration::from_secs(2),
             pings_out_max: 2,
             auth_timeout: Duration::from_secs(2),
-            tls_timeout: Duration::from_secs(2),
             connections_max: 65_536,
             subscriptions_max: 0,
             subscription_tokens_max: 0,

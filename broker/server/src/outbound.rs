@@ -142,6 +142,11 @@ impl Outbound {
         }
     }
 
+    /// Gives it the socket of a client that does not encrypt after all.
+    pub(crate) fn attach(&self, socket: OwnedWriteHalf) {
+        self.state.lock().socket = Some(socket);
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }

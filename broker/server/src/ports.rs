@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use unibus_proto::handshake::ConnectOptions;
 use unibus_proto::permissions::Permissions;
 
-use crate::report::ConnectionReport;
+use crate::certificate::CertificateIdentity;
+use crate::report::{ConnectionKind, ConnectionReport};
 
 /// Decides who a connecting client is and what it may do.
 pub trait Authenticator: Send + Sync + 'static {
@@ -36,6 +37,11 @@ pub struct AuthRequest<'a> {
     pub peer: SocketAddr,
     /// Whether the connection is inside TLS.
     pub tls: bool,
+    /// The names in the client's certificate, where the listener maps certificates to users: then one of
+    /// them has to be a user's, and it is that user.
+    pub certificate: Option<&'a CertificateIdentity>,
+    /// How the client talks to the node.
+    pub kind: ConnectionKind,
 }
 
 /// Who an admitted client is.

@@ -18,12 +18,14 @@ use crate::outbound::Outbound;
 use crate::ports::Grant;
 use crate::reason::CloseReason;
 use crate::report::{ClientFacts, ConnectionKind, ConnectionReport, TlsFacts};
+use crate::settings::Greeting;
 
 /// One open connection, shared by its task and the registry.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) outbound: Arc<Outbound>,
     peer: SocketAddr,
+    greeting: Arc<Greeting>,
     start: u64,
     state: Mutex<State>,
 }
@@ -41,12 +43,13 @@ struct State {
 }
 
 impl Record {
-    pub(crate) fn new(outbound: Arc<Outbound>, peer: SocketAddr) -> Self {
+    pub(crate) fn new(outbound: Arc<Outbound>, peer: SocketAddr, greeting: Arc<Greeting>) -> Self {
         let start = clock::now();
         outbound.meter.touch(start);
         Self {
             outbound,
             peer,
+            greeting,
             start,
             state: Mutex::default(),
         }
@@ -54,6 +57,16 @@ impl Record {
 
     pub(crate) const fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// What INFO says to clients of its listener.
+    pub(crate) fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
+    /// How the client talks to the node.
+    pub(crate) fn kind(&self) -> ConnectionKind {
+        self.state.lock().kind
     }
 
     /// How the client talks to the node: known once TLS and WebSocket have been agreed upon.

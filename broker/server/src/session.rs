@@ -17,6 +17,7 @@ use unibus_proto::subject;
 use unibus_proto::sublist::Walk;
 
 use crate::burst::Burst;
+use crate::certificate::CertificateIdentity;
 use crate::fanout::{Fanout, Message, Reach};
 use crate::meter::Amount;
 use crate::outbound::Outbound;
@@ -25,6 +26,7 @@ use crate::ports::{Grant, Origin, UserLimits};
 use crate::reason::CloseReason;
 use crate::registry::Record;
 use crate::report::GLOBAL_ACCOUNT;
+use crate::settings::Greeting;
 use crate::shared::Shared;
 use crate::subscription::{SidTable, Subscription};
 use crate::violation::{Violation, subscription_violation, too_many_tokens};
@@ -42,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) fanout: Fanout,
     pub(crate) subscriptions: SidTable,
     tls: bool,
+    /// The names in the client's certificate, where users are looked up by them.
+    certificate: Option<Arc<CertificateIdentity>>,
     nonce: Option<Box<str>>,
     flags: Flags,
     /// What INFO was when the first PONG was staged.
@@ -78,9 +82,9 @@ struct Flags {
 
 impl Session {
     pub(crate) fn new(
-        shared: &Shared,
         outbound: Arc<Outbound>,
         peer: SocketAddr,
+        greeting: Arc<Greeting>,
         nonce: Option<Box<str>>,
     ) -> Self {
         let origin = Origin {
@@ -88,11 +92,12 @@ impl Session {
             ..Origin::default()
         };
         Self {
-            record: Arc::new(Record::new(Arc::clone(&outbound), peer)),
+            record: Arc::new(Record::new(Arc::clone(&outbound), peer, greeting)),
             outbound,
             fanout: Fanout::new(),
             subscriptions: SidTable::new(),
-            tls: shared.options.tls.is_some(),
+            certificate: None,
+            tls: false,
             nonce,
             flags: Flags {
                 admitted: false,
@@ -126,18 +131,26 @@ impl Session {
             .map_or(most, |own| own.min(most))
     }
 
+    /// The connection is inside TLS.
+    pub(crate) fn secured(&mut self, certificate: Option<Arc<CertificateIdentity>>) {
+        self.tls = true;
+        self.certificate = certificate;
+    }
+
     pub(crate) const fn is_admitted(&self) -> bool {
         self.flags.admitted
     }
 
     /// INFO for this connection.
     pub(crate) fn info(&self, shared: &Shared) -> ServerInfo {
-        ServerInfo {
+        let mut info = ServerInfo {
             client_id: self.outbound.id,
             client_ip: Some(self.record.peer().ip().to_string()),
             nonce: self.nonce.as_deref().map(str::to_owned),
             ..ServerInfo::clone(&shared.info.load())
-        }
+        };
+        self.record.greeting().dress(&mut info);
+        info
     }
 
     /// Acts on one operation. What it answers or delivers is staged.

@@ -210,11 +210,12 @@ impl Shared {
     }
 
     pub(crate) fn send_info(&self, record: &Record, info: &ServerInfo) {
-        let own = ServerInfo {
+        let mut own = ServerInfo {
             client_id: record.outbound.id,
             client_ip: Some(record.peer().ip().to_string()),
             ..ServerInfo::clone(info)
         };
+        record.greeting().dress(&mut own);
         record.outbound.append_with(|out| encoder::info(out, &own));
         record.outbound.wake();
     }
@@ -259,11 +260,11 @@ fn server_info(options: &BrokerOptions) -> ServerInfo {
         port: options.port,
         headers: true,
         auth_required: options.auth_required,
-        tls_required: options.tls.is_some(),
         max_payload: options.limits.payload_bytes_max as u64,
         jetstream: options.jetstream,
         cluster: options.cluster.clone(),
         connect_urls: options.connect_urls.clone(),
+        ws_connect_urls: options.ws_connect_urls.clone(),
         api_lvl: options.api_level,
         ..ServerInfo::default()
     }

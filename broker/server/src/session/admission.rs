@@ -65,6 +65,8 @@ impl Session {
             nonce,
             peer: self.record.peer(),
             tls: self.tls,
+            certificate: self.certificate.as_deref(),
+            kind: self.record.kind(),
         };
         match burst.shared.auth.authenticate(&request) {
             Ok(admission) => self.admit(admission, burst),

@@ -13,5 +13,7 @@ mod limits;
 mod queues;
 mod reports;
 mod routes;
+mod secure;
 mod services;
 mod support;
+mod websocket;

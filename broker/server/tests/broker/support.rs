@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use unibus_broker::{
-    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant, Limits,
-    UserLimits,
+    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, ClientListener, Grant,
+    Limits, ListenerSettings, UserLimits,
 };
 use unibus_proto::permissions::Permissions;
 
@@ -26,7 +26,11 @@ pub(crate) struct Anyone {
 
 impl Authenticator for Anyone {
     fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
-        if request.connect.user.as_deref() == Some("nobody") {
+        let certified = |name: &&str| {
+            let names = request.certificate.map(|c| c.names()).unwrap_or_default();
+            names.iter().any(|n| n == name)
+        };
+        if request.connect.user.as_deref() == Some("nobody") || certified(&"nobody@example") {
             return Err(AuthError::Refused);
         }
         let identity = request.connect.user.as_deref().map(Arc::from);
@@ -44,7 +48,7 @@ pub(crate) struct Node {
     pub(crate) broker: Broker,
     pub(crate) addr: SocketAddr,
     pub(crate) grant: watch::Sender<Grant>,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Node {
@@ -83,8 +87,26 @@ impl Node {
             broker,
             addr,
             grant,
-            _stop: stop,
+            stop,
         }
+    }
+
+    /// A further listener of the same broker. It closes with the node.
+    pub(crate) async fn listen(&self, settings: ListenerSettings) -> (SocketAddr, ClientListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.listen_on(listener, settings)
+    }
+
+    pub(crate) fn listen_on(
+        &self,
+        listener: TcpListener,
+        settings: ListenerSettings,
+    ) -> (SocketAddr, ClientListener) {
+        let addr = listener.local_addr().unwrap();
+        let settings = ClientListener::new(settings);
+        let (broker, own, stopped) = (self.broker.clone(), settings.clone(), self.stop.subscribe());
+        tokio::spawn(async move { broker.serve_listener(listener, &own, stopped).await });
+        (addr, settings)
     }
 
     pub(crate) async fn limited(change: impl FnOnce(&mut Limits)) -> Self {
@@ -95,13 +117,8 @@ impl Node {
     pub(crate) async fn dial(&self) -> Raw {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut raw = Raw {
-            stream,
-            buffer: Vec::new(),
-            info: String::new(),
-        };
-        raw.info = raw.line().await;
-        assert!(raw.info.starts_with("INFO {"), "{}", raw.info);
+        let mut raw = Raw::over(stream);
+        raw.greeted().await;
         raw
     }
 
@@ -115,24 +132,47 @@ impl Node {
     /// `no_responders`.
     pub(crate) async fn client_with(&self, fields: &str) -> Raw {
         let mut raw = self.dial().await;
-        let connect = format!(
-            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"protocol\":1,{fields}}}\r\nPING\r\n"
-        );
-        raw.send(&connect).await;
-        assert_eq!(raw.line().await, "PONG");
-        let info = raw.line().await;
-        assert!(info.contains("\"connect_info\":true"), "{info}");
+        raw.connect(fields).await;
         raw
     }
 }
 
+/// What a client may talk over.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
 pub(crate) struct Raw {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     buffer: Vec<u8>,
     pub(crate) info: String,
 }
 
 impl Raw {
+    /// A client that has read and sent nothing.
+    pub(crate) fn over(stream: impl Duplex + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            buffer: Vec::new(),
+            info: String::new(),
+        }
+    }
+
+    /// Reads the first INFO.
+    pub(crate) async fn greeted(&mut self) {
+        self.info = self.line().await;
+        assert!(self.info.starts_with("INFO {"), "{}", self.info);
+    }
+
+    /// CONNECT and what follows it. Returns the second INFO.
+    pub(crate) async fn connect(&mut self, fields: &str) -> String {
+        self.send(&connect_line(fields)).await;
+        assert_eq!(self.line().await, "PONG");
+        let info = self.line().await;
+        assert!(info.contains("\"connect_info\":true"), "{info}");
+        info
+    }
+
     pub(crate) async fn send(&mut self, text: &str) {
         self.send_bytes(text.as_bytes()).await;
     }
@@ -214,6 +254,11 @@ impl Raw {
         }
         self.buffer.drain(..bytes);
     }
+}
+
+/// CONNECT and PING as usual clients send them.
+pub(crate) fn connect_line(fields: &str) -> String {
+    format!("CONNECT {{\"verbose\":false,\"pedantic\":false,\"protocol\":1,{fields}}}\r\nPING\r\n")
 }
 
 /// Waits until `condition` holds.
