@@ -24,7 +24,7 @@ use unibus_proto::jetstream::config::Retention;
 use unibus_proto::jetstream::consumer::ReplayPolicy;
 use unibus_proto::jetstream::pull::PullRequest;
 
-use self::backlog::Backlog;
+use self::backlog::{Backlog, Followed};
 use self::changes::Changes;
 use self::deliver::Attempt;
 use self::flow::Flow;
@@ -175,7 +175,7 @@ impl ConsumerCursor {
             return Some(refused);
         }
         if asked.no_wait {
-            self.backlog.refresh(stream);
+            self.follow(stream);
             let there = self.backlog.count() + self.redelivery.ready_count();
             if there == 0 && asked.expires <= 0 {
                 return Some(Status::NO_MESSAGES);
@@ -306,7 +306,20 @@ impl ConsumerCursor {
 
     /// Keeps up with what was stored and removed.
     fn follow(&mut self, stream: &Stream) {
-        self.backlog.refresh(stream);
+        let mut lost = Vec::new();
+        let pending = self.ledger.pending();
+        let followed = self.backlog.follow(stream, |seq| {
+            if pending.contains_key(&seq) {
+                lost.push(seq);
+            }
+        });
+        if followed == Followed::NotAll {
+            lost.extend(pending.keys().filter(|seq| stream.get(**seq).is_none()));
+        }
+        for seq in lost {
+            self.lose(seq);
+            self.ledger.settle_floor();
+        }
     }
 
     fn expire_pulls(&mut self) {

@@ -14,6 +14,7 @@ mod dedupe;
 mod header_scan;
 mod ledger;
 mod publish;
+mod removal_log;
 mod retention;
 mod routes;
 mod rows;

@@ -14,6 +14,7 @@ use crate::consumer::Consumer;
 use crate::dedupe::Dedupe;
 use crate::header_scan::format_seconds;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
+use crate::removal_log::RemovalLog;
 use crate::subject_table::SubjectTable;
 
 /// Entries looked at one by one before the subject table is asked instead.
@@ -70,8 +71,8 @@ pub struct Stream {
     /// Every live message below survives the maximum age.
     pub(crate) age_cursor: u64,
     pub(crate) consumers: BTreeMap<Arc<str>, Consumer>,
-    /// Messages removed since this memory was made; tells cursors to count again. Not replicated.
-    pub(crate) removals: u64,
+    /// What was removed, for cursors that count. Not replicated.
+    pub(crate) removals: RemovalLog,
     pub(crate) dirty: Dirty,
     /// Whether this entry's effects name the stream already.
     pub(crate) advanced_in: u64,
@@ -100,7 +101,7 @@ impl Stream {
             by_expiry: BTreeSet::new(),
             age_cursor: 0,
             consumers: BTreeMap::new(),
-            removals: 0,
+            removals: RemovalLog::default(),
             dirty: Dirty {
                 row: true,
                 ..Dirty::default()
@@ -167,7 +168,13 @@ impl Stream {
     /// Counts up with each removed message; only comparable within one process.
     #[must_use]
     pub fn removals(&self) -> u64 {
-        self.removals
+        self.removals.count()
+    }
+
+    /// Sequences and subjects removed since [`Stream::removals`] was `mark`; `None` if that is too long
+    /// ago.
+    pub(crate) fn removed_since(&self, mark: u64) -> Option<impl Iterator<Item = (u64, &[u8])>> {
+        self.removals.since(mark)
     }
 
     /// Numbers for clients, without subjects and deleted sequences.
@@ -469,11 +476,16 @@ impl Stream {
             return false;
         };
         let blocks = &self.blocks;
+        if self.consumers.is_empty() {
+            self.removals.skip(1);
+        } else {
+            let subject = self.subjects.shared_name(killed.entry.subject);
+            self.removals.note(seq, subject);
+        }
         self.subjects
             .remove(killed.entry.subject, seq, |seq| blocks.is_live(seq));
         self.messages -= 1;
         self.bytes -= self.size_of(&killed.entry);
-        self.removals += 1;
         self.dirty.row = true;
         if let Some(expiry) = self.expiry_of.remove(&seq) {
             self.by_expiry.remove(&(expiry, seq));
@@ -501,7 +513,7 @@ impl Stream {
         self.subjects.clear();
         self.expiry_of.clear();
         self.by_expiry.clear();
-        self.removals += count;
+        self.removals.skip(count);
         self.messages = 0;
         self.bytes = 0;
         // A stream that never stored anything keeps its first sequence.

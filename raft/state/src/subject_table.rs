@@ -75,6 +75,13 @@ impl SubjectTable {
         self.slots.get(id as usize).map_or(&[], |slot| &slot.name)
     }
 
+    /// The name, to be kept after the subject is gone.
+    pub(crate) fn shared_name(&self, id: u32) -> Arc<[u8]> {
+        self.slots
+            .get(id as usize)
+            .map_or_else(|| Arc::from(&[][..]), |slot| Arc::clone(&slot.name))
+    }
+
     pub(crate) fn seqs(&self, id: u32) -> &SeqList {
         static EMPTY: SeqList = SeqList::Empty;
         self.slots

@@ -3,24 +3,28 @@
 
 use std::collections::VecDeque;
 
-use crate::stream::Stream;
-
-/// Up to here what remains is counted exactly each time something was removed.
-const EXACT_COUNT_MAX: u64 = 1024;
-/// Deliveries between two counts of a long backlog from which messages keep being removed.
-const RECOUNT_DELIVERIES: u32 = 256;
+use crate::stream::{Stream, matches_any};
 
 #[derive(Clone, Debug)]
 pub(super) struct Backlog {
     filters: Vec<Box<[u8]>>,
-    /// Last messages per subject still to be sent before `next_seq` takes over.
+    /// Last messages per subject still to be sent before `next_seq` takes over, ascending.
     firsts: VecDeque<u64>,
     next_seq: u64,
-    /// How many messages remain.
+    /// How many messages remain up to `counted_to`.
     count: u64,
     counted_to: u64,
+    /// The stream's removals that are accounted for.
     removals: u64,
-    stale_deliveries: u32,
+}
+
+/// What following a stream found out about messages that are delivered already.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// The lost ones were told one by one.
+    All,
+    /// Some may be lost without having been told.
+    NotAll,
 }
 
 impl Backlog {
@@ -46,7 +50,6 @@ impl Backlog {
             count: 0,
             counted_to: 0,
             removals: 0,
-            stale_deliveries: 0,
         };
         backlog.recount(stream);
         backlog
@@ -54,6 +57,11 @@ impl Backlog {
 
     pub(super) fn set_filters(&mut self, stream: &Stream, filters: Vec<Box<[u8]>>) {
         self.filters = filters;
+        self.firsts.retain(|seq| {
+            stream
+                .message(*seq)
+                .is_some_and(|view| wants(&self.filters, view.subject))
+        });
         self.recount(stream);
     }
 
@@ -63,11 +71,11 @@ impl Backlog {
 
     /// The next message, which stays the next one until it is taken.
     pub(super) fn peek(&mut self, stream: &Stream) -> Option<u64> {
-        while let Some(seq) = self.firsts.front() {
-            if stream.get(*seq).is_some() {
-                return Some(*seq);
-            }
-            self.firsts.pop_front();
+        if self.count == 0 {
+            return None;
+        }
+        if let Some(seq) = self.firsts.front() {
+            return Some(*seq);
         }
         let seq = stream.next_seq_for(&self.filters, self.next_seq)?;
         self.next_seq = seq;
@@ -75,42 +83,58 @@ impl Backlog {
     }
 
     /// Takes the message that was peeked at.
-    pub(super) fn take(&mut self, stream: &Stream, seq: u64) {
+    pub(super) fn take(&mut self, seq: u64) {
         if self.firsts.front() == Some(&seq) {
             self.firsts.pop_front();
         } else {
             self.next_seq = seq + 1;
         }
         self.count = self.count.saturating_sub(1);
-        self.stale_deliveries = self.stale_deliveries.saturating_add(1);
-        self.refresh(stream);
     }
 
-    /// Counts what was added; counts again what was removed, unless that is long and was done lately.
-    pub(super) fn refresh(&mut self, stream: &Stream) {
-        if stream.removals() == self.removals {
-            let last = stream.last_seq();
-            if last > self.counted_to {
-                let from = self.next_seq.max(self.counted_to + 1);
-                self.count += stream.num_pending(&self.filters, from, false);
-                self.counted_to = last;
+    /// Keeps up with what was stored and removed. `lost` is told of removed messages that are no part
+    /// of the backlog any more.
+    pub(super) fn follow(&mut self, stream: &Stream, mut lost: impl FnMut(u64)) -> Followed {
+        let mut followed = Followed::All;
+        if stream.removals() != self.removals {
+            match stream.removed_since(self.removals) {
+                Some(removed) => {
+                    for (seq, subject) in removed {
+                        if !self.remove(seq, subject) {
+                            lost(seq);
+                        }
+                    }
+                    self.removals = stream.removals();
+                }
+                None => {
+                    self.recount(stream);
+                    followed = Followed::NotAll;
+                }
             }
-            return;
         }
-        let tail = (stream.last_seq() + 1).saturating_sub(self.next_seq);
-        let short = tail.max(self.firsts.len() as u64) <= EXACT_COUNT_MAX;
-        if short || self.stale_deliveries >= RECOUNT_DELIVERIES {
-            self.recount(stream);
-            return;
+        let last = stream.last_seq();
+        if last > self.counted_to {
+            let from = self.next_seq.max(self.counted_to + 1);
+            self.count += stream.num_pending(&self.filters, from, false);
+            self.counted_to = last;
         }
-        // A stale count is only too high; the one value that matters exactly is 0.
-        let more = self.firsts.iter().any(|seq| stream.get(*seq).is_some())
-            || stream.next_seq_for(&self.filters, self.next_seq).is_some();
-        if more {
-            self.count = self.count.max(1);
-        } else {
-            self.recount(stream);
+        followed
+    }
+
+    /// True: it was still to be delivered, or not meant for this consumer.
+    fn remove(&mut self, seq: u64, subject: &[u8]) -> bool {
+        if seq >= self.next_seq {
+            if seq <= self.counted_to && wants(&self.filters, subject) {
+                self.count = self.count.saturating_sub(1);
+            }
+            return true;
         }
+        if let Ok(at) = self.firsts.binary_search(&seq) {
+            self.firsts.remove(at);
+            self.count = self.count.saturating_sub(1);
+            return true;
+        }
+        false
     }
 
     fn recount(&mut self, stream: &Stream) {
@@ -119,6 +143,9 @@ impl Backlog {
         self.count = self.firsts.len() as u64 + later;
         self.counted_to = stream.last_seq();
         self.removals = stream.removals();
-        self.stale_deliveries = 0;
     }
+}
+
+fn wants(filters: &[Box<[u8]>], subject: &[u8]) -> bool {
+    filters.is_empty() || matches_any(filters, subject)
 }

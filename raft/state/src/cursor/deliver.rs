@@ -58,7 +58,7 @@ impl ConsumerCursor {
         }
         let size = self.size_of(&view, next);
         match self.receiver(size) {
-            Some(to) => Attempt::Deliver(self.deliver(stream, &view, next, size, to)),
+            Some(to) => Attempt::Deliver(self.deliver(&view, next, size, to)),
             None => Attempt::Empty,
         }
     }
@@ -78,6 +78,7 @@ impl ConsumerCursor {
                 });
             } else {
                 self.lose(seq);
+                self.ledger.settle_floor();
             }
         }
         if self.settings.tracks_acks()
@@ -136,21 +137,14 @@ impl ConsumerCursor {
             .serve(at, size, self.now_ns, &mut self.statuses)
     }
 
-    fn deliver(
-        &mut self,
-        stream: &Stream,
-        view: &MessageView<'_>,
-        next: Next,
-        size: u64,
-        to: Bytes,
-    ) -> Delivery {
+    fn deliver(&mut self, view: &MessageView<'_>, next: Next, size: u64, to: Bytes) -> Delivery {
         let consumer_seq = self.ledger.delivered().consumer_seq + 1;
         self.ledger.advance(Position {
             consumer_seq,
             stream_seq: next.seq,
         });
         if next.is_new {
-            self.backlog.take(stream, next.seq);
+            self.backlog.take(next.seq);
         }
         if self.settings.tracks_acks() {
             self.track(next, consumer_seq);

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test crate uses its part")]
 
+pub(crate) mod host;
+
 use bytes::Bytes;
 use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::StreamConfig;
