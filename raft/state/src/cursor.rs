@@ -92,7 +92,7 @@ impl ConsumerCursor {
         let ledger = consumer.ledger().clone();
         let replay_to =
             (config.replay_policy == ReplayPolicy::Original).then(|| consumer.resume_seq());
-        Self {
+        let mut cursor = Self {
             stream: stream.name().clone(),
             consumer: consumer.name().clone(),
             created_ns: consumer.created_ns(),
@@ -117,7 +117,9 @@ impl ConsumerCursor {
             now_ns,
             settings,
             ledger,
-        }
+        };
+        cursor.lose_removed(stream);
+        cursor
     }
 
     /// Takes over a changed configuration; the position and what waits stay.
@@ -313,9 +315,19 @@ impl ConsumerCursor {
                 lost.push(seq);
             }
         });
-        if followed == Followed::NotAll {
-            lost.extend(pending.keys().filter(|seq| stream.get(**seq).is_none()));
+        for seq in lost {
+            self.lose(seq);
+            self.ledger.settle_floor();
         }
+        if followed == Followed::NotAll {
+            self.lose_removed(stream);
+        }
+    }
+
+    /// Stops waiting for every message that is gone.
+    fn lose_removed(&mut self, stream: &Stream) {
+        let pending = self.ledger.pending().keys().copied();
+        let lost: Vec<u64> = pending.filter(|seq| stream.get(*seq).is_none()).collect();
         for seq in lost {
             self.lose(seq);
             self.ledger.settle_floor();

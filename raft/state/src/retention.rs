@@ -8,6 +8,9 @@ use unibus_proto::jetstream::consumer::AckPolicy;
 
 use crate::stream::{Context, Stream};
 
+/// Messages times consumers that are compared in one step, while every node waits.
+const SWEEP_CHECKS_MAX: usize = 1 << 20;
+
 impl Stream {
     /// Removes what a consumer has settled, as far as nobody else needs it: the messages named, and for
     /// a consumer without acknowledgements those it delivered after `delivered_before`. Returns how
@@ -59,6 +62,36 @@ impl Stream {
             return false;
         }
         self.remove(seq, ctx)
+    }
+
+    /// A consumer is gone or wants less: finds out, in steps, what nobody needs any more.
+    pub(crate) fn start_sweep(&mut self, ctx: &mut Context<'_>) -> usize {
+        if self.config.retention != Retention::Interest || self.messages == 0 {
+            return 0;
+        }
+        self.sweep_from = Some(self.first_seq);
+        self.dirty.row = true;
+        self.sweep(ctx)
+    }
+
+    /// One step of what [`Stream::start_sweep`] began. Returns how many messages it looked at.
+    pub(crate) fn sweep(&mut self, ctx: &mut Context<'_>) -> usize {
+        let Some(from) = self.sweep_from else {
+            return 0;
+        };
+        let budget = (SWEEP_CHECKS_MAX / self.consumers.len().max(1)).max(1);
+        let live = self.blocks.iter_from(from).map(|(seq, ..)| seq);
+        let step: Vec<u64> = live.take(budget).collect();
+        for seq in &step {
+            let subject = self.message(*seq).map(|view| view.subject);
+            if subject.is_some_and(|subject| !self.is_needed(*seq, subject)) {
+                self.remove(*seq, ctx);
+            }
+        }
+        let more = step.len() == budget;
+        self.sweep_from = step.last().filter(|_| more).map(|last| last + 1);
+        self.dirty.row = true;
+        step.len()
     }
 
     /// Whether a consumer of an interest stream still waits for a message. On a work queue the one that

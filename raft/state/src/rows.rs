@@ -81,6 +81,8 @@ struct StreamRow {
     next_block: u32,
     dedupe_first: u64,
     dedupe_end: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sweep_from: Option<u64>,
 }
 
 fn key(kind: u8, uid: StreamUid, tail: &[u8]) -> Vec<u8> {
@@ -194,6 +196,7 @@ impl Stream {
             next_block: self.blocks.next_id,
             dedupe_first: self.dedupe.first,
             dedupe_end: self.dedupe.end(),
+            sweep_from: self.sweep_from,
         })
     }
 
@@ -481,6 +484,7 @@ fn load_stream(uid: StreamUid, mut parts: Parts) -> Result<Stream, LoadError> {
     if stream.dedupe.end() != row.dedupe_end {
         return Err(inconsistent());
     }
+    stream.sweep_from = row.sweep_from;
     stream.dedupe.dumped = row.dedupe_end;
     stream.dedupe.dropped_chunks = parts
         .dedupe

@@ -395,7 +395,7 @@ impl State {
             let Some(stream) = self.at_mut(slot) else {
                 break;
             };
-            let gone = stream.expire(budget, &mut step.ctx);
+            let gone = stream.expire(budget, &mut step.ctx) + stream.sweep(&mut step.ctx);
             if gone > 0 {
                 step.advanced(slot, stream, applies);
             }

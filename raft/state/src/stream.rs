@@ -71,6 +71,8 @@ pub struct Stream {
     /// Every live message below survives the maximum age.
     pub(crate) age_cursor: u64,
     pub(crate) consumers: BTreeMap<Arc<str>, Consumer>,
+    /// From here on it has to be found out what no consumer needs any more.
+    pub(crate) sweep_from: Option<u64>,
     /// What was removed, for cursors that count. Not replicated.
     pub(crate) removals: RemovalLog,
     pub(crate) dirty: Dirty,
@@ -101,6 +103,7 @@ impl Stream {
             by_expiry: BTreeSet::new(),
             age_cursor: 0,
             consumers: BTreeMap::new(),
+            sweep_from: None,
             removals: RemovalLog::default(),
             dirty: Dirty {
                 row: true,
@@ -453,6 +456,9 @@ impl Stream {
     pub fn next_deadline_ns(&self) -> Option<u64> {
         if self.config.sealed {
             return None;
+        }
+        if self.sweep_from.is_some() {
+            return Some(0);
         }
         let own = self.by_expiry.first().map(|(expiry, _)| *expiry);
         let age = self

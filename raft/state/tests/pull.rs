@@ -10,7 +10,9 @@ use bench::{Bench, SECOND, config};
 use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_proto::jetstream::pull::PullRequest;
-use unibus_state::{Poll, Status};
+use unibus_proto::jetstream::timestamp::Timestamp;
+use unibus_state::command::{Command, ConsumerPause};
+use unibus_state::{Outcome, Poll, Status};
 
 fn with(messages: usize, consumer: ConsumerConfig) -> Host {
     let mut bench = Bench::with(config(&["a.>"]));
@@ -347,11 +349,12 @@ fn urgent_requests_go_first() {
 
 #[test]
 fn a_paused_consumer_delivers_nothing() {
-    let paused = |until: u64| ConsumerConfig {
-        pause_until: Some(unibus_proto::jetstream::timestamp::Timestamp(until)),
+    let until = Some(Timestamp(1010 * SECOND));
+    let paused = ConsumerConfig {
+        pause_until: until,
         ..pull_config()
     };
-    let mut host = with(1, paused(1010 * SECOND));
+    let mut host = with(1, paused);
     host.pull(&batch(1), "x");
     assert!(host.all().is_empty());
     let Poll::Idle { deadline_ns } = host.poll() else {
@@ -361,8 +364,19 @@ fn a_paused_consumer_delivers_nothing() {
     host.wait(10);
     assert_eq!(host.all(), ["x 1#1 +0"]);
     host.bench.publish("a.1", &[], "hi");
-    host.bench
-        .consumer(paused(2000 * SECOND), ConsumerAction::Update);
+    host.bench.consumer(pull_config(), ConsumerAction::Update);
+    let kept = host.consumer().config().pause_until;
+    assert_eq!(kept, until, "an update leaves it alone");
+    let pause = ConsumerPause {
+        stream: "S".into(),
+        name: "c".into(),
+        until_ns: 2000 * SECOND,
+        privileged: false,
+    };
+    assert_eq!(
+        host.bench.run(&Command::ConsumerPause(pause)),
+        Outcome::Done
+    );
     let stream = host.bench.state.stream("S").unwrap();
     host.cursor
         .handle_update(stream, stream.consumer("c").unwrap());

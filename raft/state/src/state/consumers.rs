@@ -21,7 +21,8 @@ impl State {
         create: ConsumerCreate,
         step: &mut Step<'_>,
     ) -> Result<Outcome> {
-        let (_, stream) = self.open(&create.stream, create.privileged)?;
+        let applies = self.applies;
+        let (slot, stream) = self.open(&create.stream, create.privileged)?;
         let mut config = create.config;
         consumer::fill_defaults(&mut config, &create.generated_name)?;
         consumer::check(&config, stream)?;
@@ -29,6 +30,10 @@ impl State {
         let existing = stream.consumers.get(&name);
         let existing = existing.map(|consumer| consumer.config().clone());
         let created = existing.is_none();
+        if let Some(existing) = &existing {
+            // Pausing has a request of its own.
+            config.pause_until = existing.pause_until;
+        }
         match existing {
             None => {
                 if create.action == ConsumerAction::Update {
@@ -53,6 +58,9 @@ impl State {
                 if let Some(consumer) = stream.consumers.get_mut(&name) {
                     consumer.reconfigure(config);
                 }
+                if stream.start_sweep(&mut step.ctx) > 0 {
+                    step.advanced(slot, stream, applies);
+                }
                 step.consumer_updated(stream, &name);
             }
         }
@@ -73,7 +81,8 @@ impl State {
         delete: &ConsumerDelete,
         step: &mut Step<'_>,
     ) -> Result<Outcome> {
-        let (_, stream) = self.open(&delete.stream, delete.privileged)?;
+        let applies = self.applies;
+        let (slot, stream) = self.open(&delete.stream, delete.privileged)?;
         let consumer = stream.consumers.get(delete.name.as_str());
         let born = consumer.map(Consumer::created_ns);
         if born.is_none() || delete.created_ns.is_some_and(|meant| Some(meant) != born) {
@@ -87,6 +96,9 @@ impl State {
             stream: stream.name.clone(),
             name,
         });
+        if stream.start_sweep(&mut step.ctx) > 0 {
+            step.advanced(slot, stream, applies);
+        }
         Ok(Outcome::Done)
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test crate uses its part")]
 
 pub(crate) mod host;
+pub(crate) mod naive;
 
 use bytes::Bytes;
 use unibus_proto::jetstream::api::ConsumerAction;
@@ -42,6 +43,8 @@ pub(crate) struct Bench {
     pub(crate) blocks: Blocks,
     pub(crate) index: u64,
     pub(crate) now: u64,
+    /// Every entry applied.
+    pub(crate) log: Vec<Bytes>,
 }
 
 impl Bench {
@@ -51,6 +54,7 @@ impl Bench {
             blocks: Blocks::default(),
             index: 0,
             now: 1000 * SECOND,
+            log: Vec::new(),
         }
     }
 
@@ -62,7 +66,9 @@ impl Bench {
 
     pub(crate) fn apply(&mut self, batch: CommandBatch) -> Applied {
         self.index += 1;
-        let entry = decode_entry(&encode_entry(self.now, &[batch.freeze()])).unwrap();
+        let bytes = encode_entry(self.now, &[batch.freeze()]);
+        let entry = decode_entry(&bytes).unwrap();
+        self.log.push(bytes);
         self.state.apply(self.index, &entry, &mut self.blocks)
     }
 

@@ -1,0 +1,202 @@
+//! Work queues and interest streams: who may consume, and when a message goes (traps 27, 32 and 52).
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bench;
+
+use bench::host::{Host, batch, pull_config};
+use bench::{Bench, config, refused, seq};
+use unibus_proto::jetstream::api::ConsumerAction;
+use unibus_proto::jetstream::config::{Retention, StreamConfig};
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy};
+use unibus_state::Outcome;
+use unibus_state::command::{Command, ConsumerDelete};
+
+fn stream(retention: Retention) -> Bench {
+    Bench::with(StreamConfig {
+        retention,
+        ..config(&["a.>"])
+    })
+}
+
+fn named(name: &str, filter: &str) -> ConsumerConfig {
+    ConsumerConfig {
+        durable_name: name.into(),
+        filter_subject: filter.into(),
+        ..pull_config()
+    }
+}
+
+fn delete(bench: &mut Bench, name: &str) -> Outcome {
+    bench.run(&Command::ConsumerDelete(ConsumerDelete {
+        stream: "S".into(),
+        name: name.into(),
+        created_ns: None,
+        privileged: false,
+    }))
+}
+
+#[test]
+fn consumers_of_a_work_queue_do_not_share_messages() {
+    let mut bench = stream(Retention::Workqueue);
+    let mut code = |config: ConsumerConfig| match bench.consumer(config, ConsumerAction::Create) {
+        Outcome::Refused(refusal) => refusal.error.err_code,
+        _ => 0,
+    };
+    let no_ack = ConsumerConfig {
+        ack_policy: AckPolicy::None,
+        ..named("x", "")
+    };
+    assert_eq!(code(no_ack.clone()), 10084);
+    let push = ConsumerConfig {
+        deliver_subject: "d".into(),
+        ..no_ack
+    };
+    assert_eq!(code(push), 10098);
+    let new = ConsumerConfig {
+        deliver_policy: DeliverPolicy::New,
+        ..named("x", "")
+    };
+    assert_eq!(code(new), 10101);
+    assert_eq!(code(named("one", "a.1")), 0);
+    assert_eq!(code(named("all", "")), 10099);
+    assert_eq!(code(named("two", "a.*")), 10100);
+    assert_eq!(code(named("two", "a.2")), 0);
+    let mut bench = stream(Retention::Workqueue);
+    bench.consumer(named("all", ""), ConsumerAction::Create);
+    let second = bench.consumer(named("one", "a.1"), ConsumerAction::Create);
+    assert_eq!(refused(second).1, 10100);
+    let again = bench.consumer(named("all", ""), ConsumerAction::Create);
+    assert!(matches!(
+        again,
+        Outcome::ConsumerCreated { created: false, .. }
+    ));
+}
+
+#[test]
+fn a_work_queue_removes_what_is_settled() {
+    let mut bench = stream(Retention::Workqueue);
+    for _ in 0..4 {
+        bench.publish("a.1", &[], "x");
+    }
+    let mut host = Host::new(bench, pull_config());
+    host.pull(&batch(3), "x");
+    host.all();
+    host.say(2, "");
+    host.say(3, "+TERM");
+    assert_eq!(
+        host.bench.live(),
+        [1, 2, 3, 4],
+        "not before it is replicated"
+    );
+    host.flush();
+    assert_eq!(host.bench.live(), [1, 4]);
+    host.say(1, "");
+    host.pull(&batch(1), "x");
+    host.all();
+    host.flush();
+    assert_eq!(host.bench.live(), [4]);
+    assert_eq!(host.cursor.ledger().pending().len(), 1);
+    delete(&mut host.bench, "c");
+    assert_eq!(host.bench.live(), [4], "it waits for the next consumer");
+}
+
+#[test]
+fn interest_keeps_what_some_consumer_waits_for() {
+    let mut bench = stream(Retention::Interest);
+    assert_eq!(seq(&bench.publish("a.1", &[], "x")), 1);
+    assert!(bench.live().is_empty(), "nobody is interested");
+    bench.consumer(named("other", "a.2"), ConsumerAction::Create);
+    let mut host = Host::new(bench, pull_config());
+    for subject in ["a.1", "a.2", "a.2", "a.1"] {
+        host.bench.publish(subject, &[], "x");
+    }
+    host.pull(&batch(9), "x");
+    host.all();
+    for seq in [2, 3, 5] {
+        host.say(seq, "");
+    }
+    host.flush();
+    assert_eq!(
+        host.bench.live(),
+        [3, 4],
+        "the other one waits for 3, this one for 4"
+    );
+    assert_eq!(delete(&mut host.bench, "other"), Outcome::Done);
+    assert_eq!(host.bench.live(), [4]);
+    assert_eq!(delete(&mut host.bench, "c"), Outcome::Done);
+    assert!(host.bench.live().is_empty());
+    assert_eq!(seq(&host.bench.publish("a.1", &[], "x")), 6);
+}
+
+#[test]
+fn interest_without_acknowledgements_ends_with_the_delivery() {
+    let none = ConsumerConfig {
+        ack_policy: AckPolicy::None,
+        ..pull_config()
+    };
+    let mut host = Host::new(stream(Retention::Interest), none);
+    for _ in 0..3 {
+        host.bench.publish("a.1", &[], "x");
+    }
+    host.pull(&batch(2), "x");
+    host.all();
+    host.flush();
+    assert_eq!(host.bench.live(), [3]);
+}
+
+#[test]
+fn ids_are_remembered_even_without_interest() {
+    let mut bench = stream(Retention::Interest);
+    bench.publish("a.1", &[("Nats-Msg-Id", "m")], "x");
+    let again = bench.publish("a.1", &[("Nats-Msg-Id", "m")], "x");
+    assert!(matches!(
+        again,
+        Outcome::Published {
+            seq: 1,
+            duplicate: true,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_message_out_of_deliveries_stays_in_a_work_queue() {
+    let once = ConsumerConfig {
+        max_deliver: 1,
+        ..pull_config()
+    };
+    let mut host = Host::new(stream(Retention::Workqueue), once);
+    host.bench.publish("a.1", &[], "x");
+    host.pull(&batch(1), "x");
+    host.all();
+    host.flush();
+    host.wait(30);
+    host.all();
+    host.flush();
+    assert_eq!(host.bench.live(), [1]);
+    assert!(host.cursor.ledger().pending().is_empty());
+}
+
+#[test]
+fn long_sweeps_go_on_with_the_ticks() {
+    let mut bench = stream(Retention::Interest);
+    for at in 0..2048 {
+        bench.consumer(named(&format!("c{at}"), "a.1"), ConsumerAction::Create);
+    }
+    for _ in 0..1200 {
+        bench.publish("a.1", &[], "x");
+    }
+    bench.consumer(named("last", "a.>"), ConsumerAction::Create);
+    bench.publish("a.2", &[], "x");
+    delete(&mut bench, "last");
+    assert_eq!(bench.live().len(), 1201, "the step was too short");
+    assert_eq!(bench.state.next_deadline_ns(), Some(0));
+    let mut ticks = 0;
+    while bench.state.next_deadline_ns().is_some() {
+        bench.run(&Command::Tick);
+        ticks += 1;
+        assert!(ticks < 10);
+    }
+    assert_eq!(bench.live().len(), 1200);
+}
