@@ -1,5 +1,6 @@
 //! One node: every part built in the order of its dependencies, stopped in reverse.
 
+mod advertise;
 mod authority;
 mod bootstrap;
 mod formation;
@@ -18,22 +19,24 @@ use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::task::JoinHandle;
-use unibus_broker::Broker;
+use unibus_broker::{Broker, LameDuck};
 use unibus_proto::NodeId;
 
 use crate::access::{Directory, IdentityError, InternalIdentity};
-use crate::config::NodeConfig;
+use crate::config;
 use crate::config::args::BusAuth;
+use crate::config::{Advertise, NodeConfig};
 use crate::mesh::{self, Mesh};
 use crate::shutdown::{self, Shutdown, Trigger};
 
+pub use self::interfaces::every_address;
 pub use self::listeners::Addresses;
 pub use self::parts::server_id;
 
 use self::health::Health;
 use self::listeners::Listeners;
 use self::store::{Joins, Store};
-use self::wiring::ReplicaSlot;
+use self::wiring::{ReplicaSlot, RouteHooks};
 
 /// The version that clients are told: they gate features on it, and it is what our API level
 /// supports (nats-surface §5). The product's own version stands in other fields.
@@ -116,7 +119,14 @@ impl Node {
         let (trigger, shutdown) = shutdown::channel();
         let slot = Arc::new(ReplicaSlot::default());
         let mesh = match &config.cluster {
-            Some(cluster) => Some(parts::start_mesh(&config, cluster, id, &broker, &slot).await?),
+            Some(cluster) => {
+                let hooks = RouteHooks {
+                    broker: broker.clone(),
+                    replica: Arc::clone(&slot),
+                    client_urls: parts::client_urls(&config, client),
+                };
+                Some(parts::start_mesh(&config, cluster, id, hooks).await?)
+            }
             None => None,
         };
         let joins = Joins {
@@ -155,6 +165,27 @@ impl Node {
         }
         node.serve(&config, listeners, &health, &shutdown);
         Ok(node)
+    }
+
+    /// Lame duck mode: no new clients, and those that are there are told of the other nodes and
+    /// closed one after the other. Returns when the last one has been told to go.
+    pub async fn lame_duck(&self, grace: Duration, duration: Duration) {
+        let other_urls = self.mesh.as_deref().map(advertise::peers);
+        let plan = LameDuck {
+            other_urls: other_urls.unwrap_or_default(),
+            grace,
+            duration,
+        };
+        self.broker.lame_duck(plan).await;
+    }
+
+    /// Takes other limits: for what is done from here on, on connections that are open too.
+    pub fn set_limits(&self, limits: &config::limits::Limits) {
+        let mut now = self.broker.limits();
+        parts::client_limits(&mut now, limits);
+        self.broker.set_limits(now);
+        let payload = limits.payload_bytes_max as u64;
+        self.broker.update_info(|info| info.max_payload = payload);
     }
 
     /// Where it listens.
@@ -214,6 +245,14 @@ impl Node {
             shutdown.receiver(),
         );
         self.tasks.push(tokio::spawn(serve));
+        if let Some(mesh) = &self.mesh
+            && config.advertise != Advertise::Nothing
+        {
+            let own = parts::client_urls(config, self.addresses.client);
+            let tell =
+                advertise::follow(Arc::clone(mesh), self.broker.clone(), own, shutdown.clone());
+            self.tasks.push(tokio::spawn(tell));
+        }
         for server in [listeners.http, listeners.monitor].into_iter().flatten() {
             let run = server.run(Arc::clone(health) as _, shutdown.clone());
             self.tasks.push(tokio::spawn(run));

@@ -20,7 +20,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, DnsName, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
@@ -141,23 +141,70 @@ pub enum PkiError {
 
 /// Makes a CA for `cluster` and a route secret in `dir`, which is created if missing.
 pub fn init(dir: &Path, cluster: &str) -> Result<AuthorityFiles, PkiError> {
-    let files = AuthorityFiles {
-        ca_cert: dir.join(CA_CERT),
-        ca_key: dir.join(CA_KEY),
-        route_secret: dir.join(ROUTE_SECRET),
-    };
+    let files = authority_files(dir);
     refuse_existing(&[&files.ca_cert, &files.ca_key, &files.route_secret])?;
     let subject = format!("{cluster} route CA");
     let make = |reason: &dyn std::fmt::Display| made(&subject, reason);
     let key = KeyPair::generate().map_err(|e| make(&e))?;
-    let certificate = authority_params(&subject)
-        .self_signed(&key)
-        .map_err(|e| make(&e))?;
     let secret = random_secret().map_err(|e| make(&e))?;
+    write_authority(dir, &subject, &key, &secret, files)
+}
+
+/// As [`init`], with everything made from `seed`: who has the seed makes the same CA, on whatever
+/// machine. Only for clusters whose nodes share nothing but a password and whose routes stay on
+/// loopback.
+///
+/// # Errors
+/// [`PkiError`].
+pub fn init_derived(
+    dir: &Path,
+    cluster: &str,
+    seed: &[u8; 32],
+) -> Result<AuthorityFiles, PkiError> {
+    /// PKCS #8 of an Ed25519 key (RFC 8410), up to its 32 bytes.
+    const PKCS8_ED25519: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    let files = authority_files(dir);
+    refuse_existing(&[&files.ca_cert, &files.ca_key, &files.route_secret])?;
+    let subject = format!("{cluster} route CA");
+    let key = Zeroizing::new(blake3::derive_key(
+        "unibus 2026-11 derived route CA key",
+        seed,
+    ));
+    let der = Zeroizing::new([&PKCS8_ED25519[..], &key[..]].concat());
+    let der = PrivatePkcs8KeyDer::from(der.as_slice());
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519)
+        .map_err(|e| made(&subject, &e))?;
+    let secret = blake3::derive_key("unibus 2026-11 derived route secret", seed);
+    let secret = Zeroizing::new(data_encoding::HEXLOWER.encode(&secret));
+    write_authority(dir, &subject, &key, &secret, files)
+}
+
+fn authority_files(dir: &Path) -> AuthorityFiles {
+    AuthorityFiles {
+        ca_cert: dir.join(CA_CERT),
+        ca_key: dir.join(CA_KEY),
+        route_secret: dir.join(ROUTE_SECRET),
+    }
+}
+
+fn write_authority(
+    dir: &Path,
+    subject: &str,
+    key: &KeyPair,
+    secret: &str,
+    files: AuthorityFiles,
+) -> Result<AuthorityFiles, PkiError> {
+    let make = |reason: &dyn std::fmt::Display| made(subject, reason);
+    let certificate = authority_params(subject)
+        .self_signed(key)
+        .map_err(|e| make(&e))?;
     create_dir(dir)?;
     write_new(&files.ca_key, 0o600, &Zeroizing::new(key.serialize_pem()))?;
     write_new(&files.ca_cert, 0o644, &certificate.pem())?;
-    write_new(&files.route_secret, 0o600, &secret)?;
+    write_new(&files.route_secret, 0o600, secret)?;
     Ok(files)
 }
 

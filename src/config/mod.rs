@@ -198,6 +198,8 @@ pub struct ClusterConfig {
     pub tls: RouteTls,
     /// What all nodes share, proven and never sent.
     pub secret: RouteSecret,
+    /// Whether nodes on loopback that peers tell of are dialed too.
+    pub learn_routes: bool,
 }
 
 /// Paths of the route TLS triple (PEM).
@@ -368,6 +370,7 @@ impl ClusterConfig {
             routes: set.routes.clone(),
             tls,
             secret,
+            learn_routes: false,
         })
     }
 }

@@ -1,12 +1,14 @@
 //! nats-server's options → a node's configuration. Resolves host names; binds and opens nothing.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use thiserror::Error;
 
 use super::options::{JetStreamOptions, Options};
+use super::routes::{self, RoutesError};
 use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, AuthMode, ConfigError, JetStreamConfig, NodeConfig, Timing};
 
@@ -27,6 +29,9 @@ pub enum BuildError {
         /// Why.
         source: std::io::Error,
     },
+    /// No cluster.
+    #[error(transparent)]
+    Routes(#[from] RoutesError),
     /// Streams of more than one account.
     #[error(
         "JetStream is enabled in the accounts {0}; this server keeps streams of one account: leave jetstream out of the others"
@@ -37,26 +42,52 @@ pub enum BuildError {
     Config(#[from] ConfigError),
 }
 
+/// A node's configuration, and what it needs while it starts.
+#[derive(Debug)]
+pub struct Built {
+    /// The configuration.
+    pub config: NodeConfig,
+    /// The folder with the keys of the routes; may go once the node has started.
+    pub routes: Option<TempDir>,
+}
+
 /// Makes the node's configuration. `server_id` is this process's.
 ///
 /// # Errors
 /// [`BuildError`].
-pub fn node_config(options: &Options, server_id: &str) -> Result<NodeConfig, BuildError> {
+pub fn node_config(options: &Options, server_id: &str) -> Result<Built, BuildError> {
     let host = resolve(&options.host)?;
     let http_host = match &options.http_host {
         Some(host) => resolve(host)?,
         None => host,
     };
     options.limits.check()?;
-    Ok(NodeConfig {
+    let server_name = options
+        .server_name
+        .clone()
+        .unwrap_or_else(|| server_id.to_owned());
+    let (cluster, routes) = match &options.cluster {
+        Some(asked) => {
+            let host = asked.host.as_deref().map_or(Ok(host), resolve)?;
+            let (config, folder) = routes::cluster(asked, host, &server_name)?;
+            (Some(config), Some(folder))
+        }
+        None => (None, None),
+    };
+    let timing = match &cluster {
+        Some(_) => Timing::default(),
+        None => Timing {
+            heartbeat: HEARTBEAT_ALONE,
+            election_min: ELECTION_ALONE,
+            election_max: ELECTION_ALONE * 2,
+        },
+    };
+    let config = NodeConfig {
         server_id: Some(server_id.to_owned()),
-        server_name: options
-            .server_name
-            .clone()
-            .unwrap_or_else(|| server_id.to_owned()),
+        server_name,
         client_listen: SocketAddr::new(host, options.port.bind()),
         client_tls: options.tls.clone(),
-        websocket: websocket(options, host)?,
+        websocket: websocket(options)?,
         http_listen: None,
         monitor_listen: options
             .http_port
@@ -66,21 +97,25 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<NodeConfig, Bui
         auth: AuthMode::Static(Box::new(options.auth.clone())),
         server_tags: options.server_tags.clone(),
         internal_id_file: None,
-        cluster: None,
+        cluster,
         advertise: match &options.client_advertise {
+            _ if options
+                .cluster
+                .as_ref()
+                .is_some_and(|cluster| cluster.no_advertise) =>
+            {
+                Advertise::Nothing
+            }
             Some(address) => Advertise::Address(address.clone()),
             None => Advertise::Listener,
         },
-        timing: Timing {
-            heartbeat: HEARTBEAT_ALONE,
-            election_min: ELECTION_ALONE,
-            election_max: ELECTION_ALONE * 2,
-        },
+        timing,
         limits: options.limits.clone(),
-    })
+    };
+    Ok(Built { config, routes })
 }
 
-fn websocket(options: &Options, host: IpAddr) -> Result<Option<WebSocket>, BuildError> {
+fn websocket(options: &Options) -> Result<Option<WebSocket>, BuildError> {
     let Some(asked) = &options.websocket else {
         return Ok(None);
     };
@@ -89,7 +124,7 @@ fn websocket(options: &Options, host: IpAddr) -> Result<Option<WebSocket>, Build
     };
     let host = match &asked.host {
         Some(host) => resolve(host)?,
-        None => host,
+        None => Ipv4Addr::UNSPECIFIED.into(),
     };
     let base = WebSocket::new(SocketAddr::new(host, port.bind()));
     Ok(Some(WebSocket {

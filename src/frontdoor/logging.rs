@@ -70,6 +70,14 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Whether lines go to a file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.sink.file.lock().is_some()
+    }
+}
+
 /// `debug` shows what each connection does, `trace` each operation.
 fn filter(options: &LogOptions) -> EnvFilter {
     let level = match (options.trace, options.debug) {

@@ -8,11 +8,16 @@ pub mod build;
 pub mod conf;
 pub mod directives;
 mod file;
+mod files;
 pub mod flags;
 mod help;
 pub mod logging;
 pub mod options;
+mod reload;
+mod routes;
 mod run;
+pub mod send;
+pub mod signals;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -65,6 +70,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if flags.version {
         return say(&format!("nats-server: v{ADVERTISED_VERSION}\n"));
     }
+    if let Some(text) = &flags.signal {
+        return match send::send(text) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => wrong(&error.to_string()),
+        };
+    }
     let options = match file::options(&flags) {
         Ok(options) => options,
         Err(words) => return wrong(&words),
@@ -76,7 +87,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(Box::pin(run::run(options))),
+        Ok(runtime) => runtime.block_on(Box::pin(run::run(&flags, options))),
         Err(error) => wrong(&format!("the runtime does not start: {error}")),
     }
 }

@@ -135,7 +135,7 @@ pub struct JetStreamOptions {
 /// The WebSocket listener.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct WebSocketOptions {
-    /// Address; `None` = that of clients.
+    /// Address; `None` = every one, whatever that of clients is.
     pub host: Option<String>,
     /// Port; `None` = no listener.
     pub port: Option<Port>,

@@ -13,6 +13,12 @@ pub(crate) const ALPN: &[u8] = b"unibus-route/1";
 /// A route secret file larger than this is the wrong file.
 pub(crate) const SECRET_BYTES_MAX: u64 = 4096;
 
+/// Addresses for clients that are believed of one peer.
+pub(crate) const CLIENT_URLS_MAX: usize = 64;
+
+/// Entries of `--routes` with those that peers have told of.
+pub(crate) const ROUTES_MAX: usize = 64;
+
 /// A control frame (HELLO, status, refusal): a few hundred bytes of JSON.
 pub(crate) const CONTROL_FRAME_BYTES_MAX: usize = 16 * 1024;
 

@@ -68,11 +68,16 @@ pub trait MeshHooks: Send + Sync + 'static {
 }
 
 /// What a node tells its peers about itself.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct PeerLocalStatus {
     /// Whether its replica has state: it belongs to a cluster already.
     pub initialized: bool,
+    /// `host:port` where clients reach it, for their lists of servers.
+    pub client_urls: Vec<String>,
+    /// Where other nodes are reached, as far as it knows: filled in by the mesh, where it learns
+    /// routes.
+    pub routes: Vec<String>,
 }
 
 /// A peer as it presented itself, verified.
@@ -103,6 +108,8 @@ pub struct PeerStatus {
     pub posture: Posture,
     /// Whether its replica has state, as of its last status frame.
     pub initialized: bool,
+    /// Where clients reach it, as of its last status frame.
+    pub client_urls: Vec<String>,
     /// Smoothed round-trip time.
     pub rtt: Duration,
     /// How long the route has stood.

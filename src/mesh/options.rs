@@ -34,6 +34,9 @@ pub struct MeshOptions {
     pub secret: RouteSecret,
     /// How strictly this node is run; weaker peers are refused.
     pub posture: Posture,
+    /// Whether routes on loopback that peers tell of are dialed too (nats-server's way to make a full
+    /// mesh of one seed).
+    pub learn_routes: bool,
 }
 
 /// The PEM files of mutual TLS.

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures::FutureExt;
@@ -15,7 +14,7 @@ use tokio::sync::watch;
 use unibus_proto::NodeId;
 
 use super::control::{Control, ControlError, ControlReader, ControlWriter, Hello, Kind};
-use super::limits::STATUS_PERIOD;
+use super::limits::{CLIENT_URLS_MAX, STATUS_PERIOD};
 use super::registry::Arbiter;
 use super::rpc::{self, Calls};
 use super::shared::{CloseCode, Shared};
@@ -28,7 +27,7 @@ pub(crate) struct Peer {
     addr: SocketAddr,
     dialed: bool,
     since: Instant,
-    initialized: AtomicBool,
+    told: Mutex<PeerLocalStatus>,
     connection: Connection,
     calls: Calls,
     /// Resolves when the node is done with the message stream; taken by [`run`].
@@ -52,7 +51,10 @@ impl Peer {
             addr: SocketAddr::new(addr.ip().to_canonical(), addr.port()),
             dialed,
             since: Instant::now(),
-            initialized: AtomicBool::new(hello.initialized),
+            told: Mutex::new(PeerLocalStatus {
+                initialized: hello.initialized,
+                ..PeerLocalStatus::default()
+            }),
             calls: Calls::new(hello.node),
             hello,
             connection,
@@ -93,23 +95,34 @@ impl Peer {
         self.connection.close(code.wire(), reason.as_bytes());
     }
 
+    /// Takes what the peer says of itself; whether it is anything new.
+    fn is_told(&self, mut status: PeerLocalStatus) -> bool {
+        status.client_urls.truncate(CLIENT_URLS_MAX);
+        let mut told = self.told.lock();
+        let is_new = *told != status;
+        *told = status;
+        is_new
+    }
+
     pub(crate) fn info(&self) -> PeerInfo {
         PeerInfo {
             id: self.id(),
             name: self.name.clone(),
             addr: self.addr,
             posture: self.hello.posture,
-            initialized: self.initialized.load(Ordering::Relaxed),
+            initialized: self.told.lock().initialized,
         }
     }
 
     pub(crate) fn status(&self) -> PeerStatus {
+        let told = self.told.lock().clone();
         PeerStatus {
             id: self.id(),
             name: self.name.clone(),
             addr: self.addr,
             posture: self.hello.posture,
-            initialized: self.initialized.load(Ordering::Relaxed),
+            initialized: told.initialized,
+            client_urls: told.client_urls,
             rtt: self.connection.rtt(),
             connected_for: self.since.elapsed(),
             dialed: self.dialed,
@@ -154,7 +167,8 @@ async fn tell(shared: &Shared, mut writer: ControlWriter, arbiter: Arbiter) -> C
         return error;
     }
     loop {
-        let status = shared.hooks.local_status();
+        let mut status = shared.hooks.local_status();
+        status.routes = shared.known_routes();
         if let Err(error) = writer.write_json(Kind::Status, &status).await {
             return error;
         }
@@ -167,7 +181,7 @@ async fn wait_nudge(nudge: &mut watch::Receiver<u64>) {
     let _woken = tokio::time::timeout(STATUS_PERIOD, nudge.changed()).await;
 }
 
-async fn listen(shared: &Shared, peer: &Peer, mut reader: ControlReader) -> ControlError {
+async fn listen(shared: &Arc<Shared>, peer: &Peer, mut reader: ControlReader) -> ControlError {
     loop {
         let status = match reader.read().await {
             Ok(frame) if frame.kind == Kind::Status => frame.json::<PeerLocalStatus>(),
@@ -175,8 +189,9 @@ async fn listen(shared: &Shared, peer: &Peer, mut reader: ControlReader) -> Cont
             Err(error) => Err(error),
         };
         match status {
-            Ok(PeerLocalStatus { initialized }) => {
-                if peer.initialized.swap(initialized, Ordering::Relaxed) != initialized {
+            Ok(mut status) => {
+                shared.learn_routes(std::mem::take(&mut status.routes));
+                if peer.is_told(status) {
                     shared.bump();
                 }
             }

@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use unibus_proto::NodeId;
 
+use super::limits::ROUTES_MAX;
 use super::options::RouteAddr;
 
 /// What an entry leads to.
@@ -42,6 +43,21 @@ impl Routes {
         Self {
             entries: Mutex::new(routes.into_iter().map(pending).collect()),
         }
+    }
+
+    /// Adds an entry to dial, where it is new and there is room; its index.
+    pub(crate) fn add(&self, route: RouteAddr) -> Option<usize> {
+        let mut entries = self.entries.lock();
+        let known =
+            |entry: &RouteStatus| entry.route.host == route.host && entry.route.port == route.port;
+        if entries.len() >= ROUTES_MAX || entries.iter().any(known) {
+            return None;
+        }
+        entries.push(RouteStatus {
+            route,
+            state: RouteState::Pending { last_error: None },
+        });
+        Some(entries.len() - 1)
     }
 
     pub(crate) fn len(&self) -> usize {

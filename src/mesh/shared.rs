@@ -1,6 +1,6 @@
 //! What all tasks of one mesh share: identity, endpoint, peers, routes, refusals, the stop signal.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -13,12 +13,13 @@ use unibus_raft::RpcHandler;
 
 use super::MeshHooks;
 use super::control::Hello;
+use super::dial;
 use super::error::MeshError;
 use super::limits::{ACCEPTING_MAX, PROTOCOL_MAX, PROTOCOL_MIN, SHUTDOWN_LINGER};
-use super::options::{MeshOptions, Posture};
+use super::options::{MeshOptions, Posture, RouteAddr};
 use super::refusals::{Refusal, Refusals};
 use super::registry::Registry;
-use super::routes::Routes;
+use super::routes::{RouteState, Routes};
 use super::secret::RouteSecret;
 use super::tls::TlsSet;
 
@@ -50,6 +51,7 @@ pub(crate) struct Own {
     pub(crate) name: String,
     pub(crate) cluster: String,
     pub(crate) posture: Posture,
+    pub(crate) learn_routes: bool,
 }
 
 pub(crate) struct Shared {
@@ -107,6 +109,7 @@ impl Shared {
                 name: options.server_name,
                 cluster: options.cluster_name,
                 posture: options.posture,
+                learn_routes: options.learn_routes,
             },
             secret: options.secret,
             hooks,
@@ -138,6 +141,41 @@ impl Shared {
         }
     }
 
+    /// Where nodes are reached, this one included; nothing where routes are not learnt.
+    pub(crate) fn known_routes(&self) -> Vec<String> {
+        if !self.own.learn_routes {
+            return Vec::new();
+        }
+        let connected = self.routes.all().into_iter();
+        let connected = connected.filter(|entry| matches!(entry.state, RouteState::Connected(_)));
+        let mut known: Vec<String> = connected.map(|entry| entry.route.to_string()).collect();
+        known.push(self.local_addr.to_string());
+        known
+    }
+
+    /// Dials what a peer tells of, where it is new. Only loopback: nobody may send this node to other
+    /// hosts.
+    pub(crate) fn learn_routes(self: &Arc<Self>, told: Vec<String>) {
+        if !self.own.learn_routes {
+            return;
+        }
+        for route in told
+            .iter()
+            .filter_map(|text| text.parse::<RouteAddr>().ok())
+        {
+            let address = route.host.parse::<IpAddr>().ok();
+            let Some(address) = address.filter(IpAddr::is_loopback) else {
+                continue;
+            };
+            if SocketAddr::new(address, route.port) == self.local_addr {
+                continue;
+            }
+            if let Some(index) = self.routes.add(route) {
+                self.tasks.spawn(dial::run(Arc::clone(self), index));
+            }
+        }
+    }
+
     pub(crate) fn bump(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
@@ -149,7 +187,7 @@ impl Shared {
     }
 
     /// Sets an entry's state and tells who waits for it.
-    pub(crate) fn route_is(&self, index: usize, state: super::RouteState) {
+    pub(crate) fn route_is(&self, index: usize, state: RouteState) {
         if self.routes.set(index, state) {
             self.bump();
         }

@@ -1,7 +1,7 @@
 //! The addresses under which other hosts reach this one: what clients are told where a node listens
 //! on every address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nix::ifaddrs::getifaddrs;
 
@@ -26,6 +26,18 @@ pub(super) fn reachable(listener: SocketAddr) -> Vec<SocketAddr> {
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// Where `listener` is reached from this host and from others: itself, or each address of this host,
+/// loopback first.
+#[must_use]
+pub fn every_address(listener: SocketAddr) -> Vec<SocketAddr> {
+    if !listener.ip().is_unspecified() {
+        return vec![listener];
+    }
+    let mut every = vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listener.port())];
+    every.extend(reachable(listener));
+    every
 }
 
 fn address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {

@@ -25,6 +25,8 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
     /// Monitoring, TCP; `None` is off.
     pub monitor: Option<SocketAddr>,
+    /// NATS over WebSocket, TCP; `None` is off.
+    pub websocket: Option<SocketAddr>,
     /// Routes, UDP; `None` for a single node.
     pub cluster: Option<SocketAddr>,
 }
@@ -76,6 +78,7 @@ impl Listeners {
             client,
             http: at(&self.http),
             monitor: at(&self.monitor),
+            websocket: None,
             cluster: mesh.map(Mesh::local_addr),
         }
     }

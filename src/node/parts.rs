@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use unibus_broker::{Broker, BrokerOptions};
+use unibus_broker::BrokerOptions;
 use unibus_proto::NodeId;
 use unibus_raft::{Observer, Replica, ReplicaOptions, Transport};
 
 use super::wiring::{ReplicaSlot, RouteHooks};
 use super::{ADVERTISED_VERSION, NodeError, interfaces};
+use crate::config::limits::Limits;
 use crate::config::{Advertise, ClusterConfig, NodeConfig, RouteSecret};
 use crate::jetstream::JetStreamOptions;
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
@@ -46,27 +47,8 @@ pub(super) fn posture(config: &NodeConfig) -> Posture {
 
 pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerOptions {
     let limits = &config.limits;
-    let mut own = unibus_broker::Limits {
-        payload_bytes_max: limits.payload_bytes_max,
-        control_line_bytes_max: limits.control_line_bytes_max,
-        pending_bytes_max: limits.pending_bytes_max,
-        connections_max: limits.connections_max,
-        subscriptions_max: limits.subscriptions_max,
-        write_deadline: limits.write_deadline,
-        auth_timeout: limits.auth_timeout,
-        ping_interval: limits.ping_interval,
-        pings_out_max: limits.pings_out_max,
-        ..unibus_broker::Limits::default()
-    };
-    own.route_pending_bytes_max = own.route_pending_bytes_max.max(limits.pending_bytes_max);
-    let connect_urls = match &config.advertise {
-        Advertise::Address(address) => vec![address.clone()],
-        Advertise::Listener => interfaces::reachable(client)
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        Advertise::Nothing => Vec::new(),
-    };
+    let mut own = unibus_broker::Limits::default();
+    client_limits(&mut own, limits);
     BrokerOptions {
         server_name: config.server_name.clone(),
         server_id: config.server_id.clone().unwrap_or_else(server_id),
@@ -74,7 +56,7 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
         host: client.ip().to_string(),
         port: client.port(),
-        connect_urls,
+        connect_urls: client_urls(config, client),
         auth_required: config.auth.is_enforced(),
         always_nonce: true,
         jetstream: config.jetstream.is_some(),
@@ -85,6 +67,32 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         },
         limits: own,
         ..BrokerOptions::default()
+    }
+}
+
+/// Puts the configuration's limits over the broker's.
+pub(super) fn client_limits(own: &mut unibus_broker::Limits, limits: &Limits) {
+    own.payload_bytes_max = limits.payload_bytes_max;
+    own.control_line_bytes_max = limits.control_line_bytes_max;
+    own.pending_bytes_max = limits.pending_bytes_max;
+    own.connections_max = limits.connections_max;
+    own.subscriptions_max = limits.subscriptions_max;
+    own.write_deadline = limits.write_deadline;
+    own.auth_timeout = limits.auth_timeout;
+    own.ping_interval = limits.ping_interval;
+    own.pings_out_max = limits.pings_out_max;
+    own.route_pending_bytes_max = own.route_pending_bytes_max.max(limits.pending_bytes_max);
+}
+
+/// Where clients reach this node, as they are told.
+pub(super) fn client_urls(config: &NodeConfig, client: SocketAddr) -> Vec<String> {
+    match &config.advertise {
+        Advertise::Address(address) => vec![address.clone()],
+        Advertise::Listener => interfaces::reachable(client)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        Advertise::Nothing => Vec::new(),
     }
 }
 
@@ -109,8 +117,7 @@ pub(super) async fn start_mesh(
     config: &NodeConfig,
     cluster: &ClusterConfig,
     node_id: NodeId,
-    broker: &Broker,
-    replica: &Arc<ReplicaSlot>,
+    hooks: RouteHooks,
 ) -> Result<Arc<Mesh>, NodeError> {
     let secret = match &cluster.secret {
         RouteSecret::UserPass { user, pass } => mesh::RouteSecret::from_user_pass(user, pass),
@@ -131,10 +138,7 @@ pub(super) async fn start_mesh(
         tls,
         secret,
         posture: posture(config),
-    };
-    let hooks = RouteHooks {
-        broker: broker.clone(),
-        replica: Arc::clone(replica),
+        learn_routes: cluster.learn_routes,
     };
     Ok(Mesh::start(options, Arc::new(hooks)).await?)
 }

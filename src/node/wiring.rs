@@ -35,6 +35,8 @@ impl ReplicaSlot {
 pub(super) struct RouteHooks {
     pub(super) broker: Broker,
     pub(super) replica: Arc<ReplicaSlot>,
+    /// Where clients reach this node, for peers to tell theirs.
+    pub(super) client_urls: Vec<String>,
 }
 
 impl MeshHooks for RouteHooks {
@@ -64,7 +66,11 @@ impl MeshHooks for RouteHooks {
         // not form a cluster beside one that it may belong to, so unknown means "it has".
         let replica = self.replica.get();
         let initialized = replica.is_none_or(|replica| replica.status().initialized);
-        PeerLocalStatus { initialized }
+        PeerLocalStatus {
+            initialized,
+            client_urls: self.client_urls.clone(),
+            routes: Vec::new(),
+        }
     }
 }
 
@@ -144,6 +150,7 @@ mod tests {
         let hooks = RouteHooks {
             broker: Broker::new(BrokerOptions::default(), directory),
             replica: Arc::default(),
+            client_urls: Vec::new(),
         };
         assert!(hooks.local_status().initialized);
     }

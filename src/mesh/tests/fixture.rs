@@ -67,6 +67,7 @@ impl Authority {
             },
             secret: RouteSecret::from_file(&node.route_secret).unwrap(),
             posture: STRICT,
+            learn_routes: false,
         }
     }
 
@@ -130,6 +131,7 @@ impl MeshHooks for Recorder {
     fn local_status(&self) -> PeerLocalStatus {
         PeerLocalStatus {
             initialized: self.initialized.load(Ordering::Relaxed),
+            ..PeerLocalStatus::default()
         }
     }
 }
