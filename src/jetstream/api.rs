@@ -6,6 +6,7 @@
 
 mod consumer;
 mod consumer_read;
+mod consumer_write;
 mod direct;
 mod plan;
 mod read;
@@ -23,6 +24,8 @@ use unibus_proto::jetstream::error::{self, ApiError};
 
 use super::core::Core;
 use super::ingest::answer_to;
+use super::inlet::Inlet;
+use super::inputs::InputKind;
 use super::internal;
 use super::subject::{self, Endpoint};
 use super::text;
@@ -81,6 +84,19 @@ impl Api {
         }
     }
 
+    /// A pull request goes to the leader; one that nothing can come back from goes nowhere.
+    fn next(&self, m: &Inbound<'_>) -> bool {
+        if m.reply.is_none_or(<[u8]>::is_empty) {
+            return true;
+        }
+        let headers = &m.data[..m.header_len.min(m.data.len())];
+        if required_level(headers) > self.core.options.api_level {
+            Ticket::new(&self.core, m.reply.unwrap_or_default()).status(412, "Required Api Level");
+            return true;
+        }
+        self.core.inlet.push(InputKind::Pull, m)
+    }
+
     fn serve(&self, m: &Inbound<'_>, endpoint: &Endpoint<'_>, ticket: Ticket) {
         let (headers, body) = m.data.split_at(m.header_len.min(m.data.len()));
         let level = required_level(headers);
@@ -93,15 +109,6 @@ impl Api {
                     Ok(read) => self.reader.ask(read, "", m.origin.internal, ticket),
                     Err(description) => ticket.status(408, description),
                 }
-            }
-            Endpoint::ConsumerNext { stream, consumer } => {
-                let pushes = self.core.hooks.consumer_pushes(stream, consumer) == Some(true);
-                let text = if pushes {
-                    "Consumer is push based"
-                } else {
-                    "Pull is not supported"
-                };
-                ticket.status(409, text);
             }
             _ if level > self.core.options.api_level => {
                 ticket.refuse(response_type(endpoint), &error::REQUIRED_API_LEVEL);
@@ -125,7 +132,13 @@ impl Api {
         match plan(endpoint, body, caller, generated_name) {
             Err(error) => ticket.refuse(kind, &error),
             Ok(Plan::Read(read)) => self.reader.ask(read, kind, privileged, ticket),
+            Ok(Plan::Leader(task)) => {
+                tokio::spawn(consumer_write::at_leader(kind, task, ticket));
+            }
             Ok(Plan::Write { command, then }) => {
+                if let Some(error) = consumer_write::bound_elsewhere(&self.core, &command) {
+                    return ticket.refuse(kind, &error);
+                }
                 let call = self.core.ingest.call(&command);
                 tokio::spawn(write::finish(kind, then, call, ticket));
             }
@@ -139,6 +152,9 @@ impl Service for Api {
         if !self.takes(&endpoint, m.origin.internal) {
             return false;
         }
+        if let Endpoint::ConsumerNext { .. } = endpoint {
+            return self.next(m);
+        }
         let ticket = Ticket::new(&self.core, m.reply.unwrap_or_default());
         if self.core.counters.serving.load(Ordering::Relaxed) > REQUESTS_MAX {
             ticket.refuse(response_type(&endpoint), &error::TOO_MANY_REQUESTS);
@@ -150,7 +166,7 @@ impl Service for Api {
 
     fn ready(&self) -> Option<BoxFuture<'static, ()>> {
         if self.core.counters.serving.load(Ordering::Relaxed) <= REQUESTS_SOFT_MAX {
-            return None;
+            return Inlet::room(&self.core);
         }
         let core = Arc::clone(&self.core);
         Some(Box::pin(async move { core.counters.room().await }))
@@ -248,11 +264,5 @@ fn required_level(headers: &[u8]) -> u8 {
 }
 
 fn generated_name() -> String {
-    use rand::Rng as _;
-
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut rng = rand::rng();
-    (0..GENERATED_NAME_LEN)
-        .map(|_| char::from(ALPHABET[rng.next_u32() as usize % ALPHABET.len()]))
-        .collect()
+    text::random_name(GENERATED_NAME_LEN)
 }

@@ -2,25 +2,25 @@
 //! than one answer tells.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use unibus_broker::Broker;
 use unibus_proto::NodeId;
 use unibus_proto::jetstream::config::add_server_metadata;
-use unibus_proto::jetstream::info::{ClusterInfo, ConsumerInfo, PeerInfo, StreamInfo};
+use unibus_proto::jetstream::info::{ClusterInfo, PeerInfo, StreamInfo};
 use unibus_proto::jetstream::timestamp::Timestamp;
-use unibus_raft::{GroupId, Replica, RpcClass, Transport};
-use unibus_state::{Consumer, Location, StoredMessage, Stream};
+use unibus_raft::{GroupId, Replica, RpcClass, Transport, TransportError};
+use unibus_state::{Location, StoredMessage, Stream};
 
 use super::JetStreamOptions;
 use super::api::Counters;
 use super::delivery::Engine;
 use super::hooks::Hooks;
 use super::ingest::Ingest;
+use super::inlet::Inlet;
 use super::leader::ToLeader;
-
-/// How long the leader may take to tell what it knows of a consumer.
-const LEADER_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Handles and options.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(super) struct Core {
     pub(super) ingest: Arc<Ingest>,
     pub(super) leader_link: Arc<dyn Transport>,
     pub(super) engine: Arc<Engine>,
+    pub(super) inlet: Inlet,
     pub(super) counters: Counters,
 }
 
@@ -49,11 +50,19 @@ impl Core {
 
     /// A stored message; `None` when it is gone or damaged.
     pub(super) fn read_message(&self, place: &Location) -> Option<StoredMessage> {
-        let record = self
-            .replica
+        Self::decode_message(self.read_record(place)?)
+    }
+
+    /// The record of a stored message; `None` when it is gone.
+    pub(super) fn read_record(&self, place: &Location) -> Option<Bytes> {
+        self.replica
             .read_record(place)
             .inspect_err(|error| tracing::warn!(%error, "a stored message can't be read"))
-            .ok()?;
+            .ok()
+    }
+
+    /// What a record says; `None` when it is damaged.
+    pub(super) fn decode_message(record: Bytes) -> Option<StoredMessage> {
         StoredMessage::decode(record)
             .inspect_err(|error| tracing::error!(%error, "a stored message is damaged"))
             .ok()
@@ -80,58 +89,23 @@ impl Core {
         Some(info)
     }
 
-    /// A consumer as the replicated state has it.
-    pub(super) fn consumer_info(&self, stream: &str, name: &str) -> Option<ConsumerInfo> {
-        let cluster = self.cluster_info();
-        let mut info = self.replica.with_state(|state| {
-            let held = state.stream(stream)?;
-            held.consumer(name)
-                .map(|consumer| replicated_info(held, consumer))
-        })?;
-        info.ts = Self::now();
-        info.cluster = Some(cluster);
-        info.push_bound = info.config.is_push()
-            && self
-                .broker
-                .has_interest(info.config.deliver_subject.as_bytes());
-        let needs = info.config.required_api_level();
-        let (level, version) = (self.options.api_level, self.options.version.as_str());
-        add_server_metadata(&mut info.config.metadata, needs, level, version);
-        Some(info)
-    }
-
-    /// A consumer with the deliveries that are not replicated yet: only the leader knows them.
-    pub(super) async fn live_consumer_info(
+    /// Sends to a node that leads. The order is that of the calls.
+    pub(super) fn call_leader(
         &self,
-        stream: &str,
-        name: &str,
-    ) -> Option<ConsumerInfo> {
-        let mut info = self.consumer_info(stream, name)?;
-        if self.is_leader() {
-            self.engine.add_live(&self.replica, &mut info);
-            return Some(info);
-        }
-        let request = ToLeader::ConsumerInfo {
-            stream: stream.to_owned(),
-            consumer: name.to_owned(),
-        };
-        let answer = tokio::time::timeout(LEADER_ANSWER_MAX, self.ask_leader(&request)).await;
-        match answer {
-            Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok().or(Some(info)),
-            _ => Some(info),
-        }
+        leader: NodeId,
+        request: &ToLeader,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        self.leader_link
+            .call(leader, RpcClass::Leader, GroupId(0), request.encode())
     }
 
     /// Sends to the leader. The order is that of the calls.
     pub(super) fn ask_leader(
         &self,
         request: &ToLeader,
-    ) -> impl Future<Output = Option<bytes::Bytes>> + Send + 'static {
+    ) -> impl Future<Output = Option<Bytes>> + Send + 'static {
         let leader = self.replica.leadership().borrow().leader;
-        let call = leader.map(|leader| {
-            self.leader_link
-                .call(leader, RpcClass::Leader, GroupId(0), request.encode())
-        });
+        let call = leader.map(|leader| self.call_leader(leader, request));
         async move {
             call?
                 .await
@@ -171,21 +145,5 @@ impl Core {
             leader: status.leader.and_then(|id| status.voters.get(&id).cloned()),
             replicas,
         }
-    }
-}
-
-/// What the replicated state knows of a consumer.
-fn replicated_info(stream: &Stream, consumer: &Consumer) -> ConsumerInfo {
-    let delivered = consumer.delivered();
-    ConsumerInfo {
-        stream_name: stream.name().to_string(),
-        name: consumer.name().to_string(),
-        created: Timestamp(consumer.created_ns()),
-        config: (**consumer.config()).clone(),
-        delivered,
-        // Nothing is ever unacknowledged: what is delivered is done.
-        ack_floor: delivered,
-        num_pending: consumer.num_pending(stream),
-        ..ConsumerInfo::default()
     }
 }

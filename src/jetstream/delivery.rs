@@ -1,65 +1,67 @@
-//! The delivery engine: on the leader, sends the messages of push consumers to whoever listens on
-//! their deliver subjects.
+//! The delivery engine: on the leader, serves the consumers of all streams.
 //!
 //! One task, a queue of consumers with something to do, bounded work per turn. Where a consumer
-//! stands is the pure core's affair ([`super::pusher`]); this file owns when it is looked at. On
-//! other nodes the table is empty. Progress reaches the replicated state in batches behind the
-//! deliveries: a new leader may repeat some, never skip one.
+//! stands is the pure core's affair; this file owns when it is looked at ([`super::table`]), when what
+//! it did is replicated ([`super::settle`]), and what else the leader has to do for it. On other nodes
+//! the table is empty and batches of inputs are refused. What was delivered and not replicated is
+//! delivered again by a new leader; nothing is ever skipped.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
-use unibus_proto::jetstream::info::ConsumerInfo;
-use unibus_raft::{Leadership, Replica};
-use unibus_state::{Command, Consumer, State, Stream};
+use tokio::sync::{Notify, oneshot, watch};
+use unibus_raft::Leadership;
+use unibus_state::command::ConsumerDelete;
+use unibus_state::{Command, CursorInfo, State, Status};
 
+use super::advisory;
 use super::core::Core;
-use super::flow;
-use super::pusher::{Pusher, Turn};
+use super::ingest::answer_to;
+use super::inputs::Verdict;
+use super::intake::Parked;
+use super::letters;
+use super::orders::{Answer, Orders};
+use super::runner::{Aftermath, Runner, Turn};
+use super::settle::{Flush, Outflow, Void};
+use super::table::{Key, Table};
+use super::ticker::Ticker;
 
 /// Consumers served between two looks at what else happened.
-const PUSHERS_PER_ROUND: usize = 64;
+const TURNS_PER_ROUND: usize = 64;
+/// Batches of inputs taken between two rounds.
+const BATCHES_PER_ROUND: usize = 16;
 /// Shortest time between two looks at who still listens.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// A sweep may take this share of the time.
 const SWEEP_SHARE: u32 = 20;
-/// How often positions are put into the replicated state.
+/// Changes are proposed so long after the first of them, unless somebody waits for an answer.
+const FLUSH_DELAY: Duration = Duration::from_millis(5);
+/// How often positions alone are put into the replicated state.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Positions proposed at once.
-const PROGRESS_MAX: usize = 512;
-/// Flow control replies that wait; more are dropped (the stall limit makes them good).
-const FLOW_REPLIES_MAX: usize = 65_536;
+/// Consumers whose changes are proposed at once.
+const FLUSH_CONSUMERS_MAX: usize = 512;
+/// Deliveries rest when changes have waited for so long to be proposed.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// Sleep when nothing is due.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
-
-/// A consumer: its stream's and its own name.
-type Key = (Arc<str>, Arc<str>);
 
 /// What other tasks reach of the engine.
 #[derive(Debug, Default)]
 pub(super) struct Engine {
     /// Always locked before the state and before the broker's table, never after them.
-    table: Mutex<Table>,
-    /// Replies are taken on connections' tasks, which must never wait for a turn of the engine.
-    flow_replies: Mutex<Vec<Bytes>>,
-    wake: Notify,
-}
-
-/// The push consumers of all streams, while this node leads.
-#[derive(Debug, Default)]
-struct Table {
-    streams: HashMap<Arc<str>, HashMap<Arc<str>, Pusher>>,
-    /// Consumers to look at; each at most once (`Pusher::queued`).
-    ready: VecDeque<Key>,
-    /// When to look again, Unix nanoseconds. At most a few per consumer: see `Table::set_timer`.
-    timers: BinaryHeap<Reverse<(u64, Key)>>,
-    /// Where the next round of positions starts, so that none waits for ever behind busier ones.
-    progress_from: usize,
+    pub(super) table: Mutex<Table>,
+    orders: Orders,
+    /// Consumers whose changes were not applied.
+    failed: Mutex<Vec<(Key, Void)>>,
+    /// Dead letters that were stored, or not.
+    pub(super) letters: Mutex<Vec<letters::Told>>,
+    pub(super) wake: Notify,
+    /// Counts the looks at what happened to streams and consumers, as they begin and as they end.
+    begun: AtomicU64,
+    looks: watch::Sender<u64>,
 }
 
 impl Engine {
@@ -67,32 +69,73 @@ impl Engine {
         Arc::default()
     }
 
-    /// A client answered a flow control request.
-    pub(super) fn flow_reply(&self, subject: &[u8]) {
-        let mut replies = self.flow_replies.lock();
-        if replies.len() < FLOW_REPLIES_MAX {
-            replies.push(Bytes::copy_from_slice(subject));
+    /// Takes a batch of inputs. The answer is its verdict, or an error when this node stopped leading
+    /// meanwhile. `local`: the clients are this node's own.
+    pub(super) fn accept(&self, batch: Bytes, local: bool) -> oneshot::Receiver<Verdict> {
+        let verdict = self.orders.push(batch, local);
+        self.wake.notify_one();
+        verdict
+    }
+
+    /// A flush came to its end; the changes of these consumers were not applied.
+    pub(super) fn settled(&self, failed: Vec<(Key, Void)>) {
+        if !failed.is_empty() {
+            self.failed.lock().extend(failed);
         }
-        drop(replies);
         self.wake.notify_one();
     }
 
-    /// Adds what only the leader knows of a consumer.
-    pub(super) fn add_live(&self, replica: &Replica, info: &mut ConsumerInfo) {
+    /// What only the leader knows of a consumer; `None` while that is nothing.
+    pub(super) fn info(&self, core: &Core, stream: &str, consumer: &str) -> Option<CursorInfo> {
         let mut table = self.table.lock();
-        let pusher = table
-            .streams
-            .get_mut(info.stream_name.as_str())
-            .and_then(|consumers| consumers.get_mut(info.name.as_str()));
-        if let Some(pusher) = pusher {
-            replica.with_state(|state| pusher.add_live(state, info));
+        let key = table.key_of(stream, consumer)?;
+        let runner = table.runner(&key)?;
+        core.replica.with_state(|state| runner.info(state))
+    }
+
+    /// Takes the pin of a priority group away. `None`: no such consumer; false: no such group.
+    pub(super) fn unpin(
+        &self,
+        core: &Core,
+        stream: &str,
+        consumer: &str,
+        group: &str,
+    ) -> Option<bool> {
+        let mut table = self.table.lock();
+        let key = table.key_of(stream, consumer)?;
+        let runner = table.runner(&key)?;
+        let done = core.replica.with_state(|state| {
+            let held = state.stream(stream)?;
+            let consumer = held.consumer(consumer)?;
+            Some(runner.unpin((held, consumer), group, Core::now().0))
+        })?;
+        table.queue(&key);
+        table.set_dirty(&key);
+        drop(table);
+        self.wake.notify_one();
+        Some(done)
+    }
+
+    /// Resolves when the engine has followed everything that is applied now, or does not lead.
+    pub(super) async fn followed(&self, core: &Core, longest: Duration) {
+        if !core.is_leader() {
+            return;
         }
+        let wanted = self.begun.load(Ordering::Acquire) + 1;
+        let mut looks = self.looks.subscribe();
+        core.hooks.wake_delivery.notify_one();
+        // A look in progress may be too early; the next one to begin is not.
+        let seen = looks.wait_for(|ended| *ended >= wanted);
+        let _ = tokio::time::timeout(longest, seen).await;
     }
 }
 
 /// Runs until the task is aborted.
 pub(super) async fn run(core: Arc<Core>) {
     let mut leadership = core.replica.leadership();
+    let (outflow, work) = Outflow::new(Arc::clone(&core));
+    let settling = tokio::spawn(work);
+    let _aborted_with_this = AbortOnDrop(settling);
     loop {
         tokio::select! {
             leads = leadership.wait_for(|known| known.is_leader) => {
@@ -107,150 +150,371 @@ pub(super) async fn run(core: Arc<Core>) {
             }
         }
         tracing::debug!("delivery starts");
-        drop(core.hooks.take_news());
-        {
-            let mut table = core.engine.table.lock();
-            core.replica.with_state(|state| table.adopt_all(state));
-        }
-        lead(&core, &mut leadership).await;
-        *core.engine.table.lock() = Table::default();
+        let mut lead = Lead::new(&core, &outflow);
+        lead.begin();
+        lead.run(&mut leadership).await;
+        lead.end();
         tracing::debug!("delivery ends");
     }
 }
 
-async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
-    let mut interest = core.broker.interest_changed();
-    let mut sweep = Sweep::new();
-    let mut progress_at = Instant::now() + PROGRESS_INTERVAL;
-    while leadership.borrow_and_update().is_leader {
-        take_news(core);
-        take_flow_replies(&core.engine);
-        if sweep.is_due() {
-            sweep.run(core);
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One leadership of this node.
+pub(super) struct Lead<'a> {
+    pub(super) core: &'a Arc<Core>,
+    outflow: &'a Outflow,
+    clock: Ticker,
+    sweep: Sweep,
+    interest: watch::Receiver<u64>,
+    /// Who waits for the next flush.
+    pub(super) answers: Vec<(Void, Answer)>,
+    /// Requests whose clients' interest has not arrived here yet.
+    pub(super) parked: Parked,
+    /// Since when changes wait to be proposed.
+    dirty_since: Option<Instant>,
+    progress_at: Instant,
+    aftermath: Aftermath,
+}
+
+impl<'a> Lead<'a> {
+    fn new(core: &'a Arc<Core>, outflow: &'a Outflow) -> Self {
+        Self {
+            core,
+            outflow,
+            clock: Ticker::new(),
+            sweep: Sweep::new(),
+            interest: core.broker.interest_changed(),
+            answers: Vec::new(),
+            parked: Parked::default(),
+            dirty_since: None,
+            progress_at: Instant::now() + PROGRESS_INTERVAL,
+            aftermath: Aftermath::default(),
         }
-        if Instant::now() >= progress_at {
-            propose_progress(core);
-            progress_at = Instant::now() + PROGRESS_INTERVAL;
+    }
+
+    fn begin(&mut self) {
+        let core = self.core;
+        drop(core.hooks.take_news());
+        core.engine.failed.lock().clear();
+        core.engine.letters.lock().clear();
+        let now_ns = self.clock.now_ns();
+        {
+            let mut table = core.engine.table.lock();
+            core.replica
+                .with_state(|state| table.adopt_all(state, now_ns));
         }
-        if round(core) {
-            tokio::task::yield_now().await;
-            continue;
-        }
-        let until = core
-            .engine
-            .table
-            .lock()
-            .sleep_until()
-            .min(sweep.due())
-            .min(progress_at);
-        tokio::select! {
-            () = core.hooks.wake_delivery.notified() => {}
-            () = core.engine.wake.notified() => {}
-            _ = leadership.changed() => {}
-            changed = interest.changed(), if !sweep.asked => {
-                if changed.is_err() {
-                    return;
+        core.engine.orders.open(true);
+        advisory::tell_leader(core);
+    }
+
+    async fn run(&mut self, leadership: &mut watch::Receiver<Leadership>) {
+        let core = self.core;
+        while leadership.borrow_and_update().is_leader {
+            let now_ns = self.clock.now_ns();
+            self.take_news(now_ns);
+            self.take_results(now_ns);
+            let more_inputs = self.take_inputs(now_ns);
+            if self.sweep.is_due() {
+                self.sweep_interest(now_ns);
+            }
+            self.flush(now_ns);
+            let more_turns = self.round(now_ns);
+            self.finish_round();
+            if more_inputs || more_turns {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let until = self.sleep_until();
+            tokio::select! {
+                () = core.hooks.wake_delivery.notified() => {}
+                () = core.engine.wake.notified() => {}
+                _ = leadership.changed() => {}
+                changed = self.interest.changed(), if !self.sweep.asked => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.sweep.asked = true;
                 }
-                sweep.asked = true;
+                () = tokio::time::sleep_until(until.into()) => {}
             }
-            () = tokio::time::sleep_until(until.into()) => {}
         }
     }
-}
 
-/// Follows what happened to streams and consumers.
-fn take_news(core: &Core) {
-    let news = core.hooks.take_news();
-    let mut table = core.engine.table.lock();
-    if !news.reshaped.is_empty() || !news.consumers.is_empty() {
-        let fresh = core.replica.with_state(|state| {
+    /// Hands on what is known, so that the next leader repeats less, and forgets everything. Clients
+    /// that wait are answered by the nodes that they are connected to.
+    fn end(&mut self) {
+        self.core.engine.orders.open(false);
+        // Whoever waits is served by the next leader.
+        self.answers.clear();
+        if self.outflow.has_room() {
+            self.propose(Vec::new());
+        }
+        *self.core.engine.table.lock() = Table::default();
+    }
+
+    /// Follows what happened to streams and consumers.
+    fn take_news(&mut self, now_ns: u64) {
+        let core = self.core;
+        let look = core.engine.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let news = core.hooks.take_news();
+        let mut table = core.engine.table.lock();
+        if !news.reshaped.is_empty() || !news.consumers.is_empty() {
             let mut fresh = Vec::new();
-            for stream in &news.reshaped {
-                table.adopt(state, stream, &mut fresh);
+            let gone: Vec<Runner> = core.replica.with_state(|state: &State| {
+                let mut gone = Vec::new();
+                for stream in &news.reshaped {
+                    gone.extend(table.adopt(state, stream, now_ns, &mut fresh));
+                }
+                for (stream, consumer) in &news.consumers {
+                    let name = (stream.as_str(), consumer.as_str());
+                    gone.extend(table.adopt_consumer(state, name, now_ns, &mut fresh));
+                }
+                gone
+            });
+            say_goodbye(core, gone);
+            // Whoever comes to listen after this look is told by the broker, and found by a sweep.
+            let generation = *self.interest.borrow();
+            for key in &fresh {
+                let wanted = table.runner(key).is_some_and(|runner| {
+                    runner.look_for_interest(&core.broker, generation, now_ns)
+                        || runner.wants_a_turn()
+                        || runner.has_cursor()
+                });
+                if wanted {
+                    table.queue(key);
+                }
             }
-            for (stream, consumer) in &news.consumers {
-                table.adopt_consumer(state, stream, consumer, &mut fresh);
+        }
+        if !news.advanced.is_empty() {
+            table.wake_streams(&news.advanced);
+        }
+        drop(table);
+        core.engine.looks.send_replace(look);
+    }
+
+    /// Follows what became of proposals.
+    fn take_results(&mut self, now_ns: u64) {
+        let core = self.core;
+        let failed = std::mem::take(&mut *core.engine.failed.lock());
+        let letters = std::mem::take(&mut *core.engine.letters.lock());
+        if failed.is_empty() && letters.is_empty() {
+            return;
+        }
+        let mut table = core.engine.table.lock();
+        for (key, void) in failed {
+            // One of several failures of the same cursor is enough.
+            if let Some(runner) = table.runner(&key)
+                && Arc::ptr_eq(&runner.void(), &void)
+            {
+                core.replica
+                    .with_state(|state| runner.start_over(state, now_ns));
+                table.queue(&key);
             }
-            fresh
-        });
-        // Whoever comes to listen after this look is told by the broker, and found by a sweep.
-        for key in &fresh {
-            table.look_for_interest(core, key);
+        }
+        for told in letters {
+            if let Some(runner) = table.runner(&told.key)
+                && runner.created_ns() == told.created_ns
+            {
+                runner.letter(told.seq, told.stored, now_ns);
+                table.queue(&told.key);
+            }
         }
     }
-    if !news.advanced.is_empty() {
-        table.wake_streams(&news.advanced);
+
+    /// Works off batches of inputs. True: there are more.
+    fn take_inputs(&mut self, now_ns: u64) -> bool {
+        for _ in 0..BATCHES_PER_ROUND {
+            let Some((batch, order)) = self.core.engine.orders.take() else {
+                return false;
+            };
+            self.work_off(batch, &order, now_ns);
+        }
+        true
+    }
+
+    fn sweep_interest(&mut self, now_ns: u64) {
+        let start = Instant::now();
+        let core = self.core;
+        let generation = *self.interest.borrow();
+        {
+            let mut table = core.engine.table.lock();
+            let mut woken = Vec::new();
+            for (key, runner) in table.runners() {
+                if runner.look_for_interest(&core.broker, generation, now_ns) {
+                    woken.push(key);
+                }
+            }
+            for key in &woken {
+                table.queue(key);
+            }
+        }
+        self.try_parked(now_ns);
+        self.sweep.done(start);
+    }
+
+    /// Proposes what changed, when it is time.
+    fn flush(&mut self, now_ns: u64) {
+        let has_dirty = self.core.engine.table.lock().has_dirty();
+        if has_dirty && self.dirty_since.is_none() {
+            self.dirty_since = Some(Instant::now());
+        }
+        let _ = now_ns;
+        let progress = Instant::now() >= self.progress_at;
+        let due = self
+            .dirty_since
+            .is_some_and(|since| since.elapsed() >= FLUSH_DELAY);
+        if !(due || progress || !self.answers.is_empty()) || !self.outflow.has_room() {
+            return;
+        }
+        let answers = std::mem::take(&mut self.answers);
+        self.propose(answers);
+    }
+
+    fn propose(&mut self, answers: Vec<(Void, Answer)>) {
+        let core = self.core;
+        let mut flush = Flush {
+            calls: Vec::new(),
+            answers,
+        };
+        let mut table = core.engine.table.lock();
+        // Answers wait for everything that changed before them.
+        let count = if flush.answers.is_empty() {
+            FLUSH_CONSUMERS_MAX
+        } else {
+            usize::MAX
+        };
+        let mut keys = table.take_dirty(count);
+        if Instant::now() >= self.progress_at {
+            self.progress_at = Instant::now() + PROGRESS_INTERVAL;
+            keys.extend(table.take_leisurely(FLUSH_CONSUMERS_MAX));
+        }
+        for key in keys {
+            let Some(runner) = table.runner(&key) else {
+                continue;
+            };
+            runner.dirty = false;
+            if let Some(update) = runner.take_changes() {
+                let void = runner.void();
+                let call = core.ingest.call(&Command::ConsumerUpdate(update));
+                flush.calls.push((key.clone(), void, call));
+                // Deliveries that waited for changes to leave may go on.
+                table.queue(&key);
+            }
+        }
+        self.dirty_since = table.has_dirty().then(Instant::now);
+        drop(table);
+        if !flush.calls.is_empty() || !flush.answers.is_empty() {
+            self.outflow.send(flush);
+        }
+    }
+
+    /// Changes can't be replicated: what would be delivered now would only be delivered again.
+    fn is_stuck(&self) -> bool {
+        self.dirty_since
+            .is_some_and(|since| since.elapsed() >= STUCK_AFTER)
+    }
+
+    /// Serves some consumers. True: more are waiting.
+    fn round(&mut self, now_ns: u64) -> bool {
+        if self.is_stuck() {
+            return false;
+        }
+        let core = self.core;
+        let generation = *self.interest.borrow();
+        core.engine.table.lock().fire_timers(now_ns);
+        for _ in 0..TURNS_PER_ROUND {
+            let mut table = core.engine.table.lock();
+            let Some(key) = table.next_ready() else {
+                return false;
+            };
+            let Some(runner) = table.runner(&key) else {
+                continue;
+            };
+            match runner.turn(core, generation, now_ns, &mut self.aftermath) {
+                Turn::More => table.queue(&key),
+                Turn::Wait(until) => {
+                    table.set_hungry(&key);
+                    if let Some(at_ns) = until {
+                        table.set_timer(&key, at_ns);
+                    }
+                }
+            }
+            table.set_dirty(&key);
+        }
+        core.engine.table.lock().has_ready()
+    }
+
+    /// What turns asked for, now that nothing is locked.
+    fn finish_round(&mut self) {
+        let aftermath = std::mem::take(&mut self.aftermath);
+        for event in &aftermath.events {
+            advisory::tell(self.core, event);
+        }
+        for ((stream, consumer), created_ns) in aftermath.abandoned {
+            tracing::debug!(%stream, %consumer, "unused consumer");
+            let command = Command::ConsumerDelete(ConsumerDelete {
+                stream: stream.to_string(),
+                name: consumer.to_string(),
+                privileged: true,
+                created_ns: Some(created_ns),
+            });
+            let call = self.core.ingest.call(&command);
+            advisory::tell_removed(self.core, &stream, &consumer, call);
+        }
+        for (key, created_ns, letter) in aftermath.letters {
+            letters::store(self.core, key, created_ns, letter);
+        }
+    }
+
+    fn sleep_until(&mut self) -> Instant {
+        let (timer, has_ready) = {
+            let table = self.core.engine.table.lock();
+            (table.next_timer(), table.has_ready())
+        };
+        let timer = timer.map_or_else(
+            || Instant::now() + SLEEP_MAX,
+            |at_ns| self.clock.instant(at_ns, SLEEP_MAX),
+        );
+        let flush = match self.dirty_since {
+            // A flush that comes to its end wakes the engine.
+            Some(_) if !self.outflow.has_room() => Instant::now() + SLEEP_MAX,
+            Some(since) => since + FLUSH_DELAY,
+            None if self.core.engine.table.lock().has_dirty() => Instant::now() + FLUSH_DELAY,
+            None => self.progress_at,
+        };
+        let stuck = has_ready && self.is_stuck();
+        let timer = if stuck { flush } else { timer };
+        timer
+            .min(flush)
+            .min(self.sweep.due())
+            .min(self.parked.due())
     }
 }
 
-fn take_flow_replies(engine: &Engine) {
-    let replies = std::mem::take(&mut *engine.flow_replies.lock());
-    if replies.is_empty() {
+/// Tells clients that the consumers which they wait for are gone.
+fn say_goodbye(core: &Core, gone: Vec<Runner>) {
+    let mut ended = Vec::new();
+    for mut runner in gone {
+        ended.extend(runner.close(&Status::CONSUMER_DELETED));
+    }
+    if ended.is_empty() {
         return;
     }
-    let mut table = engine.table.lock();
-    for subject in replies {
-        let Some((stream, consumer)) = flow::target(&subject) else {
-            continue;
-        };
-        if let Some(key) = table.key_of(stream, consumer) {
-            if let Some(pusher) = table.pusher(&key) {
-                pusher.flow_reply(&subject);
-            }
-            table.queue(&key);
+    core.broker.batch(|out| {
+        let mut block = Vec::new();
+        for (reply, status) in &ended {
+            block.clear();
+            status.write(&mut block);
+            out.publish(answer_to(reply, block.len(), &block));
         }
-    }
-}
-
-/// Serves some consumers. True: more are waiting.
-fn round(core: &Core) -> bool {
-    let now_ns = Core::now().0;
-    core.engine.table.lock().fire_timers(now_ns);
-    for _ in 0..PUSHERS_PER_ROUND {
-        let mut table = core.engine.table.lock();
-        let Some(key) = table.ready.pop_front() else {
-            return false;
-        };
-        let Some(pusher) = table.pusher(&key) else {
-            continue;
-        };
-        pusher.queued = false;
-        match pusher.turn(core, now_ns) {
-            Turn::More => table.queue(&key),
-            Turn::Wait(Some(at_ns)) => table.set_timer(&key, at_ns),
-            Turn::Wait(None) => {}
-        }
-    }
-    !core.engine.table.lock().ready.is_empty()
-}
-
-/// Positions travel with everything else; losing one proposal only means repeating deliveries after
-/// a change of leaders.
-fn propose_progress(core: &Core) {
-    let mut table = core.engine.table.lock();
-    let start = std::mem::take(&mut table.progress_from);
-    let mut moved = Vec::new();
-    for after_start in [true, false] {
-        let pushers = table
-            .streams
-            .values_mut()
-            .flat_map(HashMap::values_mut)
-            .enumerate();
-        for (at, pusher) in pushers.filter(|(at, _)| (*at >= start) == after_start) {
-            if moved.len() == PROGRESS_MAX {
-                table.progress_from = at;
-                break;
-            }
-            moved.extend(pusher.take_changes());
-        }
-        if moved.len() == PROGRESS_MAX {
-            break;
-        }
-    }
-    drop(table);
-    for progress in moved {
-        drop(core.ingest.call(&Command::ConsumerUpdate(progress)));
-    }
+    });
 }
 
 /// Looks at who still listens, not more often than it is worth.
@@ -280,168 +544,9 @@ impl Sweep {
         self.asked && Instant::now() >= self.not_before
     }
 
-    fn run(&mut self, core: &Core) {
-        let start = Instant::now();
+    fn done(&mut self, start: Instant) {
         self.asked = false;
-        let mut table = core.engine.table.lock();
-        let mut woken = Vec::new();
-        for (stream, consumers) in &mut table.streams {
-            for (name, pusher) in consumers {
-                if pusher.look_for_interest(&core.broker, start) {
-                    woken.push((Arc::clone(stream), Arc::clone(name)));
-                }
-            }
-        }
-        for key in &woken {
-            table.queue(key);
-        }
         let pause = (start.elapsed() * SWEEP_SHARE).max(SWEEP_INTERVAL_MIN);
         self.not_before = Instant::now() + pause;
-    }
-}
-
-impl Table {
-    fn adopt_all(&mut self, state: &State) {
-        *self = Self::default();
-        let names: Vec<Arc<str>> = state.streams().map(|s| Arc::clone(s.name())).collect();
-        for name in names {
-            // The first sweep looks at all of them.
-            self.adopt(state, &name, &mut Vec::new());
-        }
-    }
-
-    /// Makes the consumers of one stream those of the state; tells which are new.
-    fn adopt(&mut self, state: &State, name: &str, fresh: &mut Vec<Key>) {
-        let Some(stream) = state.stream(name) else {
-            self.streams.remove(name);
-            return;
-        };
-        if let Some(known) = self.streams.get_mut(name) {
-            known.retain(|consumer, _| stream.consumer(consumer).is_some());
-        }
-        for consumer in stream.consumers() {
-            fresh.extend(self.put(stream, consumer));
-        }
-        self.forget_empty(name);
-    }
-
-    /// Makes one consumer that of the state; tells if it is new.
-    fn adopt_consumer(&mut self, state: &State, stream: &str, name: &str, fresh: &mut Vec<Key>) {
-        match state
-            .stream(stream)
-            .and_then(|held| Some((held, held.consumer(name)?)))
-        {
-            Some((held, consumer)) => fresh.extend(self.put(held, consumer)),
-            None => {
-                if let Some(known) = self.streams.get_mut(stream) {
-                    known.remove(name);
-                }
-                self.forget_empty(stream);
-            }
-        }
-    }
-
-    fn put(&mut self, stream: &Stream, consumer: &Consumer) -> Option<Key> {
-        if !consumer.config().is_push() {
-            return None;
-        }
-        let known = self.streams.entry(Arc::clone(stream.name())).or_default();
-        match known.get_mut(consumer.name()) {
-            Some(pusher) if pusher.is_of(stream, consumer) => pusher.reconfigure(stream, consumer),
-            _ => {
-                known.insert(Arc::clone(consumer.name()), Pusher::new(stream, consumer));
-            }
-        }
-        // A new configuration may deliver elsewhere: look for interest either way.
-        Some((Arc::clone(stream.name()), Arc::clone(consumer.name())))
-    }
-
-    fn look_for_interest(&mut self, core: &Core, key: &Key) {
-        let now = Instant::now();
-        if self
-            .pusher(key)
-            .is_some_and(|pusher| pusher.look_for_interest(&core.broker, now))
-        {
-            self.queue(key);
-        }
-    }
-
-    fn forget_empty(&mut self, stream: &str) {
-        if self.streams.get(stream).is_some_and(HashMap::is_empty) {
-            self.streams.remove(stream);
-        }
-    }
-
-    fn key_of(&self, stream: &str, consumer: &str) -> Option<Key> {
-        let (stream, consumers) = self.streams.get_key_value(stream)?;
-        let (consumer, _) = consumers.get_key_value(consumer)?;
-        Some((Arc::clone(stream), Arc::clone(consumer)))
-    }
-
-    fn pusher(&mut self, key: &Key) -> Option<&mut Pusher> {
-        self.streams.get_mut(&key.0)?.get_mut(&key.1)
-    }
-
-    fn queue(&mut self, key: &Key) {
-        if let Some(pusher) = self.pusher(key)
-            && !pusher.queued
-        {
-            pusher.queued = true;
-            self.ready.push_back(key.clone());
-        }
-    }
-
-    fn wake_streams(&mut self, names: &HashSet<String>) {
-        let keys: Vec<Key> = names
-            .iter()
-            .filter_map(|name| self.streams.get_key_value(name.as_str()))
-            .flat_map(|(stream, consumers)| {
-                consumers
-                    .iter()
-                    .filter(|(_, pusher)| pusher.is_active())
-                    .map(|(consumer, _)| (Arc::clone(stream), Arc::clone(consumer)))
-            })
-            .collect();
-        for key in &keys {
-            self.queue(key);
-        }
-    }
-
-    /// Only an earlier time than the one that stands is put on the heap: a busy consumer does not
-    /// fill it with times that no longer matter.
-    fn set_timer(&mut self, key: &Key, at_ns: u64) {
-        let Some(pusher) = self.pusher(key) else {
-            return;
-        };
-        if pusher.timer_ns.is_none_or(|standing| at_ns < standing) {
-            pusher.timer_ns = Some(at_ns);
-            self.timers.push(Reverse((at_ns, key.clone())));
-        }
-    }
-
-    fn fire_timers(&mut self, now_ns: u64) {
-        while let Some(Reverse((at_ns, _))) = self.timers.peek()
-            && *at_ns <= now_ns
-        {
-            let Some(Reverse((at_ns, key))) = self.timers.pop() else {
-                return;
-            };
-            if let Some(pusher) = self.pusher(&key) {
-                if pusher.timer_ns == Some(at_ns) {
-                    pusher.timer_ns = None;
-                }
-                self.queue(&key);
-            }
-        }
-    }
-
-    fn sleep_until(&self) -> Instant {
-        let wait = match self.timers.peek() {
-            Some(Reverse((at_ns, _))) => {
-                Duration::from_nanos(at_ns.saturating_sub(Core::now().0)).min(SLEEP_MAX)
-            }
-            None => SLEEP_MAX,
-        };
-        Instant::now() + wait
     }
 }

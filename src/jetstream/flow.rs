@@ -1,42 +1,8 @@
-//! The answers of clients to flow control requests: they arrive at the client's node and matter on
-//! the leader.
-
-use std::sync::Arc;
-
-use bytes::Bytes;
-use unibus_broker::{Inbound, Service};
-
-use super::core::Core;
-use super::leader::ToLeader;
+//! The subjects of flow control: clients publish to them to say how far they have read.
 
 /// What every flow control reply subject starts with:
 /// `$JS.FC.<stream>.<consumer>.<request>`.
-pub(super) const FLOW_PREFIX: &str = "$JS.FC.";
-
-/// Takes `$JS.FC.>`.
-#[derive(Debug)]
-pub(super) struct FlowReplies {
-    core: Arc<Core>,
-}
-
-impl FlowReplies {
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core }
-    }
-}
-
-impl Service for FlowReplies {
-    fn deliver(&self, m: &Inbound<'_>) -> bool {
-        if self.core.is_leader() {
-            self.core.engine.flow_reply(m.subject);
-        } else {
-            let subject = Bytes::copy_from_slice(m.subject);
-            // Sent in the order of the calls; a lost one is made good by the stall limit.
-            tokio::spawn(self.core.ask_leader(&ToLeader::FlowReply { subject }));
-        }
-        true
-    }
-}
+const FLOW_PREFIX: &str = "$JS.FC.";
 
 /// The stream and consumer that a flow control subject names.
 pub(super) fn target(subject: &[u8]) -> Option<(&str, &str)> {

@@ -7,19 +7,26 @@
 //! for apply while apply waits for the subscription table.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use unibus_broker::{Broker, Service, ServiceId};
+use unibus_proto::subject::collide;
 use unibus_state::{Effect, State, Stream};
+
+/// Where advisories and metrics are published.
+const EVENTS: &[u8] = b"$JS.EVENT.>";
 
 /// What connections' tasks need to know of a stream before a request is taken.
 #[derive(Debug, Default)]
 struct Entry {
     allow_direct: bool,
-    /// Consumer name → whether it pushes.
-    consumers: HashMap<String, bool>,
+    /// It may store advisories or metrics.
+    stores_events: bool,
+    /// Consumer name → deliver subject, empty without one.
+    consumers: HashMap<String, Arc<str>>,
 }
 
 /// Changes that the delivery engine has not seen yet. Sets of names:
@@ -47,6 +54,8 @@ struct Captures {
 pub(super) struct Hooks {
     captures: OnceLock<Captures>,
     catalog: RwLock<HashMap<String, Entry>>,
+    /// Some stream may store advisories.
+    stores_events: AtomicBool,
     news: Mutex<News>,
     pub(super) wake_delivery: Notify,
     pub(super) wake_clock: Notify,
@@ -130,14 +139,21 @@ impl Hooks {
             .is_some_and(|entry| entry.allow_direct)
     }
 
+    /// Whether a stream may store advisories and metrics.
+    pub(super) fn stores_events(&self) -> bool {
+        self.stores_events.load(Ordering::Relaxed)
+    }
+
     /// Whether a consumer exists and pushes.
     pub(super) fn consumer_pushes(&self, stream: &str, consumer: &str) -> Option<bool> {
-        self.catalog
-            .read()
-            .get(stream)?
-            .consumers
-            .get(consumer)
-            .copied()
+        self.deliver_subject(stream, consumer)
+            .map(|deliver| !deliver.is_empty())
+    }
+
+    /// Where a consumer delivers, empty when it is asked for messages. `None`: no such consumer.
+    pub(super) fn deliver_subject(&self, stream: &str, consumer: &str) -> Option<Arc<str>> {
+        let catalog = self.catalog.read();
+        catalog.get(stream)?.consumers.get(consumer).cloned()
     }
 
     pub(super) fn take_news(&self) -> News {
@@ -153,9 +169,8 @@ impl Hooks {
                 };
                 match state.stream(stream).and_then(|held| held.consumer(name)) {
                     Some(consumer) => {
-                        entry
-                            .consumers
-                            .insert(name.clone(), consumer.config().is_push());
+                        let deliver = consumer.config().deliver_subject.as_str().into();
+                        entry.consumers.insert(name.clone(), deliver);
                     }
                     None => {
                         entry.consumers.remove(name);
@@ -195,6 +210,8 @@ impl Hooks {
                     }
                 }
             }
+            let stores = catalog.values().any(|entry| entry.stores_events);
+            self.stores_events.store(stores, Ordering::Relaxed);
         }
         self.news.lock().reshaped.extend(names.iter().cloned());
         if let Some(captures) = self.captures.get() {
@@ -208,10 +225,18 @@ impl Entry {
     fn of(stream: &Stream) -> Self {
         let consumers = stream
             .consumers()
-            .map(|consumer| (consumer.name().to_string(), consumer.config().is_push()))
+            .map(|consumer| {
+                let deliver = consumer.config().deliver_subject.as_str().into();
+                (consumer.name().to_string(), deliver)
+            })
             .collect();
         Self {
             allow_direct: stream.config().allow_direct,
+            stores_events: stream
+                .config()
+                .subjects
+                .iter()
+                .any(|subject| collide(subject.as_bytes(), EVENTS)),
             consumers,
         }
     }

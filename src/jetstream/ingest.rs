@@ -161,6 +161,18 @@ impl Ingest {
         receiver
     }
 
+    /// Queues a message of the node itself whose outcome is of interest. `None`: it can't be framed.
+    pub(super) fn append(&self, subject: &[u8], header_len: usize, data: &[u8]) -> Option<Call> {
+        let (sender, receiver) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        queue
+            .batch
+            .push_append(subject, header_len, data, false)
+            .ok()?;
+        self.queued(queue, Slot::Call(sender));
+        Some(receiver)
+    }
+
     /// `Some`: too much is queued; resolves when there is room again.
     pub(super) fn room(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
         if !self.is_full() {

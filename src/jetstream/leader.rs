@@ -6,17 +6,28 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// Version of the frames below.
 const VERSION: u8 = 1;
-const FLOW_REPLY: u8 = 1;
+const INPUTS: u8 = 1;
 const CONSUMER_INFO: u8 = 2;
+const STEP_DOWN: u8 = 3;
+const UNPIN: u8 = 4;
 
 /// A message for the leader.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum ToLeader {
-    /// A client answered a flow-control request. The subject names the consumer and the request.
-    FlowReply { subject: Bytes },
+    /// What clients say to consumers; answered with a verdict. See [`super::inputs`] for both.
+    Inputs { batch: Bytes },
     /// What is known of a consumer, its deliveries included. Answered with the JSON of its info, or
     /// with nothing when there is no such consumer.
     ConsumerInfo { stream: String, consumer: String },
+    /// Hands the leadership to another node. Answered when that was tried.
+    StepDown,
+    /// Takes the pin of a priority group away. Answered with 1, with 0 when there is no such group, and
+    /// with nothing when there is no such consumer.
+    Unpin {
+        stream: String,
+        consumer: String,
+        group: String,
+    },
 }
 
 /// A frame is not one of ours.
@@ -29,9 +40,9 @@ impl ToLeader {
         let mut out = BytesMut::new();
         out.put_u8(VERSION);
         match self {
-            Self::FlowReply { subject } => {
-                out.put_u8(FLOW_REPLY);
-                out.put_slice(subject);
+            Self::Inputs { batch } => {
+                out.put_u8(INPUTS);
+                out.put_slice(batch);
             }
             Self::ConsumerInfo { stream, consumer } => {
                 out.put_u8(CONSUMER_INFO);
@@ -39,6 +50,19 @@ impl ToLeader {
                 out.put_slice(stream.as_bytes());
                 out.put_u8(b'.');
                 out.put_slice(consumer.as_bytes());
+            }
+            Self::StepDown => out.put_u8(STEP_DOWN),
+            Self::Unpin {
+                stream,
+                consumer,
+                group,
+            } => {
+                out.put_u8(UNPIN);
+                out.put_slice(stream.as_bytes());
+                out.put_u8(b'.');
+                out.put_slice(consumer.as_bytes());
+                out.put_u8(b'.');
+                out.put_slice(group.as_bytes());
             }
         }
         out.freeze()
@@ -49,20 +73,33 @@ impl ToLeader {
             return Err(MalformedFrame);
         };
         match *kind {
-            FLOW_REPLY => Ok(Self::FlowReply {
-                subject: frame.slice_ref(body),
+            INPUTS => Ok(Self::Inputs {
+                batch: frame.slice_ref(body),
             }),
             CONSUMER_INFO => {
-                let text = std::str::from_utf8(body).map_err(|_| MalformedFrame)?;
-                let (stream, consumer) = text.split_once('.').ok_or(MalformedFrame)?;
+                let (stream, consumer) = text(body)?.split_once('.').ok_or(MalformedFrame)?;
                 Ok(Self::ConsumerInfo {
                     stream: stream.to_owned(),
                     consumer: consumer.to_owned(),
                 })
             }
+            STEP_DOWN if body.is_empty() => Ok(Self::StepDown),
+            UNPIN => {
+                let (stream, rest) = text(body)?.split_once('.').ok_or(MalformedFrame)?;
+                let (consumer, group) = rest.split_once('.').ok_or(MalformedFrame)?;
+                Ok(Self::Unpin {
+                    stream: stream.to_owned(),
+                    consumer: consumer.to_owned(),
+                    group: group.to_owned(),
+                })
+            }
             _ => Err(MalformedFrame),
         }
     }
+}
+
+fn text(body: &[u8]) -> Result<&str, MalformedFrame> {
+    std::str::from_utf8(body).map_err(|_| MalformedFrame)
 }
 
 #[cfg(test)]
@@ -74,12 +111,18 @@ mod tests {
     #[test]
     fn frames_read_back() {
         let frames = [
-            ToLeader::FlowReply {
-                subject: Bytes::from_static(b"$JS.FC.S.c.AB12"),
+            ToLeader::Inputs {
+                batch: Bytes::from_static(b"inputs"),
             },
             ToLeader::ConsumerInfo {
                 stream: "S".into(),
                 consumer: "c".into(),
+            },
+            ToLeader::StepDown,
+            ToLeader::Unpin {
+                stream: "S".into(),
+                consumer: "c".into(),
+                group: "a.b".into(),
             },
         ];
         for frame in frames {

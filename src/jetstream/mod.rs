@@ -3,7 +3,9 @@
 //!
 //! - `ingest`: messages of stream subjects → batches of commands → acknowledgements.
 //! - `api`: `$JS.API.>` → commands and reads → answers.
-//! - `delivery`: on the leader, push consumers.
+//! - `inlet`, `forward`: acknowledgements and pull requests → the engine of the leader.
+//! - `delivery`: on the leader, the engine that serves consumers.
+//! - `advisory`: what happened, for whoever listens.
 //! - `clock`: on the leader, the passing of time.
 //! - `hooks`: on every node, which subjects are captured.
 //!
@@ -11,20 +13,33 @@
 //! at their origin); writes reach the leader inside the replica. Nothing here is durable: what must
 //! survive is in the state.
 
+mod advisory;
 mod api;
 mod clock;
+mod consumer_info;
 mod core;
 mod delivery;
 mod flow;
+mod forward;
 mod hooks;
 mod ingest;
+mod inlet;
+mod inputs;
+mod intake;
 mod internal;
 mod leader;
-mod pusher;
+mod letters;
+mod orders;
+mod runner;
+mod sender;
+mod serve;
+mod settle;
 mod subject;
+mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod ticker;
 
 use std::sync::Arc;
 
@@ -40,10 +55,9 @@ use unibus_state::{Effect, State};
 use self::api::{Api, Reader};
 use self::core::Core;
 use self::delivery::Engine;
-use self::flow::FlowReplies;
 use self::hooks::Hooks;
 use self::ingest::{Capture, Ingest};
-use self::leader::ToLeader;
+use self::inlet::{Acknowledgements, Inlet};
 
 /// How JetStream presents itself.
 #[derive(Clone, Debug)]
@@ -130,18 +144,22 @@ impl JetStream {
             ingest: Arc::clone(&ingest),
             leader_link,
             engine: Engine::new(),
+            inlet: Inlet::default(),
             counters: api::Counters::default(),
         });
         let mut tasks = Vec::from(ingest.start(broker.clone(), replica.clone()));
         tasks.push(tokio::spawn(Arc::clone(&reader).run(Arc::clone(&core))));
         tasks.push(tokio::spawn(delivery::run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(forward::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
         core.hooks
             .attach(broker.clone(), Arc::new(Capture { ingest }));
         replica.with_state(|state| core.hooks.resync(state));
+        let acknowledgements = Arc::new(Acknowledgements::new(Arc::clone(&core)));
         let services = vec![
             broker.add_service("$JS.API.>", Arc::new(Api::new(Arc::clone(&core), reader))),
-            broker.add_service("$JS.FC.>", Arc::new(FlowReplies::new(Arc::clone(&core)))),
+            broker.add_service("$JS.ACK.>", acknowledgements.clone()),
+            broker.add_service("$JS.FC.>", acknowledgements),
         ];
         let running = Running { services, tasks };
         Self {
@@ -157,8 +175,7 @@ impl JetStream {
         from: NodeId,
         request: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let answer = self.serve_peer(from, &request);
-        Box::pin(std::future::ready(answer))
+        serve::serve(&self.core, from, &request)
     }
 
     /// Stops serving: captures nothing more, answers nothing more. Proposals on their way may still
@@ -172,28 +189,6 @@ impl JetStream {
         self.core.ingest.stop();
         for task in running.tasks {
             task.abort();
-        }
-    }
-
-    fn serve_peer(&self, from: NodeId, request: &Bytes) -> Result<Bytes, String> {
-        if !self.core.is_leader() {
-            return Err("not the leader".to_owned());
-        }
-        match ToLeader::decode(request).map_err(|error| error.to_string())? {
-            ToLeader::FlowReply { subject } => {
-                tracing::trace!(%from, "flow control reply");
-                self.core.engine.flow_reply(&subject);
-                Ok(Bytes::new())
-            }
-            ToLeader::ConsumerInfo { stream, consumer } => {
-                let Some(mut info) = self.core.consumer_info(&stream, &consumer) else {
-                    return Ok(Bytes::new());
-                };
-                self.core.engine.add_live(&self.core.replica, &mut info);
-                serde_json::to_vec(&info)
-                    .map(Bytes::from)
-                    .map_err(|error| error.to_string())
-            }
         }
     }
 }

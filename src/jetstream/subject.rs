@@ -34,6 +34,22 @@ pub(super) enum Endpoint<'a> {
         stream: &'a str,
         consumer: &'a str,
     },
+    ConsumerPause {
+        stream: &'a str,
+        consumer: &'a str,
+    },
+    ConsumerUnpin {
+        stream: &'a str,
+        consumer: &'a str,
+    },
+    ConsumerReset {
+        stream: &'a str,
+        consumer: &'a str,
+    },
+    ConsumerStepdown {
+        stream: &'a str,
+        consumer: &'a str,
+    },
     DirectGet {
         stream: &'a str,
         subject: Option<&'a str>,
@@ -149,8 +165,11 @@ fn consumer_endpoint(rest: &str) -> Endpoint<'_> {
             None => Endpoint::Unknown,
         };
     }
-    if rest.starts_with("LEADER.STEPDOWN.") {
-        return Endpoint::Unsupported("consumer_leader_stepdown_response");
+    if let Some(target) = rest.strip_prefix("LEADER.STEPDOWN.") {
+        return match pair(target) {
+            Some((stream, consumer)) => Endpoint::ConsumerStepdown { stream, consumer },
+            None => Endpoint::Unknown,
+        };
     }
     let Some((verb, target)) = rest.split_once('.') else {
         return Endpoint::Unknown;
@@ -158,9 +177,9 @@ fn consumer_endpoint(rest: &str) -> Endpoint<'_> {
     match (verb, pair(target)) {
         ("INFO", Some((stream, consumer))) => Endpoint::ConsumerInfo { stream, consumer },
         ("DELETE", Some((stream, consumer))) => Endpoint::ConsumerDelete { stream, consumer },
-        ("PAUSE", Some(_)) => Endpoint::Unsupported("consumer_pause_response"),
-        ("UNPIN", Some(_)) => Endpoint::Unsupported("consumer_unpin_response"),
-        ("RESET", Some(_)) => Endpoint::Unsupported("consumer_reset_response"),
+        ("PAUSE", Some((stream, consumer))) => Endpoint::ConsumerPause { stream, consumer },
+        ("UNPIN", Some((stream, consumer))) => Endpoint::ConsumerUnpin { stream, consumer },
+        ("RESET", Some((stream, consumer))) => Endpoint::ConsumerReset { stream, consumer },
         ("NAMES", None) if !target.contains('.') => Endpoint::ConsumerNames(target),
         ("LIST", None) if !target.contains('.') => Endpoint::ConsumerList(target),
         _ => Endpoint::Unknown,
@@ -292,7 +311,10 @@ mod tests {
         );
         assert_eq!(
             parse(b"$JS.API.CONSUMER.PAUSE.S.c"),
-            Endpoint::Unsupported("consumer_pause_response")
+            Endpoint::ConsumerPause {
+                stream: "S",
+                consumer: "c"
+            }
         );
     }
 }

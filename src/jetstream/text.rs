@@ -58,6 +58,33 @@ pub(super) fn size_headers(out: &mut Vec<u8>, stored: &[u8], payload_len: usize)
     out.len() - start
 }
 
+/// The stored headers and one more; returns the block's length.
+pub(super) fn add_header(out: &mut Vec<u8>, stored: &[u8], name: &str, value: &str) -> usize {
+    set_headers(out, stored, &[(name, value)])
+}
+
+/// The stored headers and these instead of any of the same name; returns the block's length.
+pub(super) fn set_headers(out: &mut Vec<u8>, stored: &[u8], fields: &[(&str, &str)]) -> usize {
+    let start = out.len();
+    let mut lines = stored.split_inclusive(|byte| *byte == b'\n');
+    out.extend_from_slice(lines.next().unwrap_or(b"NATS/1.0\r\n"));
+    for line in lines {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let replaced = fields.iter().any(|(field, _)| field.as_bytes() == name);
+        if !replaced && line != b"\r\n" {
+            out.extend_from_slice(line);
+        }
+    }
+    for (name, value) in fields {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.len() - start
+}
+
 /// `NATS/1.0 <code> <description>` as a whole block.
 pub(super) fn status(out: &mut Vec<u8>, code: u16, description: &str) {
     out.extend_from_slice(b"NATS/1.0 ");
@@ -131,6 +158,17 @@ pub(super) fn ack_subject(out: &mut Vec<u8>, place: &AckPlace<'_>) {
     }
 }
 
+/// A random name of letters and digits: of consumers without one, and of events.
+pub(super) fn random_name(len: usize) -> String {
+    use rand::Rng as _;
+
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    (0..len)
+        .map(|_| char::from(ALPHABET[rng.next_u32() as usize % ALPHABET.len()]))
+        .collect()
+}
+
 /// Starts a header block that goes on after the stored one: its final empty line is left off.
 fn open_block(out: &mut Vec<u8>, stored: &[u8]) {
     match stored.strip_suffix(b"\r\n") {
@@ -157,8 +195,8 @@ fn decimal(out: &mut Vec<u8>, mut number: u64) {
 #[cfg(test)]
 mod tests {
     use super::{
-        AckPlace, DirectPlace, ack_subject, direct_headers, end_of_batch, heartbeat, size_headers,
-        status,
+        AckPlace, DirectPlace, ack_subject, direct_headers, end_of_batch, heartbeat, set_headers,
+        size_headers, status,
     };
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -233,6 +271,21 @@ mod tests {
             }),
             "NATS/1.0\r\nNats-Msg-Size: 12\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn headers_are_replaced_by_name() {
+        let mut out = Vec::new();
+        let stored = b"NATS/1.0\r\nA: 1\r\nB: 2\r\n\r\n";
+        let len = set_headers(&mut out, stored, &[("A", "3"), ("C", "4")]);
+        assert_eq!(
+            String::from_utf8(out.clone()).unwrap(),
+            "NATS/1.0\r\nB: 2\r\nA: 3\r\nC: 4\r\n\r\n"
+        );
+        assert_eq!(len, out.len());
+        out.clear();
+        set_headers(&mut out, b"", &[("A", "3")]);
+        assert_eq!(out, b"NATS/1.0\r\nA: 3\r\n\r\n");
     }
 
     #[test]

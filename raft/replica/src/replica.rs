@@ -234,6 +234,11 @@ impl Replica {
         &self.inner.raft
     }
 
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
     /// What the transport hands peers' requests to (all classes but [`crate::RpcClass::Leader`]).
     pub fn handler(&self) -> Arc<dyn RpcHandler> {
         Arc::new(Handler {

@@ -1,14 +1,16 @@
 //! What requests about consumers ask for: from subject and body to a command or a refusal. Pure: it
 //! looks at nothing but the request.
 
+use serde::Deserialize;
 use unibus_proto::jetstream::api::{ConsumerAction, ConsumerCreateRequest};
 use unibus_proto::jetstream::config::strip_server_metadata;
-use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
+use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_proto::jetstream::error::{self, ApiError};
+use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_state::Command;
-use unibus_state::command::{ConsumerCreate, ConsumerDelete};
+use unibus_state::command::{ConsumerCreate, ConsumerDelete, ConsumerPause, ConsumerReset};
 
-use super::plan::{Caller, Plan, Then, required};
+use super::plan::{AtLeader, Caller, Plan, Target, Then, optional, required};
 use crate::jetstream::internal;
 use crate::jetstream::subject::ConsumerTarget;
 
@@ -21,8 +23,74 @@ pub(super) fn delete(stream: &str, consumer: &str, caller: Caller) -> Plan {
             created_ns: None,
             privileged: caller.internal,
         }),
-        then: Then::ConsumerDeleted,
+        then: Then::ConsumerDeleted(Target::new(stream, consumer)),
     }
+}
+
+/// `CONSUMER.PAUSE`.
+pub(super) fn pause(
+    stream: &str,
+    consumer: &str,
+    body: &[u8],
+    caller: Caller,
+) -> Result<Plan, ApiError> {
+    let request: PauseRequest = optional(body)?;
+    Ok(Plan::Write {
+        command: Command::ConsumerPause(ConsumerPause {
+            stream: stream.to_owned(),
+            name: consumer.to_owned(),
+            until_ns: request.pause_until.map_or(0, |until| until.0),
+            privileged: caller.internal,
+        }),
+        then: Then::ConsumerPaused(Target::new(stream, consumer)),
+    })
+}
+
+/// `CONSUMER.RESET`.
+pub(super) fn reset(
+    stream: &str,
+    consumer: &str,
+    body: &[u8],
+    caller: Caller,
+) -> Result<Plan, ApiError> {
+    let request: ResetRequest = optional(body)?;
+    Ok(Plan::Write {
+        command: Command::ConsumerReset(ConsumerReset {
+            stream: stream.to_owned(),
+            name: consumer.to_owned(),
+            seq: request.seq,
+            privileged: caller.internal,
+        }),
+        then: Then::ConsumerReset(Target::new(stream, consumer)),
+    })
+}
+
+/// `CONSUMER.UNPIN`.
+pub(super) fn unpin(stream: &str, consumer: &str, body: &[u8]) -> Result<Plan, ApiError> {
+    let request: UnpinRequest = required(body)?;
+    Ok(Plan::Leader(AtLeader::Unpin {
+        stream: stream.to_owned(),
+        consumer: consumer.to_owned(),
+        group: request.group,
+    }))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PauseRequest {
+    pause_until: Option<Timestamp>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ResetRequest {
+    seq: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct UnpinRequest {
+    group: String,
 }
 
 /// `CONSUMER.CREATE` and `CONSUMER.DURABLE.CREATE`.
@@ -46,7 +114,6 @@ pub(super) fn create(
     if !caller.internal && !deliver.is_empty() && !internal::is_deliverable(deliver) {
         return Err(error::DELIVER_SUBJECT_NOT_VALID);
     }
-    check_served(&config)?;
     strip_server_metadata(&mut config.metadata);
     Ok(command(
         target.stream,
@@ -55,21 +122,6 @@ pub(super) fn create(
         caller,
         generated,
     ))
-}
-
-/// What the state keeps but this node's delivery does not serve yet.
-fn check_served(config: &ConsumerConfig) -> Result<(), ApiError> {
-    let unserved = [
-        (!config.is_push(), "pull consumers"),
-        (config.ack_policy != AckPolicy::None, "acknowledgements"),
-    ];
-    for (used, what) in unserved {
-        if used {
-            let text = format!("{what} are not supported by this server");
-            return Err(ApiError::consumer_create(text));
-        }
-    }
-    Ok(())
 }
 
 fn command(

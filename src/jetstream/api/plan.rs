@@ -20,6 +20,36 @@ use crate::jetstream::subject::{ConsumerTarget, Endpoint};
 pub(super) enum Plan {
     Write { command: Command, then: Then },
     Read(Read),
+    Leader(AtLeader),
+}
+
+/// What only the leader can do and what is not replicated.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum AtLeader {
+    /// Another node is to lead.
+    StepDown { stream: String, consumer: String },
+    /// Take the pin of a priority group away.
+    Unpin {
+        stream: String,
+        consumer: String,
+        group: String,
+    },
+}
+
+/// A consumer that a request is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Target {
+    pub(super) stream: String,
+    pub(super) consumer: String,
+}
+
+impl Target {
+    pub(super) fn new(stream: &str, consumer: &str) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            consumer: consumer.to_owned(),
+        }
+    }
 }
 
 /// What the answer to a write tells, once the command is applied.
@@ -27,11 +57,13 @@ pub(super) enum Plan {
 pub(super) enum Then {
     StreamCreated(String),
     StreamUpdated(String),
-    StreamDeleted,
+    StreamDeleted(String),
     Purged,
     MessageDeleted,
     ConsumerCreated { stream: String },
-    ConsumerDeleted,
+    ConsumerDeleted(Target),
+    ConsumerPaused(Target),
+    ConsumerReset(Target),
 }
 
 /// A question about the state.
@@ -93,6 +125,10 @@ pub(super) fn response_type(endpoint: &Endpoint<'_>) -> &'static str {
         Endpoint::ConsumerNames(_) => "consumer_names_response",
         Endpoint::ConsumerList(_) => "consumer_list_response",
         Endpoint::ConsumerDelete { .. } => "consumer_delete_response",
+        Endpoint::ConsumerPause { .. } => "consumer_pause_response",
+        Endpoint::ConsumerUnpin { .. } => "consumer_unpin_response",
+        Endpoint::ConsumerReset { .. } => "consumer_reset_response",
+        Endpoint::ConsumerStepdown { .. } => "consumer_leader_stepdown_response",
         Endpoint::Unsupported(kind) => kind,
         Endpoint::ConsumerNext { .. } | Endpoint::DirectGet { .. } | Endpoint::Unknown => {
             "error_response"
@@ -113,6 +149,10 @@ fn stream_of<'a>(endpoint: &Endpoint<'a>) -> Option<&'a str> {
         | Endpoint::ConsumerList(stream)
         | Endpoint::ConsumerInfo { stream, .. }
         | Endpoint::ConsumerDelete { stream, .. }
+        | Endpoint::ConsumerPause { stream, .. }
+        | Endpoint::ConsumerUnpin { stream, .. }
+        | Endpoint::ConsumerReset { stream, .. }
+        | Endpoint::ConsumerStepdown { stream, .. }
         | Endpoint::ConsumerCreate(ConsumerTarget { stream, .. }) => Some(stream),
         _ => None,
     }
@@ -158,6 +198,17 @@ pub(super) fn plan(
         Endpoint::ConsumerDelete { stream, consumer } => {
             Ok(consumer::delete(stream, consumer, caller))
         }
+        Endpoint::ConsumerPause { stream, consumer } => {
+            consumer::pause(stream, consumer, body, caller)
+        }
+        Endpoint::ConsumerReset { stream, consumer } => {
+            consumer::reset(stream, consumer, body, caller)
+        }
+        Endpoint::ConsumerUnpin { stream, consumer } => consumer::unpin(stream, consumer, body),
+        Endpoint::ConsumerStepdown { stream, consumer } => Ok(Plan::Leader(AtLeader::StepDown {
+            stream: stream.to_owned(),
+            consumer: consumer.to_owned(),
+        })),
         Endpoint::Unsupported(_) => {
             Err(ApiError::fixed(500, 10009, "this request is not supported"))
         }
@@ -204,7 +255,7 @@ fn stream_delete(name: &str, body: &[u8], caller: Caller) -> Result<Plan, ApiErr
     });
     Ok(Plan::Write {
         command,
-        then: Then::StreamDeleted,
+        then: Then::StreamDeleted(name.to_owned()),
     })
 }
 

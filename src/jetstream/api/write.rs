@@ -8,12 +8,16 @@ use unibus_proto::jetstream::api::{PurgeResponse, StreamCreateResponse, Success}
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_state::Outcome;
 
-use super::Ticket;
 use super::plan::Then;
+use super::{Ticket, consumer_write};
+use crate::jetstream::advisory;
 use crate::jetstream::ingest::{Answered, Call, EVERYWHERE_MAX};
 
 /// How long an applied change may take to be applied here as well.
 const LOCAL_APPLY_MAX: Duration = Duration::from_secs(5);
+
+/// How long the answer to a deletion waits for the engine to tell waiting clients.
+const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
 /// Waits for the outcome of a write and answers.
 pub(super) async fn finish(kind: &'static str, then: Then, call: Call, ticket: Ticket) {
@@ -48,6 +52,13 @@ async fn settle(then: &Then, call: Call, ticket: &Ticket) -> Result<Vec<u8>, Api
             );
         }
     }
+    if let Then::ConsumerDeleted(_) | Then::StreamDeleted(_) = then {
+        // Whoever waits for its messages is told before (nats-surface §2.6).
+        core.engine.followed(core, GOODBYE_MAX).await;
+    }
+    if let Some(event) = consumer_write::event(core, then, &outcome) {
+        advisory::tell(core, &event);
+    }
     body(then, &outcome, ticket)
 }
 
@@ -56,7 +67,7 @@ async fn settle(then: &Then, call: Call, ticket: &Ticket) -> Result<Vec<u8>, Api
 fn matters_everywhere(then: &Then) -> bool {
     matches!(
         then,
-        Then::StreamCreated(_) | Then::StreamUpdated(_) | Then::StreamDeleted
+        Then::StreamCreated(_) | Then::StreamUpdated(_) | Then::StreamDeleted(_)
     )
 }
 
@@ -90,9 +101,11 @@ fn body(then: &Then, outcome: &Outcome, ticket: &Ticket) -> Result<Vec<u8>, ApiE
                 .ok_or(error::STREAM_NOT_FOUND)?;
             json("stream_update_response", &info)
         }
-        Then::StreamDeleted => json("stream_delete_response", &Success { success: true }),
+        Then::StreamDeleted(_) => json("stream_delete_response", &Success { success: true }),
         Then::MessageDeleted => json("stream_msg_delete_response", &Success { success: true }),
-        Then::ConsumerDeleted => json("consumer_delete_response", &Success { success: true }),
+        Then::ConsumerDeleted(_) => json("consumer_delete_response", &Success { success: true }),
+        Then::ConsumerPaused(target) => consumer_write::paused(core, target),
+        Then::ConsumerReset(target) => consumer_write::reset(core, target),
         Then::Purged => {
             let purged = if let Outcome::Purged { count } = outcome {
                 *count
@@ -107,20 +120,7 @@ fn body(then: &Then, outcome: &Outcome, ticket: &Ticket) -> Result<Vec<u8>, ApiE
                 },
             )
         }
-        Then::ConsumerCreated { stream } => {
-            let Outcome::ConsumerCreated {
-                name, num_pending, ..
-            } = outcome
-            else {
-                return Err(error::CLUSTER_NOT_AVAILABLE);
-            };
-            let mut info = core
-                .consumer_info(stream, name)
-                .ok_or(error::CONSUMER_NOT_FOUND)?;
-            // What was pending at creation, whatever was published since: watchers count on it.
-            info.num_pending = *num_pending;
-            json("consumer_create_response", &info)
-        }
+        Then::ConsumerCreated { stream } => consumer_write::created(core, stream, outcome),
     }
 }
 

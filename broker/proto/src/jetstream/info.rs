@@ -145,9 +145,25 @@ pub struct ConsumerInfo {
     /// Nanoseconds left.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pause_remaining: u64,
+    /// Pinned clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub priority_groups: Vec<PriorityGroupState>,
     /// When this was said.
     #[serde(default)]
     pub ts: Timestamp,
+}
+
+/// What a priority group is at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriorityGroupState {
+    /// The group.
+    pub group: String,
+    /// The client that is served, by the pin it was given.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pinned_client_id: String,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_ts: Option<Timestamp>,
 }
 
 /// `message` of `STREAM.MSG.GET`; headers and data are standard base64.

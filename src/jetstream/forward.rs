@@ -1,0 +1,445 @@
+//! The task behind [`super::inlet`]: sends batches to the leader's engine, answers what it settled,
+//! and deals with leaders that are gone.
+//!
+//! A batch stays here until the leader says that all of it is done, which for a double
+//! acknowledgement means replicated. When the leader is lost before, acknowledgements go to the next
+//! one (they may be repeated without harm) and pull requests are answered `409 Leadership Change`: how
+//! much of them was delivered is not known.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::FuturesUnordered;
+use serde::Deserialize;
+use unibus_proto::NodeId;
+use unibus_raft::Leadership;
+
+use super::core::Core;
+use super::ingest::answer_to;
+use super::inputs::{self, Input, InputKind, Inputs, Verdict};
+use super::leader::ToLeader;
+use super::text;
+
+/// Batches on their way at once; what comes meanwhile gathers into larger ones.
+const FLIGHTS_MAX: usize = 32;
+/// How long a batch is offered to leaders before it is dropped: then redelivery makes it good.
+const OFFER_MAX: Duration = Duration::from_secs(10);
+/// Between two offers of the same batch.
+const OFFER_PAUSE: Duration = Duration::from_millis(20);
+/// Pull requests remembered; the oldest are forgotten first.
+const PULLS_MAX: usize = 65_536;
+/// How long a pull request is remembered that says no time itself.
+const PULL_MEMORY: Duration = Duration::from_secs(60);
+/// How long a request that does not wait is remembered.
+const PULL_MEMORY_NO_WAIT: Duration = Duration::from_secs(2);
+/// Longest memory of any request: clients ask again long before.
+const PULL_MEMORY_MAX: Duration = Duration::from_secs(3600);
+/// Sleep when nothing is due.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// Whom batches go to: a leader in its term. The same node in a later term has forgotten everything.
+type Target = (NodeId, u64);
+
+/// A batch and what is known of its history.
+struct Parcel {
+    batch: Bytes,
+    since: Instant,
+}
+
+/// How a flight ended.
+enum Landing {
+    Settled(Vec<u32>),
+    NotNow,
+    Lost,
+}
+
+type Flight = BoxFuture<'static, (Parcel, Landing)>;
+
+struct Forwarder {
+    core: Arc<Core>,
+    target: Option<Target>,
+    flights: FuturesUnordered<Flight>,
+    /// Batches to be offered again, before anything that was queued later.
+    again: VecDeque<Parcel>,
+    not_before: Instant,
+    pulls: Pulls,
+}
+
+/// Runs until the task is aborted.
+pub(super) async fn run(core: Arc<Core>) {
+    let mut leadership = core.replica.leadership();
+    let mut forwarder = Forwarder {
+        core: Arc::clone(&core),
+        target: None,
+        flights: FuturesUnordered::new(),
+        again: VecDeque::new(),
+        not_before: Instant::now(),
+        pulls: Pulls::default(),
+    };
+    loop {
+        let known = *leadership.borrow_and_update();
+        forwarder.follow(&known);
+        forwarder.send_all();
+        let until = forwarder.sleep_until();
+        tokio::select! {
+            () = core.inlet.wake.notified() => {
+                // The connection that woke us has more in its read buffer: let it add that.
+                tokio::task::yield_now().await;
+            }
+            Some((parcel, landing)) = forwarder.flights.next() => {
+                forwarder.land(parcel, landing);
+            }
+            changed = leadership.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+    }
+}
+
+impl Forwarder {
+    fn follow(&mut self, known: &Leadership) {
+        let own = self.core.replica.id();
+        let target = match known.leader {
+            _ if known.is_leader => Some((own, known.term)),
+            Some(leader) if leader != own => Some((leader, known.term)),
+            _ => None,
+        };
+        if target == self.target {
+            return;
+        }
+        self.target = target;
+        self.core.inlet.set_flowing(target.is_some());
+        let orphans = self.pulls.take_all(Instant::now());
+        self.answer_orphans(&orphans);
+    }
+
+    /// Tells clients that the leader which had their requests is gone.
+    fn answer_orphans(&self, replies: &[Bytes]) {
+        let broker = &self.core.broker;
+        let waiting: Vec<&Bytes> = replies
+            .iter()
+            .filter(|reply| broker.has_interest(reply))
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        tracing::debug!(pulls = waiting.len(), "the leader of these pulls is gone");
+        let mut block = Vec::new();
+        text::status(&mut block, 409, "Leadership Change");
+        broker.batch(|out| {
+            for reply in waiting {
+                out.publish(answer_to(reply, block.len(), &block));
+            }
+        });
+    }
+
+    fn send_all(&mut self) {
+        let Some(target) = self.target else {
+            return;
+        };
+        let now = Instant::now();
+        while self.flights.len() < FLIGHTS_MAX {
+            let parcel = match self.again.front() {
+                Some(_) if now < self.not_before => return,
+                Some(_) => self.again.pop_front(),
+                None => self
+                    .core
+                    .inlet
+                    .take()
+                    .map(|batch| Parcel { batch, since: now }),
+            };
+            let Some(parcel) = parcel else {
+                return;
+            };
+            self.send(target, parcel);
+        }
+    }
+
+    fn send(&mut self, (leader, _): Target, parcel: Parcel) {
+        let own = self.core.replica.id();
+        // A node without peers has no other leader to wait for.
+        if leader != own || !self.core.leader_link.connected().is_empty() {
+            self.pulls.note(&parcel.batch, Instant::now());
+        }
+        let landing = if leader == own {
+            let taken = self.core.engine.accept(parcel.batch.clone(), true);
+            async move {
+                match taken.await {
+                    Ok(verdict) => Landing::of(verdict),
+                    Err(_) => Landing::Lost,
+                }
+            }
+            .boxed()
+        } else {
+            let request = ToLeader::Inputs {
+                batch: parcel.batch.clone(),
+            };
+            let call = self.core.call_leader(leader, &request);
+            async move {
+                match call.await {
+                    Ok(answer) => Verdict::decode(answer).map_or(Landing::Lost, Landing::of),
+                    Err(error) => {
+                        tracing::debug!(%error, "consumer inputs did not reach the leader");
+                        Landing::failed(&error)
+                    }
+                }
+            }
+            .boxed()
+        };
+        self.flights
+            .push(landing.map(|landing| (parcel, landing)).boxed());
+    }
+
+    fn land(&mut self, parcel: Parcel, landing: Landing) {
+        let parcel = match landing {
+            Landing::Settled(numbers) => return self.acknowledge(&parcel.batch, &numbers),
+            Landing::NotNow => {
+                // Not seen by anybody: its pulls are counted when it is offered again.
+                self.pulls.forget(&parcel.batch);
+                parcel
+            }
+            Landing::Lost => self.without_pulls(parcel),
+        };
+        if parcel.batch.is_empty() || parcel.since.elapsed() > OFFER_MAX {
+            return;
+        }
+        self.not_before = Instant::now() + OFFER_PAUSE;
+        self.again.push_back(parcel);
+    }
+
+    /// Answers the double acknowledgements of a batch.
+    fn acknowledge(&self, batch: &Bytes, numbers: &[u32]) {
+        if numbers.is_empty() {
+            return;
+        }
+        let mut wanted = numbers.iter().copied().peekable();
+        self.core.broker.batch(|out| {
+            for (at, input) in (0_u32..).zip(Inputs::new(batch.clone()).flatten()) {
+                if wanted.peek() == Some(&at) {
+                    wanted.next();
+                    out.publish(answer_to(&input.reply, 0, b""));
+                }
+            }
+        });
+    }
+
+    /// What may go to another leader after a batch was lost: its acknowledgements.
+    fn without_pulls(&self, parcel: Parcel) -> Parcel {
+        let mut kept = BytesMut::new();
+        let mut orphans = Vec::new();
+        for input in Inputs::new(parcel.batch).flatten() {
+            let (reply, body) = match input.kind {
+                InputKind::Ack if asks_next(&input) => (&b""[..], &b"+ACK"[..]),
+                InputKind::Ack => (&input.reply[..], &input.body[..]),
+                InputKind::Pull | InputKind::Flow => (&b""[..], &b""[..]),
+            };
+            if input.kind == InputKind::Ack {
+                // It was framed before.
+                let _ = inputs::put(&mut kept, InputKind::Ack, &input.subject, reply, body);
+            }
+            if is_pull(&input) {
+                orphans.push(input.reply);
+            }
+        }
+        // Those of an earlier leader were answered when it went.
+        let orphans = self.pulls.known(orphans);
+        self.answer_orphans(&orphans);
+        Parcel {
+            batch: kept.freeze(),
+            since: parcel.since,
+        }
+    }
+
+    fn sleep_until(&mut self) -> Instant {
+        let now = Instant::now();
+        self.pulls.expire(now);
+        if self.again.is_empty() || self.flights.len() >= FLIGHTS_MAX {
+            now + SLEEP_MAX
+        } else {
+            self.not_before
+        }
+    }
+}
+
+impl Landing {
+    fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Taken(numbers) => Self::Settled(numbers),
+            Verdict::NotNow => Self::NotNow,
+        }
+    }
+
+    fn failed(error: &unibus_raft::TransportError) -> Self {
+        match error {
+            unibus_raft::TransportError::Unreachable(_) => Self::NotNow,
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// Requests that a leader was given and that may still wait there.
+#[derive(Debug, Default)]
+struct Pulls {
+    /// In the order of coming.
+    waiting: VecDeque<(Instant, Bytes)>,
+    /// How many there may be before the expired ones are looked for.
+    look_at: usize,
+}
+
+impl Pulls {
+    /// Looks for expired requests when the number of known ones has doubled.
+    const LOOK_AT_MIN: usize = 256;
+
+    fn note(&mut self, batch: &Bytes, now: Instant) {
+        for input in Inputs::new(batch.clone()).flatten() {
+            if !is_pull(&input) {
+                continue;
+            }
+            if self.waiting.len() >= PULLS_MAX {
+                self.waiting.pop_front();
+            }
+            // Copied: a slice would keep the whole batch.
+            let reply = Bytes::copy_from_slice(&input.reply);
+            self.waiting.push_back((now + memory(&input), reply));
+        }
+    }
+
+    fn forget(&mut self, batch: &Bytes) {
+        let replies: Vec<Bytes> = Inputs::new(batch.clone())
+            .flatten()
+            .filter(is_pull)
+            .map(|input| input.reply)
+            .collect();
+        if !replies.is_empty() {
+            self.waiting.retain(|(_, reply)| !replies.contains(reply));
+        }
+    }
+
+    /// Those of `replies` that wait.
+    fn known(&self, mut replies: Vec<Bytes>) -> Vec<Bytes> {
+        replies.retain(|reply| self.waiting.iter().any(|(_, known)| known == reply));
+        replies
+    }
+
+    fn take_all(&mut self, now: Instant) -> Vec<Bytes> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut replies: Vec<Bytes> = waiting
+            .into_iter()
+            .filter(|(until, _)| *until > now)
+            .map(|(_, reply)| reply)
+            .collect();
+        replies.sort_unstable();
+        replies.dedup();
+        replies
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.waiting.len() <= self.look_at.max(Self::LOOK_AT_MIN) {
+            return;
+        }
+        self.waiting.retain(|(until, _)| *until > now);
+        self.look_at = self.waiting.len() * 2;
+    }
+}
+
+fn asks_next(input: &Input) -> bool {
+    input.body.starts_with(b"+NXT")
+}
+
+/// Whether messages or a status are to come to the input's reply subject.
+fn is_pull(input: &Input) -> bool {
+    !input.reply.is_empty()
+        && match input.kind {
+            InputKind::Pull => true,
+            InputKind::Ack => asks_next(input),
+            InputKind::Flow => false,
+        }
+}
+
+/// How long a request may wait at the leader.
+fn memory(input: &Input) -> Duration {
+    /// The part of a request that matters here.
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Head {
+        expires: i64,
+        no_wait: bool,
+    }
+
+    let body = input.body.strip_prefix(b"+NXT").unwrap_or(&input.body);
+    let head: Head = match body.trim_ascii() {
+        json @ [b'{', ..] => serde_json::from_slice(json).unwrap_or_default(),
+        _ => Head::default(),
+    };
+    match u64::try_from(head.expires) {
+        Ok(ns) if ns > 0 => Duration::from_nanos(ns).min(PULL_MEMORY_MAX),
+        _ if head.no_wait => PULL_MEMORY_NO_WAIT,
+        _ => PULL_MEMORY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bytes::{Bytes, BytesMut};
+
+    use super::{PULL_MEMORY, Pulls, memory};
+    use crate::jetstream::inputs::{InputKind, Inputs, put};
+
+    fn batch(inputs: &[(InputKind, &str, &str)]) -> Bytes {
+        let mut out = BytesMut::new();
+        for (kind, reply, body) in inputs {
+            put(&mut out, *kind, b"s", reply.as_bytes(), body.as_bytes()).unwrap();
+        }
+        out.freeze()
+    }
+
+    #[test]
+    fn requests_are_remembered_as_long_as_they_may_wait() {
+        let waits = |body: &str| {
+            let batch = batch(&[(InputKind::Pull, "r", body)]);
+            memory(&Inputs::new(batch).next().unwrap().unwrap())
+        };
+        assert_eq!(waits(""), PULL_MEMORY);
+        assert_eq!(waits("10"), PULL_MEMORY);
+        assert_eq!(
+            waits(r#"{"batch":1,"expires":5000000000}"#),
+            Duration::from_secs(5)
+        );
+        assert!(waits(r#"{"no_wait":true}"#) < PULL_MEMORY);
+        assert_eq!(
+            waits(r#"+NXT {"expires":1000000000}"#),
+            Duration::from_secs(1)
+        );
+    }
+
+    #[test]
+    fn only_requests_that_still_wait_are_answered() {
+        let now = Instant::now();
+        let mut pulls = Pulls::default();
+        let noted = batch(&[
+            (InputKind::Pull, "a", r#"{"expires":1000000000}"#),
+            (InputKind::Pull, "b", r#"{"expires":9000000000}"#),
+            (InputKind::Pull, "b", r#"{"expires":9000000000}"#),
+            (InputKind::Pull, "", ""),
+            (InputKind::Ack, "c", "+ACK"),
+            (InputKind::Ack, "d", "+NXT 1"),
+            (InputKind::Flow, "e", ""),
+        ]);
+        pulls.note(&noted, now);
+        let left = pulls.take_all(now + Duration::from_secs(2));
+        assert_eq!(left, ["b", "d"]);
+        assert!(pulls.take_all(now).is_empty());
+        pulls.note(&noted, now);
+        pulls.forget(&noted);
+        assert!(pulls.take_all(now).is_empty());
+    }
+}

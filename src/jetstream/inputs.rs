@@ -1,0 +1,257 @@
+//! What clients say to consumers, in batches: the frames that a node hands to the leader's engine, its
+//! own or over the network. Encoding and decoding only.
+//!
+//! `kind:u8 | subject len:u16 | reply len:u16 | body len:u32 | subject | reply | body`, little-endian,
+//! one after the other. An answer is a code byte and, when the batch was taken, the numbers (u32) of
+//! those inputs whose reply subjects get an empty message.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Bytes before an input's texts.
+const HEAD_BYTES: usize = 9;
+const TAKEN: u8 = 0;
+const NOT_NOW: u8 = 1;
+
+/// What an input is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(super) enum InputKind {
+    /// `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`.
+    Pull = 1,
+    /// `$JS.ACK.…`.
+    Ack = 2,
+    /// `$JS.FC.…`: the answer to a flow control request.
+    Flow = 3,
+}
+
+/// One input; its parts are slices of the batch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Input {
+    pub(super) kind: InputKind,
+    pub(super) subject: Bytes,
+    /// Empty = none.
+    pub(super) reply: Bytes,
+    pub(super) body: Bytes,
+}
+
+/// A batch is not one of ours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("malformed batch of consumer inputs")]
+pub(super) struct MalformedInputs;
+
+/// An input has a part that is too long to be framed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a consumer input is too long")]
+pub(super) struct InputTooLong;
+
+/// Appends one input to a batch.
+pub(super) fn put(
+    out: &mut BytesMut,
+    kind: InputKind,
+    subject: &[u8],
+    reply: &[u8],
+    body: &[u8],
+) -> Result<(), InputTooLong> {
+    let subject_len = u16::try_from(subject.len()).map_err(|_| InputTooLong)?;
+    let reply_len = u16::try_from(reply.len()).map_err(|_| InputTooLong)?;
+    let body_len = u32::try_from(body.len()).map_err(|_| InputTooLong)?;
+    out.reserve(HEAD_BYTES + subject.len() + reply.len() + body.len());
+    out.put_u8(kind as u8);
+    out.put_u16_le(subject_len);
+    out.put_u16_le(reply_len);
+    out.put_u32_le(body_len);
+    out.put_slice(subject);
+    out.put_slice(reply);
+    out.put_slice(body);
+    Ok(())
+}
+
+/// The length of the longest run of whole inputs within `max` bytes; one that is longer alone counts.
+pub(super) fn whole_prefix(batch: &[u8], max: usize) -> usize {
+    let mut end = 0;
+    while let Some(head) = batch.get(end..end + HEAD_BYTES) {
+        let short = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
+        let body = u32::from_le_bytes([head[5], head[6], head[7], head[8]]) as usize;
+        let next = end + HEAD_BYTES + short(1) + short(3) + body;
+        if next > batch.len() || (end > 0 && next > max) {
+            break;
+        }
+        end = next;
+    }
+    end
+}
+
+/// The inputs of a batch, in order. Ends after the first malformed one.
+#[derive(Clone, Debug)]
+pub(super) struct Inputs(Bytes);
+
+impl Inputs {
+    pub(super) fn new(batch: Bytes) -> Self {
+        Self(batch)
+    }
+
+    fn take(&mut self) -> Option<Input> {
+        let rest = &mut self.0;
+        if rest.len() < HEAD_BYTES {
+            return None;
+        }
+        let kind = match rest.get_u8() {
+            1 => InputKind::Pull,
+            2 => InputKind::Ack,
+            3 => InputKind::Flow,
+            _ => return None,
+        };
+        let lens = [
+            usize::from(rest.get_u16_le()),
+            usize::from(rest.get_u16_le()),
+            usize::try_from(rest.get_u32_le()).ok()?,
+        ];
+        let whole = lens
+            .iter()
+            .try_fold(0_usize, |sum, len| sum.checked_add(*len))?;
+        if rest.len() < whole {
+            return None;
+        }
+        Some(Input {
+            kind,
+            subject: rest.split_to(lens[0]),
+            reply: rest.split_to(lens[1]),
+            body: rest.split_to(lens[2]),
+        })
+    }
+}
+
+impl Iterator for Inputs {
+    type Item = Result<Input, MalformedInputs>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        match self.take() {
+            Some(input) => Some(Ok(input)),
+            None => {
+                self.0.clear();
+                Some(Err(MalformedInputs))
+            }
+        }
+    }
+}
+
+/// What became of a batch at the leader.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    /// Everything in it is done. The inputs of these numbers are to be answered.
+    Taken(Vec<u32>),
+    /// Nothing of it was looked at: the node does not lead, or has too much to do.
+    NotNow,
+}
+
+impl Verdict {
+    pub(super) fn encode(&self) -> Bytes {
+        match self {
+            Self::NotNow => Bytes::from_static(&[NOT_NOW]),
+            Self::Taken(answered) if answered.is_empty() => Bytes::from_static(&[TAKEN]),
+            Self::Taken(answered) => {
+                let mut out = BytesMut::with_capacity(1 + answered.len() * 4);
+                out.put_u8(TAKEN);
+                for number in answered {
+                    out.put_u32_le(*number);
+                }
+                out.freeze()
+            }
+        }
+    }
+
+    pub(super) fn decode(mut frame: Bytes) -> Result<Self, MalformedInputs> {
+        if frame.is_empty() {
+            return Err(MalformedInputs);
+        }
+        match frame.get_u8() {
+            NOT_NOW if frame.is_empty() => Ok(Self::NotNow),
+            TAKEN if frame.len().is_multiple_of(4) => {
+                let mut answered = Vec::with_capacity(frame.len() / 4);
+                while frame.has_remaining() {
+                    answered.push(frame.get_u32_le());
+                }
+                Ok(Self::Taken(answered))
+            }
+            _ => Err(MalformedInputs),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+
+    use super::{InputKind, Inputs, MalformedInputs, Verdict, put, whole_prefix};
+
+    fn batch() -> Bytes {
+        let mut out = BytesMut::new();
+        put(&mut out, InputKind::Pull, b"a", b"r", b"{}").unwrap();
+        put(&mut out, InputKind::Ack, b"b", b"", b"").unwrap();
+        out.freeze()
+    }
+
+    #[test]
+    fn batches_read_back() {
+        let inputs: Vec<_> = Inputs::new(batch()).map(Result::unwrap).collect();
+        assert_eq!(inputs.len(), 2);
+        assert_eq!(inputs[0].kind, InputKind::Pull);
+        assert_eq!(
+            (
+                &inputs[0].subject[..],
+                &inputs[0].reply[..],
+                &inputs[0].body[..]
+            ),
+            (&b"a"[..], &b"r"[..], &b"{}"[..])
+        );
+        assert_eq!(inputs[1].kind, InputKind::Ack);
+        assert!(inputs[1].reply.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_batch_ends_with_an_error() {
+        let whole = batch();
+        for cut in 1..whole.len() {
+            let read: Vec<_> = Inputs::new(whole.slice(..cut)).collect();
+            let complete = usize::from(cut >= 13);
+            let expected = complete + usize::from(cut != 13);
+            assert_eq!(read.len(), expected, "{cut}");
+            if cut != 13 {
+                assert_eq!(read.last(), Some(&Err(MalformedInputs)), "{cut}");
+            }
+        }
+        let strange = Bytes::from_static(b"\x09\0\0\0\0\0\0\0\0");
+        assert_eq!(
+            Inputs::new(strange).collect::<Vec<_>>(),
+            [Err(MalformedInputs)]
+        );
+    }
+
+    #[test]
+    fn batches_are_cut_between_inputs() {
+        let whole = batch();
+        assert_eq!(whole_prefix(&whole, 1024), whole.len());
+        assert_eq!(whole_prefix(&whole, whole.len() - 1), 13);
+        assert_eq!(whole_prefix(&whole, 1), 13);
+    }
+
+    #[test]
+    fn verdicts_read_back() {
+        for verdict in [
+            Verdict::NotNow,
+            Verdict::Taken(vec![]),
+            Verdict::Taken(vec![0, 70_000]),
+        ] {
+            assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
+        }
+        for strange in [&b""[..], b"\x02", b"\x01x", b"\0abc"] {
+            assert_eq!(
+                Verdict::decode(Bytes::copy_from_slice(strange)),
+                Err(MalformedInputs)
+            );
+        }
+    }
+}

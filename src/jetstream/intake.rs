@@ -1,0 +1,265 @@
+//! The engine's way of working off a batch of inputs: each goes to the cursor of its consumer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use unibus_proto::jetstream::ack::{AckKind, AckTokens};
+use unibus_proto::jetstream::pull::PullRequest;
+use unibus_state::{AckOutcome, Consumer, State, Status, Stream};
+
+use super::delivery::Lead;
+use super::flow;
+use super::ingest::answer_to;
+use super::inputs::{Input, InputKind, Inputs};
+use super::orders::{Answer, Order};
+use super::subject::{self, Endpoint};
+use super::table::{Key, Table};
+
+/// How long a request waits for its client's interest to arrive over the route.
+const PARKING_MAX: Duration = Duration::from_millis(500);
+/// Between two looks at whether it has.
+const PARKING_LOOK: Duration = Duration::from_millis(5);
+/// Requests that wait like that; more are dropped, and their clients ask again.
+const PARKED_MAX: usize = 16_384;
+/// Inputs worked off under one lock of the state.
+const CHUNK: usize = 512;
+
+/// Requests from other nodes' clients that came before those clients' interest: messages and the
+/// interest of a peer travel on other streams than requests.
+#[derive(Debug, Default)]
+pub(super) struct Parked {
+    waiting: VecDeque<(Instant, Input)>,
+    look_at: Option<Instant>,
+}
+
+impl Parked {
+    fn put(&mut self, input: Input) {
+        if self.waiting.len() < PARKED_MAX {
+            let now = Instant::now();
+            self.waiting.push_back((now + PARKING_MAX, input));
+            self.look_at.get_or_insert(now + PARKING_LOOK);
+        }
+    }
+
+    /// When to look again.
+    pub(super) fn due(&self) -> Instant {
+        let never = Instant::now() + Duration::from_secs(60);
+        self.look_at.unwrap_or(never)
+    }
+}
+
+/// What one input led to.
+#[derive(Default)]
+struct Effects {
+    statuses: Vec<(Bytes, Status)>,
+    answers: Vec<(Key, u32)>,
+    at_once: Vec<u32>,
+}
+
+impl Lead<'_> {
+    /// Works off one batch.
+    pub(super) fn work_off(&mut self, batch: Bytes, order: &Arc<Order>, now_ns: u64) {
+        let mut inputs = (0_u32..).zip(Inputs::new(batch).flatten()).peekable();
+        while inputs.peek().is_some() {
+            let chunk: Vec<(u32, Input)> = inputs.by_ref().take(CHUNK).collect();
+            self.work_off_some(chunk, order, now_ns);
+        }
+    }
+
+    fn work_off_some(&mut self, chunk: Vec<(u32, Input)>, order: &Arc<Order>, now_ns: u64) {
+        let core = self.core;
+        let mut effects = Effects::default();
+        let mut ready = Vec::new();
+        for (number, input) in chunk {
+            let early = !order.local && is_pull(&input) && !core.broker.has_interest(&input.reply);
+            if !early {
+                ready.push((number, input));
+                continue;
+            }
+            if input.kind == InputKind::Ack {
+                // The acknowledgement counts now, its request later.
+                let reply = Bytes::new();
+                ready.push((
+                    number,
+                    Input {
+                        reply,
+                        ..input.clone()
+                    },
+                ));
+            }
+            self.parked.put(input);
+        }
+        let mut table = core.engine.table.lock();
+        core.replica.with_state(|state| {
+            for (number, input) in &ready {
+                apply(state, &mut table, (*number, input), now_ns, &mut effects);
+            }
+        });
+        for (key, number) in effects.answers {
+            if let Some(runner) = table.runner(&key) {
+                self.answers
+                    .push((runner.void(), Answer::new(order, number)));
+            }
+        }
+        drop(table);
+        for number in effects.at_once {
+            Answer::new(order, number).give();
+        }
+        self.send_statuses(&effects.statuses);
+    }
+
+    /// Looks whether the interest of parked requests has arrived.
+    pub(super) fn try_parked(&mut self, now_ns: u64) {
+        if self.parked.waiting.is_empty() {
+            return;
+        }
+        let core = self.core;
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut self.parked.waiting);
+        let mut effects = Effects::default();
+        {
+            let mut table = core.engine.table.lock();
+            let mut arrived = Vec::new();
+            for (until, input) in waiting {
+                if core.broker.has_interest(&input.reply) {
+                    arrived.push(input);
+                } else if now < until {
+                    self.parked.waiting.push_back((until, input));
+                }
+            }
+            core.replica.with_state(|state| {
+                for input in &arrived {
+                    pull(state, &mut table, input, now_ns, &mut effects);
+                }
+            });
+        }
+        self.parked.look_at = (!self.parked.waiting.is_empty()).then(|| now + PARKING_LOOK);
+        self.send_statuses(&effects.statuses);
+    }
+
+    fn send_statuses(&self, statuses: &[(Bytes, Status)]) {
+        if statuses.is_empty() {
+            return;
+        }
+        self.core.broker.batch(|out| {
+            let mut block = Vec::new();
+            for (reply, status) in statuses {
+                block.clear();
+                status.write(&mut block);
+                out.publish(answer_to(reply, block.len(), &block));
+            }
+        });
+    }
+}
+
+/// Whether messages are to come to the input's reply subject.
+fn is_pull(input: &Input) -> bool {
+    match input.kind {
+        InputKind::Pull => true,
+        InputKind::Ack => !input.reply.is_empty() && input.body.starts_with(b"+NXT"),
+        InputKind::Flow => false,
+    }
+}
+
+/// A consumer and its place.
+fn find<'a>(
+    state: &'a State,
+    table: &Table,
+    stream: &str,
+    consumer: &str,
+) -> Option<(Key, (&'a Stream, &'a Consumer))> {
+    let key = table.key_of(stream, consumer)?;
+    let held = state.stream(stream)?;
+    Some((key, (held, held.consumer(consumer)?)))
+}
+
+fn apply(
+    state: &State,
+    table: &mut Table,
+    (number, input): (u32, &Input),
+    now_ns: u64,
+    effects: &mut Effects,
+) {
+    match input.kind {
+        InputKind::Pull => pull(state, table, input, now_ns, effects),
+        InputKind::Ack => ack(state, table, (number, input), now_ns, effects),
+        InputKind::Flow => {
+            let key = flow::target(&input.subject)
+                .and_then(|(stream, consumer)| table.key_of(stream, consumer));
+            if let Some(key) = key {
+                if let Some(runner) = table.runner(&key) {
+                    runner.flow_reply(&input.subject);
+                }
+                table.queue(&key);
+            }
+        }
+    }
+}
+
+/// `MSG.NEXT`, or the request in a `+NXT`.
+fn pull(state: &State, table: &mut Table, input: &Input, now_ns: u64, effects: &mut Effects) {
+    let (target, request) = match input.kind {
+        InputKind::Ack => (
+            AckTokens::parse(&input.subject).map(|tokens| (tokens.stream, tokens.consumer)),
+            input.body.strip_prefix(b"+NXT").unwrap_or_default(),
+        ),
+        _ => (pulled(&input.subject), &input.body[..]),
+    };
+    let found = target.and_then(|(stream, consumer)| find(state, table, stream, consumer));
+    let Some((key, place)) = found else {
+        return;
+    };
+    let refused = match PullRequest::parse(request) {
+        Err(error) => Some(Status::bad_request(&error.to_string())),
+        Ok(request) => table
+            .runner(&key)
+            .and_then(|runner| runner.pull(place, &request, input.reply.clone(), now_ns)),
+    };
+    if let Some(status) = refused {
+        effects.statuses.push((input.reply.clone(), status));
+    }
+    table.queue(&key);
+}
+
+fn ack(
+    state: &State,
+    table: &mut Table,
+    (number, input): (u32, &Input),
+    now_ns: u64,
+    effects: &mut Effects,
+) {
+    let Some((tokens, kind)) = AckTokens::parse(&input.subject).zip(AckKind::parse(&input.body))
+    else {
+        return;
+    };
+    let Some((key, place)) = find(state, table, tokens.stream, tokens.consumer) else {
+        return;
+    };
+    let Some(runner) = table.runner(&key) else {
+        return;
+    };
+    let outcome = runner.ack(place, &kind, &tokens, now_ns);
+    let asks_next = matches!(kind, AckKind::Next(_));
+    if !input.reply.is_empty() && !asks_next {
+        match outcome {
+            AckOutcome::AfterUpdate => effects.answers.push((key.clone(), number)),
+            AckOutcome::Now => effects.at_once.push(number),
+            AckOutcome::Ignored => {}
+        }
+    }
+    table.set_dirty(&key);
+    table.queue(&key);
+    if asks_next && !input.reply.is_empty() {
+        pull(state, table, input, now_ns, effects);
+    }
+}
+
+/// The stream and consumer that a pull request names.
+fn pulled(subject: &[u8]) -> Option<(&str, &str)> {
+    match subject::parse(subject) {
+        Endpoint::ConsumerNext { stream, consumer } => Some((stream, consumer)),
+        _ => None,
+    }
+}
