@@ -101,6 +101,7 @@ pub fn open() -> Permissions {
     Permissions {
         publish: all.clone(),
         subscribe: all,
+        responses: None,
     }
 }
 
@@ -118,6 +119,7 @@ pub fn permissions_of(user: &UserRecord) -> Permissions {
             allow_literal: filters(OWN_INBOXES).into(),
             ..closed(subscribe)
         },
+        responses: None,
     }
 }
 

@@ -1,9 +1,10 @@
 //! A broker in this process, set up by a script's `broker` line.
 //!
 //! Words: `auth` (credentials are required: `auth_token` `secret`, or `limited`, which may neither
-//! publish to `denied.>` nor subscribe to `secret.>`), `nkey` (any nkey with
+//! publish to `denied.>` nor subscribe to `secret.>`, `responder`, which may only answer, or `grouped`,
+//! which may join the groups `v1`, `v1.>` and `*.dev` on `foo` and not `*.prod` on `bar`), `nkey` (any nkey with
 //! a good signature), and `<name>=<number>` for `payload_bytes_max`, `control_line_bytes_max`,
-//! `subscriptions_max`, `connections_max`, `pings_out_max`, `auth_timeout_ms`, `ping_ms`, and
+//! `subscriptions_max`, `subscription_tokens_max`, `connections_max`, `pings_out_max`, `auth_timeout_ms`, `ping_ms`, and
 //! `patience_ms`, how long the player waits for bytes.
 
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use unibus_broker::{
     Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant, Limits,
 };
 use unibus_proto::nkey::NkeyPublic;
-use unibus_proto::permissions::{Permissions, SubjectSet};
+use unibus_proto::permissions::{Permissions, QueueRule, ResponseRule, SubjectSet};
 
 use crate::script::Script;
 
@@ -63,6 +64,8 @@ fn limits(script: &Script) -> Limits {
     limits.payload_bytes_max = size("payload_bytes_max", limits.payload_bytes_max);
     limits.control_line_bytes_max = size("control_line_bytes_max", limits.control_line_bytes_max);
     limits.subscriptions_max = size("subscriptions_max", limits.subscriptions_max);
+    limits.subscription_tokens_max =
+        size("subscription_tokens_max", limits.subscription_tokens_max);
     limits.connections_max = size("connections_max", limits.connections_max);
     limits.pings_out_max = size("pings_out_max", limits.pings_out_max as usize) as u32;
     if let Some(millis) = script.number("auth_timeout_ms") {
@@ -91,6 +94,8 @@ impl Authenticator for Doorman {
         let permissions = match (self.mode, connect.auth_token.as_deref()) {
             (Mode::Open, _) | (Mode::Token, Some("secret")) => Permissions::all(),
             (Mode::Token, Some("limited")) => limited(),
+            (Mode::Token, Some("responder")) => responder(),
+            (Mode::Token, Some("grouped")) => grouped(),
             (Mode::Nkey, _) if signed(request) => Permissions::all(),
             (Mode::Token | Mode::Nkey, _) => return Err(AuthError::Refused),
         };
@@ -114,5 +119,26 @@ fn limited() -> Permissions {
     Permissions {
         publish: deny("denied.>"),
         subscribe: deny("secret.>"),
+        responses: None,
+    }
+}
+
+fn responder() -> Permissions {
+    Permissions {
+        publish: SubjectSet::none(),
+        responses: Some(ResponseRule::default()),
+        ..Permissions::all()
+    }
+}
+
+fn grouped() -> Permissions {
+    let rule = |subject, queue| QueueRule::new(subject, queue).unwrap();
+    Permissions {
+        subscribe: SubjectSet {
+            allow_queues: vec![rule("foo", "v1"), rule("foo", "v1.>"), rule("foo", "*.dev")],
+            deny_queues: vec![rule("bar", "*.prod")],
+            ..SubjectSet::allowing(vec!["foo".parse().unwrap(), "bar".parse().unwrap()])
+        },
+        ..Permissions::all()
     }
 }

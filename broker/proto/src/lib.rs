@@ -9,6 +9,7 @@ pub mod handshake;
 pub mod headers;
 pub mod interest;
 pub mod jetstream;
+pub mod mapping;
 pub mod nkey;
 pub mod op;
 pub mod permissions;

@@ -5,9 +5,11 @@
 
 mod filters;
 
+use std::time::Duration;
+
 pub use filters::Filters;
 
-use crate::subject::{SubjectFilter, has_wildcard, is_subset, matches};
+use crate::subject::{SubjectError, SubjectFilter, has_wildcard, is_subset, matches};
 
 /// Both directions. `Default` allows everything.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,6 +18,27 @@ pub struct Permissions {
     pub publish: SubjectSet,
     /// For SUB.
     pub subscribe: SubjectSet,
+    /// Answers to delivered requests, besides `publish`; `None` = none.
+    pub responses: Option<ResponseRule>,
+}
+
+/// `allow_responses`: a client may publish to the reply subject of a message that it was delivered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ResponseRule {
+    /// Answers to one request; `None` = any number.
+    pub max_msgs: Option<u32>,
+    /// How long after the request; `None` = as long as the connection lives.
+    pub expires: Option<Duration>,
+}
+
+impl Default for ResponseRule {
+    /// One answer within two minutes, as in nats-server.
+    fn default() -> Self {
+        Self {
+            max_msgs: Some(1),
+            expires: Some(Duration::from_secs(120)),
+        }
+    }
 }
 
 /// A set of subjects: what `allow` selects, less what `deny` selects.
@@ -29,7 +52,8 @@ pub struct SubjectSet {
     pub allow_literal: Filters,
     /// Wins over all that is allowed.
     pub deny: Filters,
-    /// Subscriptions allowed only in these queue groups, besides `allow`.
+    /// Queue groups that may be joined: where a rule's subject covers the filter, the queue has to
+    /// match such a rule, whatever `allow` says; plain subscriptions go by `allow` alone.
     pub allow_queues: Vec<QueueRule>,
     /// Queue subscriptions refused. Wins over both allow lists.
     pub deny_queues: Vec<QueueRule>,
@@ -42,6 +66,24 @@ pub struct QueueRule {
     pub subject: SubjectFilter,
     /// The queue name has to match this one.
     pub queue: SubjectFilter,
+}
+
+impl QueueRule {
+    /// `"subject queue"`.
+    ///
+    /// # Errors
+    /// When one of the two is no filter.
+    pub fn new(subject: &str, queue: &str) -> Result<Self, SubjectError> {
+        Ok(Self {
+            subject: subject.parse()?,
+            queue: queue.parse()?,
+        })
+    }
+
+    fn is_for(&self, queue: &[u8]) -> bool {
+        let rule = self.queue.as_bytes();
+        rule == queue || matches(rule, queue)
+    }
 }
 
 impl Permissions {
@@ -57,6 +99,7 @@ impl Permissions {
         Self {
             publish: SubjectSet::none(),
             subscribe: SubjectSet::none(),
+            responses: None,
         }
     }
 
@@ -71,14 +114,24 @@ impl Permissions {
     #[must_use]
     pub fn can_subscribe(&self, filter: &[u8], queue: Option<&[u8]>) -> bool {
         let set = &self.subscribe;
-        let in_queue = |rule: &QueueRule| {
-            queue.is_some_and(|queue| matches(rule.queue.as_bytes(), queue))
-                && is_subset(filter, rule.subject.as_bytes())
+        let about = |rule: &&QueueRule| is_subset(filter, rule.subject.as_bytes());
+        let mut rules = set.allow_queues.iter().filter(about).peekable();
+        let allowed = match queue {
+            Some(queue) if rules.peek().is_some() => rules.any(|rule| rule.is_for(queue)),
+            _ => {
+                set.allow.as_ref().is_none_or(|allow| allow.covers(filter))
+                    || set.allow_literal.covers_literally(filter)
+            }
         };
-        let allowed = set.allow.as_ref().is_none_or(|allow| allow.covers(filter))
-            || set.allow_literal.covers_literally(filter)
-            || set.allow_queues.iter().any(in_queue);
-        allowed && !set.deny.covers(filter) && !set.deny_queues.iter().any(in_queue)
+        let refuses = |queue| {
+            set.deny_queues
+                .iter()
+                .filter(about)
+                .any(|r| r.is_for(queue))
+        };
+        // nats-server lets a queue rule in a deny list lift the plain denies of the same subject; a
+        // deny that is written down holds here.
+        allowed && !set.deny.covers(filter) && !queue.is_some_and(refuses)
     }
 
     /// Whether deliveries to a subscription with `filter` have to be checked one by one.
@@ -149,8 +202,8 @@ mod tests {
             ..SubjectSet::allowing(filters(allow))
         };
         Permissions {
-            publish: SubjectSet::all(),
             subscribe,
+            ..Permissions::all()
         }
     }
 
@@ -160,7 +213,7 @@ mod tests {
         set.deny = filters(&["a.secret.*"]).into();
         let permissions = Permissions {
             publish: set,
-            subscribe: SubjectSet::all(),
+            ..Permissions::all()
         };
         assert!(permissions.can_publish(b"a.b"));
         assert!(!permissions.can_publish(b"a.secret.x"));
@@ -247,18 +300,35 @@ mod tests {
     }
 
     #[test]
-    fn queue_rules_hold_for_their_queues_only() {
-        let mut permissions = subscriber(&["a"], &[]);
-        let rule = |subject: &str, queue: &str| QueueRule {
-            subject: subject.parse().unwrap(),
-            queue: queue.parse().unwrap(),
-        };
-        permissions.subscribe.allow_queues = vec![rule("b.>", "dev.*")];
-        permissions.subscribe.deny_queues = vec![rule("a", "prod")];
-        assert!(permissions.can_subscribe(b"b.x", Some(b"dev.1")));
-        assert!(!permissions.can_subscribe(b"b.x", Some(b"ops")));
-        assert!(!permissions.can_subscribe(b"b.x", None));
-        assert!(permissions.can_subscribe(b"a", Some(b"dev.1")));
-        assert!(!permissions.can_subscribe(b"a", Some(b"prod")));
+    fn queue_rules_say_which_groups_may_be_joined() {
+        let mut permissions = subscriber(&["a", "c"], &["c.secret"]);
+        let rule = |subject: &str, queue: &str| QueueRule::new(subject, queue).unwrap();
+        permissions.subscribe.allow_queues = vec![
+            rule("b.>", "dev.*"),
+            rule("c", "v1"),
+            rule("c", "v1.>"),
+            rule("c", "*.dev"),
+        ];
+        permissions.subscribe.deny_queues = vec![rule("a", "prod"), rule("c.>", "x")];
+        for (filter, queue) in [
+            ("b.x", "dev.1"),
+            ("a", "dev.1"),
+            ("c", "v1"),
+            ("c", "v1.2.3"),
+            ("c", "blue.dev"),
+        ] {
+            assert!(permissions.can_subscribe(filter.as_bytes(), Some(queue.as_bytes())));
+        }
+        for (filter, queue) in [
+            ("b.x", "ops"),
+            ("a", "prod"),
+            // Allowed as such, but only these groups may be joined.
+            ("c", "prod"),
+            // The plain deny holds although another queue is named beside it.
+            ("c.secret", "y"),
+        ] {
+            assert!(!permissions.can_subscribe(filter.as_bytes(), Some(queue.as_bytes())));
+        }
+        assert!(!permissions.can_subscribe(b"b.x", None) && permissions.can_subscribe(b"c", None));
     }
 }

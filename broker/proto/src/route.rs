@@ -23,6 +23,7 @@ const OP_SYNCED: u8 = 3;
 const OP_MESSAGE: u8 = 4;
 const OP_PING: u8 = 5;
 const OP_PONG: u8 = 6;
+const OP_ACCOUNT: u8 = 7;
 
 const MESSAGE_HEAD_BYTES: usize = 12;
 
@@ -59,6 +60,13 @@ pub enum RouteOp<'a> {
     Ping,
     /// The answer to `Ping`.
     Pong,
+    /// A frame that belongs to another account than the one nobody names (`$G`).
+    Account {
+        /// The account.
+        name: &'a [u8],
+        /// One whole frame, for [`decode`]: interest or a message.
+        frame: &'a [u8],
+    },
 }
 
 /// A message between brokers.
@@ -129,7 +137,7 @@ pub fn decode<'a>(
     let Some((&op, rest)) = buffer.split_first() else {
         return Ok(None);
     };
-    if !(OP_HELLO..=OP_PONG).contains(&op) {
+    if !(OP_HELLO..=OP_ACCOUNT).contains(&op) {
         return Err(RouteDecodeError::UnknownOperation(op));
     }
     let Some((length, rest)) = take_u32(rest) else {
@@ -164,6 +172,7 @@ fn decode_body(op: u8, body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
         OP_SYNCED => Ok(RouteOp::Synced),
         OP_PING => Ok(RouteOp::Ping),
         OP_PONG => Ok(RouteOp::Pong),
+        OP_ACCOUNT => decode_account(body).ok_or(malformed),
         unknown => Err(RouteDecodeError::UnknownOperation(unknown)),
     }
 }
@@ -178,6 +187,17 @@ fn decode_hello(body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
     Ok(RouteOp::Hello {
         node: NodeId(u64::from_le_bytes(*node)),
     })
+}
+
+fn decode_account(body: &[u8]) -> Option<RouteOp<'_>> {
+    let (name, frame) = take_name(body)?;
+    let &inner = frame.first()?;
+    let whole = frame_bytes(frame) == Some(frame.len());
+    let nested = inner != OP_INTEREST && inner != OP_MESSAGE;
+    if name.is_empty() || nested || !whole {
+        return None;
+    }
+    Some(RouteOp::Account { name, frame })
 }
 
 fn decode_interest(body: &[u8]) -> Option<InterestChange<'_>> {
@@ -268,6 +288,31 @@ pub fn interest(out: &mut BytesMut, change: InterestChange<'_>) {
     out.put_slice(change.filter);
     out.put_u16_le(queue_len);
     out.put_slice(queue);
+}
+
+/// Appends what `write` writes, one frame or none, as a frame of the account `name`; without a name as it
+/// is. Returns what `write` returned.
+pub fn in_account<T>(
+    out: &mut BytesMut,
+    name: Option<&str>,
+    write: impl FnOnce(&mut BytesMut) -> T,
+) -> T {
+    let Some((name, name_len)) = name.and_then(|n| Some((n, u16::try_from(n.len()).ok()?))) else {
+        return write(out);
+    };
+    let start = out.len();
+    head(out, OP_ACCOUNT, 0);
+    out.put_u16_le(name_len);
+    out.put_slice(name.as_bytes());
+    let inner = out.len();
+    let written = write(out);
+    if out.len() == inner {
+        out.truncate(start);
+        return written;
+    }
+    let body_len = (out.len() - start - FRAME_HEAD_BYTES) as u32;
+    out[start + 1..start + FRAME_HEAD_BYTES].copy_from_slice(&body_len.to_le_bytes());
+    written
 }
 
 /// Appends the mark that the whole table has been sent.

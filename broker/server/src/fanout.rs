@@ -227,6 +227,22 @@ impl Fanout {
         Some(receivers)
     }
 
+    /// The same for a publisher that may publish this once, whatever its cache says of the subject.
+    pub(crate) fn publish_once(
+        &mut self,
+        table: &Table,
+        services: &ServiceTable,
+        message: &Message<'_>,
+        reach: &Reach<'_>,
+    ) -> usize {
+        self.make_plan(table, services, message.subject, |_| true);
+        let mut receivers = self.stage.deliver(&self.plan, message, reach);
+        if let Some(origin) = reach.services {
+            receivers += feed(&self.plan, message, origin, &mut self.fed);
+        }
+        receivers
+    }
+
     /// Delivers a message from a route: to plain subscribers, and to one member of each named queue.
     pub(crate) fn publish_routed<'q>(
         &mut self,
@@ -477,6 +493,11 @@ impl Stage {
             Admit::Yes => {}
             Admit::Last => self.expired.push(Arc::clone(&hop.subscription)),
             Admit::No => return false,
+        }
+        if let Some(reply) = message.reply
+            && outbound.may_owe_answers()
+        {
+            outbound.asked(reply);
         }
         let subject = message.shown.unwrap_or(message.subject);
         let strip = message.header_len > 0 && !outbound.takes_headers();

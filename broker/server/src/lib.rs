@@ -23,6 +23,7 @@ mod ports;
 mod query;
 mod reason;
 mod registry;
+mod replies;
 mod report;
 mod rng;
 mod route;

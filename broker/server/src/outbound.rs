@@ -20,8 +20,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use unibus_proto::permissions::Permissions;
 
+use crate::clock;
 use crate::meter::{Amount, Meter};
 use crate::reason::CloseReason;
+use crate::replies::Replies;
 use crate::subscription::Subscription;
 
 /// Writes of fresh bytes by one flush; what comes later is left to the connection's task.
@@ -96,6 +98,9 @@ pub(crate) struct Outbound {
     drained: Notify,
     closed: AtomicBool,
     headers: AtomicBool,
+    /// Replies are noted: the client may answer where it may not publish.
+    answers: AtomicBool,
+    replies: Mutex<Option<Box<Replies>>>,
     /// For subscriptions that overlap a deny.
     permissions: ArcSwapOption<Permissions>,
 }
@@ -138,6 +143,8 @@ impl Outbound {
             drained: Notify::new(),
             closed: AtomicBool::new(false),
             headers: AtomicBool::new(false),
+            answers: AtomicBool::new(false),
+            replies: Mutex::new(None),
             permissions: ArcSwapOption::empty(),
         }
     }
@@ -159,7 +166,36 @@ impl Outbound {
         self.headers.store(headers, Ordering::Relaxed);
     }
 
+    /// Whether replies have to be told to [`Self::asked`].
+    pub(crate) fn may_owe_answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// A message with this reply subject is on its way to the client.
+    pub(crate) fn asked(&self, reply: &[u8]) {
+        if let Some(replies) = &mut *self.replies.lock() {
+            replies.ask(reply, clock::now());
+        }
+    }
+
+    /// Whether the client may publish to `subject` because it was asked there; counts as an answer.
+    pub(crate) fn may_answer(&self, subject: &[u8]) -> bool {
+        let mut replies = self.replies.lock();
+        let replies = replies.as_mut();
+        replies.is_some_and(|replies| replies.answer(subject, clock::now()))
+    }
+
     pub(crate) fn set_permissions(&self, permissions: Option<Arc<Permissions>>) {
+        let rule = permissions.as_ref().and_then(|p| p.responses);
+        {
+            let mut replies = self.replies.lock();
+            match (rule, &mut *replies) {
+                (None, _) => *replies = None,
+                (Some(rule), Some(replies)) => replies.set_rule(rule),
+                (Some(rule), None) => *replies = Some(Box::new(Replies::new(rule))),
+            }
+        }
+        self.answers.store(rule.is_some(), Ordering::Relaxed);
         self.permissions.store(permissions);
     }
 

@@ -279,10 +279,18 @@ impl Session {
         let permissions = self.permissions.as_deref();
         let internal = self.origin.internal;
         let allowed = |subject: &[u8]| may_publish(permissions, internal, subject);
-        match self
+        let mut receivers = self
             .fanout
-            .publish(table, services, &message, &reach, allowed)
-        {
+            .publish(table, services, &message, &reach, allowed);
+        if receivers.is_none() && self.outbound.may_owe_answers() && self.is_answer(op.subject) {
+            if self.flags.verbose {
+                encoder::ok(self.fanout.lines(&self.outbound));
+            }
+            let (table, services) = burst.tables(&mut self.fanout);
+            let fanout = &mut self.fanout;
+            receivers = Some(fanout.publish_once(table, services, &message, &reach));
+        }
+        match receivers {
             None => {
                 let subject = String::from_utf8_lossy(op.subject);
                 self.complain(&format!(
@@ -300,6 +308,10 @@ impl Session {
             burst.release(&mut self.fanout);
             self.fanout.flush();
         }
+    }
+
+    fn is_answer(&self, subject: &[u8]) -> bool {
+        !has_prefix(subject, &RESERVED_SUBJECTS) && self.outbound.may_answer(subject)
     }
 
     fn may_publish(&self, subject: &[u8]) -> bool {

@@ -20,7 +20,11 @@ fn set(allow: &[&str], deny: &[&str]) -> SubjectSet {
 }
 
 fn active(publish: SubjectSet, subscribe: SubjectSet) -> Grant {
-    Grant::Active(Arc::new(Permissions { publish, subscribe }))
+    Grant::Active(Arc::new(Permissions {
+        publish,
+        subscribe,
+        responses: None,
+    }))
 }
 
 #[tokio::test]
