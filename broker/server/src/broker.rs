@@ -13,10 +13,12 @@ use unibus_proto::NodeId;
 use unibus_proto::encoder;
 use unibus_proto::handshake::ServerInfo;
 
+use crate::accounts::{self, AccountOptions, AccountsError};
 use crate::lameduck::{self, LameDuck};
 use crate::listener;
 use crate::options::{BrokerOptions, Limits};
 use crate::outbound::Close;
+use crate::plane::{Internal, Plane};
 use crate::ports::{AuthError, Authenticator, Events, Publication, Service};
 use crate::query;
 use crate::reason::CloseReason;
@@ -28,23 +30,52 @@ use crate::report::{
 use crate::route::{self, Peer, RouteTask};
 use crate::service::ServiceId;
 use crate::settings::{ClientListener, ListenerSettings};
-use crate::shared::{Internal, Shared};
-use crate::stats::BrokerStats;
+use crate::shared::Shared;
+use crate::stats::{BrokerStats, read};
 use crate::violation::Violation;
 
 /// A broker. Cheap to clone; all clones are the same broker.
 #[derive(Clone, Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
+    /// The account that publishes and services belong to.
+    plane: Arc<Plane>,
 }
 
 impl Broker {
     /// A broker that serves nobody yet.
     #[must_use]
     pub fn new(options: BrokerOptions, authenticator: Arc<dyn Authenticator>) -> Self {
+        let shared = Arc::new(Shared::new(options, authenticator));
         Self {
-            shared: Arc::new(Shared::new(options, authenticator)),
+            plane: Arc::clone(&shared.planes.global),
+            shared,
         }
+    }
+
+    /// The same broker as one account sees it: what is published, subscribed to and served through the
+    /// handle belongs to that account. `$G` is the account of those who name none. `None` = this node
+    /// has too many accounts.
+    #[must_use]
+    pub fn account(&self, name: &str) -> Option<Self> {
+        Some(Self {
+            plane: self.shared.planes.of(Some(name))?,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// Replaces all accounts' exports, imports and limits. Subscriptions of those who are connected
+    /// follow.
+    ///
+    /// # Errors
+    /// [`AccountsError`] says what is wrong; what held before still holds then.
+    pub fn set_accounts(&self, accounts: &[AccountOptions]) -> Result<(), AccountsError> {
+        accounts::set(&self.shared, accounts)
+    }
+
+    /// Names the account whose clients read `acc_is_sys` in INFO.
+    pub fn set_system_account(&self, name: &str) {
+        self.shared.system.store(self.shared.planes.of(Some(name)));
     }
 
     /// Sets the id that this node gives in the hello of each route attached from now on. Call it once,
@@ -75,18 +106,32 @@ impl Broker {
         listener::serve(&self.shared, listener, settings, shutdown).await;
     }
 
-    /// Hands what local clients publish within `filter` (which has to be valid) to `service`.
+    /// Hands what the account's local clients publish within `filter` (which has to be valid) to `service`.
     pub fn add_service(&self, filter: &str, service: Arc<dyn Service>) -> ServiceId {
         let id = self.shared.next_id();
-        self.shared
+        self.plane
             .services
             .rcu(|services| services.with(filter.as_bytes(), id, Arc::clone(&service)));
         ServiceId(id)
     }
 
+    /// The same for the clients of an account. `None` = this node has too many accounts.
+    pub fn add_service_in(
+        &self,
+        account: &str,
+        filter: &str,
+        service: Arc<dyn Service>,
+    ) -> Option<ServiceId> {
+        Some(self.account(account)?.add_service(filter, service))
+    }
+
     /// Ends what [`Self::add_service`] began. A burst in progress may still deliver to it.
     pub fn remove_service(&self, id: ServiceId) {
-        self.shared.services.rcu(|services| services.without(id.0));
+        for plane in self.shared.planes.all() {
+            if plane.services.load().has(id.0) {
+                plane.services.rcu(|services| services.without(id.0));
+            }
+        }
     }
 
     /// Publishes from inside the node. Returns the number of receivers: local subscribers, peers, and
@@ -98,20 +143,20 @@ impl Broker {
     /// Publishes several messages at once: cheaper than one by one. `publish` runs with the subscription
     /// table locked for reading, so it must not wait or take long.
     pub fn batch<T>(&self, publish: impl FnOnce(&mut Internal<'_>) -> T) -> T {
-        self.shared.with_engine(publish)
+        self.plane.with_engine(publish)
     }
 
     /// Whether a local subscriber or a peer wants the literal `subject`. Services don't count.
     #[must_use]
     pub fn has_interest(&self, subject: &[u8]) -> bool {
-        let table = self.shared.table.read_recursive();
+        let table = self.plane.table.read_recursive();
         table.local.sublist().has_match(subject) || table.remote.has_match(subject)
     }
 
     /// Changes whenever local or remote interest may have changed.
     #[must_use]
     pub fn interest_changed(&self) -> watch::Receiver<u64> {
-        self.shared.interest_receiver()
+        self.plane.interest_receiver()
     }
 
     /// Drives one authenticated, ordered byte stream to a peer. A route that the same peer had before
@@ -264,30 +309,28 @@ impl Broker {
     #[must_use]
     pub fn stats(&self) -> BrokerStats {
         let counters = &self.shared.counters;
-        let (subscriptions, remote_interests, routes) = {
-            let table = self.shared.table.read_recursive();
-            (
-                table.local.sublist().len(),
-                table.remote.len(),
-                table.peers_count(),
-            )
-        };
-        BrokerStats {
-            in_msgs: counters.in_msgs.load(Ordering::Relaxed),
-            in_bytes: counters.in_bytes.load(Ordering::Relaxed),
-            out_msgs: counters.out_msgs.load(Ordering::Relaxed),
-            out_bytes: counters.out_bytes.load(Ordering::Relaxed),
-            route_out_msgs: counters.route_out_msgs.load(Ordering::Relaxed),
-            route_in_msgs: counters.route_in_msgs.load(Ordering::Relaxed),
+        let mut stats = BrokerStats {
             connections: counters.connections.load(Ordering::Relaxed),
-            connections_total: counters.connections_total.load(Ordering::Relaxed),
-            slow_consumers: counters.slow_consumers.load(Ordering::Relaxed),
-            stale_connections: counters.stale_connections.load(Ordering::Relaxed),
-            auth_failures: counters.auth_failures.load(Ordering::Relaxed),
-            subscriptions,
-            remote_interests,
-            routes,
-            slow_routes: counters.slow_routes.load(Ordering::Relaxed),
+            connections_total: read(&counters.connections_total),
+            slow_consumers: read(&counters.slow_consumers),
+            stale_connections: read(&counters.stale_connections),
+            auth_failures: read(&counters.auth_failures),
+            slow_routes: read(&counters.slow_routes),
+            ..BrokerStats::default()
+        };
+        for plane in self.shared.planes.all() {
+            let traffic = plane.traffic.read();
+            stats.in_msgs += traffic.in_msgs;
+            stats.in_bytes += traffic.in_bytes;
+            stats.out_msgs += traffic.out_msgs;
+            stats.out_bytes += traffic.out_bytes;
+            stats.route_out_msgs += traffic.route_out_msgs;
+            stats.route_in_msgs += traffic.route_in_msgs;
+            let table = plane.table.read_recursive();
+            stats.subscriptions += table.local.sublist().len();
+            stats.remote_interests += table.remote.len();
+            stats.routes = table.peers_count();
         }
+        stats
     }
 }

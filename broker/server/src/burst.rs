@@ -8,33 +8,36 @@ use std::sync::Arc;
 use parking_lot::RwLockReadGuard;
 
 use crate::fanout::Fanout;
+use crate::plane::Plane;
 use crate::service::ServiceTable;
 use crate::shared::Shared;
 use crate::table::Table;
 
 pub(crate) struct Burst<'a> {
     pub(crate) shared: &'a Shared,
+    pub(crate) plane: &'a Arc<Plane>,
     table: Option<RwLockReadGuard<'a, Table>>,
     services: arc_swap::Guard<Arc<ServiceTable>>,
     interest_changed: bool,
 }
 
 impl<'a> Burst<'a> {
-    pub(crate) fn new(shared: &'a Shared) -> Self {
+    pub(crate) fn new(shared: &'a Shared, plane: &'a Arc<Plane>) -> Self {
         Self {
             shared,
+            plane,
             table: None,
-            services: shared.services.load(),
+            services: plane.services.load(),
             interest_changed: false,
         }
     }
 
     /// The tables to publish with; the engine's cache is good for them.
     pub(crate) fn tables(&mut self, fanout: &mut Fanout) -> (&Table, &ServiceTable) {
-        let shared = self.shared;
+        let plane = self.plane;
         let services = &self.services;
         let table = self.table.get_or_insert_with(|| {
-            let table = shared.table.read();
+            let table = plane.table.read();
             fanout.sync(&table, services);
             table
         });
@@ -60,7 +63,7 @@ impl<'a> Burst<'a> {
     ) -> T {
         self.release(fanout);
         self.interest_changed = true;
-        change(&mut self.shared.table.write())
+        change(&mut self.plane.table.write())
     }
 
     /// Ends the burst: everything staged is on its way when this returns.
@@ -68,10 +71,10 @@ impl<'a> Burst<'a> {
         self.release(fanout);
         fanout.flush();
         self.interest_changed |= fanout.has_expired();
-        fanout.reap(&self.shared.table);
-        self.shared.counters.book(fanout.tally());
+        fanout.reap(&self.plane.table);
+        self.plane.traffic.book(fanout.tally());
         if self.interest_changed {
-            self.shared.interest_changed();
+            self.plane.interest_changed();
         }
     }
 }

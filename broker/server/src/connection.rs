@@ -25,6 +25,7 @@ use crate::burst::Burst;
 use crate::clock;
 use crate::io::Io;
 use crate::outbound::{Close, Status};
+use crate::plane::Plane;
 use crate::ports::{AuthError, Grant};
 use crate::reason::CloseReason;
 use crate::session::Session;
@@ -55,6 +56,8 @@ thread_local! {
 
 pub(crate) struct Connection {
     shared: Arc<Shared>,
+    /// The account's; `$G` before CONNECT.
+    plane: Arc<Plane>,
     session: Session,
     io: Io,
     decoder: Decoder,
@@ -101,6 +104,7 @@ impl Connection {
             last_active: now,
             first_ping: true,
             fed: Vec::new(),
+            plane: Arc::clone(&shared.planes.global),
             shared,
             session,
             io,
@@ -176,13 +180,14 @@ impl Connection {
             } = self.session.outbound.status();
             if nudged {
                 self.follow_limits();
+                self.session.renew_shadows(&self.plane);
             }
             for subscription in expired {
-                self.session.subscriptions.forget(&subscription);
+                self.session.forget(&subscription);
                 if !subscription.is_closed() {
-                    self.shared.table.write().unsubscribe(&subscription);
+                    self.plane.table.write().unsubscribe(&subscription);
                 }
-                self.shared.interest_changed();
+                self.plane.interest_changed();
             }
             if let Some(close) = close {
                 return Poll::Ready(close);
@@ -251,14 +256,37 @@ impl Connection {
 
     /// Acts on the complete operations in `data`. Returns how many bytes they had.
     fn burst(&mut self, data: &[u8]) -> Result<usize, Close> {
-        let shared = Arc::clone(&self.shared);
-        let mut burst = Burst::new(&shared);
         let mut consumed = 0;
+        let ended = loop {
+            let ended = self.act(data, &mut consumed);
+            match self.session.next_plane.take() {
+                // What follows CONNECT belongs to another account.
+                Some(plane) if ended.is_none() => self.plane = plane,
+                _ => break ended,
+            }
+        };
+        self.session.settle_info(&self.shared);
+        self.last_read = self.note_activity();
+        let meter = &self.session.outbound.meter;
+        meter.received(std::mem::take(&mut self.session.received));
+        meter.touch(clock::nanos(self.last_read));
+        if let Some(Violation { reason, .. }) = ended {
+            return Err(Close::AfterFlush(reason));
+        }
+        if self.session.is_admitted() {
+            self.admit_by = None;
+        }
+        Ok(consumed)
+    }
+
+    /// One burst: to the end of `data`, to what ends the connection, or to a change of account.
+    fn act(&mut self, data: &[u8], consumed: &mut usize) -> Option<Violation> {
+        let mut burst = Burst::new(&self.shared, &self.plane);
         let mut ended: Option<Violation> = None;
-        while ended.is_none() {
-            match self.decoder.decode(&data[consumed..]) {
+        while ended.is_none() && self.session.next_plane.is_none() {
+            match self.decoder.decode(&data[*consumed..]) {
                 Ok(Some((op, used))) => {
-                    consumed += used;
+                    *consumed += used;
                     ended = self.session.handle(op, &mut burst).err();
                 }
                 Ok(None) => break,
@@ -271,18 +299,7 @@ impl Connection {
             self.session.complain(text);
         }
         burst.finish(&mut self.session.fanout);
-        self.session.settle_info(&shared);
-        self.last_read = self.note_activity();
-        let meter = &self.session.outbound.meter;
-        meter.received(std::mem::take(&mut self.session.received));
-        meter.touch(clock::nanos(self.last_read));
-        if let Some(Violation { reason, .. }) = ended {
-            return Err(Close::AfterFlush(reason));
-        }
-        if self.session.is_admitted() {
-            self.admit_by = None;
-        }
-        Ok(consumed)
+        ended
     }
 
     /// Returns the time of it.
@@ -390,7 +407,7 @@ impl Connection {
 
     /// Follows a changed grant.
     fn regrant(&mut self) {
-        let result = self.session.regrant(&self.shared);
+        let result = self.session.regrant(&self.shared, &self.plane);
         if let Err(Violation {
             text: Some(text), ..
         }) = &result
@@ -446,18 +463,13 @@ impl Connection {
         let outbound = Arc::clone(&self.session.outbound);
         let reason = outbound.close(reason);
         let subscribed = outbound.meter.subscriptions();
-        let subscriptions = self.session.subscriptions.take();
-        if !subscriptions.is_empty() {
-            for subscription in &subscriptions {
-                self.shared.table.write().unsubscribe(subscription);
-            }
-            self.shared.interest_changed();
-        }
+        self.session.unsubscribe_all(&self.plane);
         self.session.record.unfollow();
         self.shared.regranted.notify_waiters();
         match reason {
             Close::SlowPending | Close::SlowDeadline => {
                 count(&self.shared.counters.slow_consumers);
+                count(&self.plane.slow_consumers);
                 tracing::info!(client_id = outbound.id, ?reason, "slow consumer closed");
             }
             Close::AfterFlush(_) | Close::Shutdown => {

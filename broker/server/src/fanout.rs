@@ -22,7 +22,7 @@ use crate::ports::{Inbound, Origin, Service};
 use crate::rng::Rng;
 use crate::service::ServiceTable;
 use crate::stats::Tally;
-use crate::subscription::{Admit, Subscription};
+use crate::subscription::{Admit, Subscription, Via};
 use crate::table::{Table, TableGeneration};
 
 /// Staged bytes, over all receivers, at which a burst hands over early.
@@ -59,6 +59,8 @@ pub(crate) struct Message<'a> {
 pub(crate) struct Reach<'a> {
     /// Peers too, and queue groups are served from anywhere. False for messages from a route.
     pub(crate) peers: bool,
+    /// The account, for peers; `None` = `$G`.
+    pub(crate) account: Option<&'a str>,
     /// Services too, which see this origin.
     pub(crate) services: Option<&'a Origin>,
     /// The outbound that must not get it (a publisher without echo).
@@ -451,7 +453,7 @@ impl Stage {
             }
         }
         if reach.peers && (!plan.peers.is_empty() || !self.picked.is_empty()) {
-            receivers += self.deliver_to_peers(plan, message);
+            receivers += self.deliver_to_peers(plan, message, reach.account);
         }
         receivers
     }
@@ -492,14 +494,53 @@ impl Stage {
         match subscription.admit() {
             Admit::Yes => {}
             Admit::Last => self.expired.push(Arc::clone(&hop.subscription)),
+            Admit::No => return self.deliver_indirectly(hop, message),
+        }
+        self.write(hop.target, subscription, message, message.shown);
+        true
+    }
+
+    /// To a sink of the node, or to the subscription of another account that this one stands for.
+    #[cold]
+    fn deliver_indirectly(&mut self, hop: &Hop, message: &Message<'_>) -> bool {
+        if hop.subscription.is_closed() {
+            return false;
+        }
+        let (parent, back) = match hop.subscription.via() {
+            None => return false,
+            Some(Via::Sink(sink)) => return sink.take(message),
+            Some(Via::Shadow { parent, back }) => (parent, back),
+        };
+        let Some(shown) = back.apply(message.shown.unwrap_or(message.subject)) else {
+            return false;
+        };
+        if parent.is_checked() && parent.outbound.denies(&shown) {
+            return false;
+        }
+        match parent.admit() {
+            Admit::Yes => {}
+            // Its own table is another one: the connection takes it out.
+            Admit::Last => parent.outbound.expire(Arc::clone(parent)),
             Admit::No => return false,
         }
+        self.write(hop.target, parent, message, Some(&shown));
+        true
+    }
+
+    fn write(
+        &mut self,
+        target: TargetId,
+        subscription: &Subscription,
+        message: &Message<'_>,
+        shown: Option<&[u8]>,
+    ) {
+        let outbound = &*subscription.outbound;
         if let Some(reply) = message.reply
             && outbound.may_owe_answers()
         {
             outbound.asked(reply);
         }
-        let subject = message.shown.unwrap_or(message.subject);
+        let subject = shown.unwrap_or(message.subject);
         let strip = message.header_len > 0 && !outbound.takes_headers();
         let (header_len, data) = if strip {
             (
@@ -509,7 +550,7 @@ impl Stage {
         } else {
             (message.header_len, message.data)
         };
-        let target = self.open(hop.target);
+        let target = self.open(target);
         target.sent.msgs += 1;
         target.sent.bytes += data.len() as u64;
         let out = &mut target.staged;
@@ -523,7 +564,6 @@ impl Stage {
             data,
         );
         self.staged_bytes += out.len() - before;
-        true
     }
 
     /// Chooses a peer for a queue without local members, by weight.
@@ -553,16 +593,21 @@ impl Stage {
 
     /// One copy for each peer, with the queues it serves. Plain interest and each queue count as one
     /// receiver.
-    fn deliver_to_peers(&mut self, plan: &Plan, message: &Message<'_>) -> usize {
+    fn deliver_to_peers(
+        &mut self,
+        plan: &Plan,
+        message: &Message<'_>,
+        account: Option<&str>,
+    ) -> usize {
         let picked = std::mem::take(&mut self.picked);
         let mut receivers = 0;
         for &target in &plan.peers {
-            receivers += usize::from(self.deliver_to_peer(target, &picked, message));
+            receivers += usize::from(self.deliver_to_peer(target, &picked, message, account));
         }
         for (at, (target, _)) in picked.iter().enumerate() {
             let sent = plan.peers.contains(target) || picked[..at].iter().any(|p| p.0 == *target);
             if !sent {
-                receivers += usize::from(self.deliver_to_peer(*target, &picked, message));
+                receivers += usize::from(self.deliver_to_peer(*target, &picked, message, account));
             }
         }
         self.picked = picked;
@@ -574,6 +619,7 @@ impl Stage {
         target: TargetId,
         picked: &[(TargetId, Arc<[u8]>)],
         message: &Message<'_>,
+        account: Option<&str>,
     ) -> bool {
         if self.targets[target as usize].outbound.is_closed() {
             return false;
@@ -591,7 +637,7 @@ impl Stage {
             .map(|pick| &*pick.1);
         let out = &mut self.open(target).staged;
         let before = out.len();
-        let sent = route::message(out, &outgoing, queues);
+        let sent = route::in_account(out, account, |out| route::message(out, &outgoing, queues));
         self.staged_bytes += out.len() - before;
         self.tally.route_out_msgs += u64::from(sent);
         sent

@@ -4,11 +4,13 @@
 //! messages with the brokers of other nodes over byte streams that the caller provides, and hands what
 //! its own clients publish to in-process services. It knows neither raft nor storage nor QUIC.
 
+mod accounts;
 mod broker;
 mod burst;
 mod certificate;
 mod clock;
 mod connection;
+mod exchange;
 mod fanout;
 mod io;
 mod lameduck;
@@ -19,6 +21,7 @@ mod options;
 mod outbound;
 mod places;
 mod plan;
+mod plane;
 mod ports;
 mod query;
 mod reason;
@@ -39,10 +42,12 @@ mod violation;
 mod websocket;
 mod wire;
 
+pub use accounts::{AccountOptions, AccountsError, Export, Import, ResponseType, ShareKind};
 pub use broker::Broker;
 pub use certificate::{CertificateError, CertificateIdentity};
 pub use lameduck::LameDuck;
 pub use options::{BrokerOptions, Limits};
+pub use plane::Internal;
 pub use ports::{
     Admission, AuthError, AuthRequest, Authenticator, Events, Grant, Inbound, Origin, Publication,
     Service, UserLimits,
@@ -56,7 +61,6 @@ pub use report::{
 pub use route::{Peer, RouteTask};
 pub use service::ServiceId;
 pub use settings::{ClientListener, ListenerSettings};
-pub use shared::Internal;
 pub use stats::BrokerStats;
 pub use tls::{HandshakeFirst, TlsSettings};
 pub use websocket::{OriginError, OriginRule, WebSocketSettings};

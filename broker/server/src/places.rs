@@ -5,8 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
+
+use crate::plane::Plane;
+use crate::stats::count;
 
 #[derive(Debug, Default)]
 pub(crate) struct Places(Mutex<HashMap<Arc<str>, usize>>);
@@ -47,6 +51,34 @@ impl Drop for Place {
                 taken.remove(&self.name);
             }
         }
+    }
+}
+
+/// Counts a connection for its account as long as it belongs to it.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Plane>);
+
+impl Seat {
+    /// A seat, unless the account's connections are as many as they may be.
+    pub(crate) fn take(plane: &Arc<Plane>) -> Option<Self> {
+        let most = plane.exchange.load().limits.connections_max;
+        let taken = plane.connections.fetch_add(1, Ordering::Relaxed);
+        let seat = Self(Arc::clone(plane));
+        if most.is_some_and(|most| taken >= most) {
+            return None;
+        }
+        count(&plane.connections_total);
+        Some(seat)
+    }
+
+    pub(crate) fn is_in(&self, plane: &Arc<Plane>) -> bool {
+        Arc::ptr_eq(&self.0, plane)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

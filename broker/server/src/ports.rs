@@ -90,6 +90,21 @@ pub struct UserLimits {
     pub connections_max: Option<usize>,
 }
 
+impl UserLimits {
+    /// The smaller of both limits; `connections_max` counts something else for each and stays.
+    pub(crate) fn within(self, other: Self) -> Self {
+        let smaller = |own: Option<usize>, other: Option<usize>| match (own, other) {
+            (Some(own), Some(other)) => Some(own.min(other)),
+            (own, other) => own.or(other),
+        };
+        Self {
+            subscriptions_max: smaller(self.subscriptions_max, other.subscriptions_max),
+            payload_bytes_max: smaller(self.payload_bytes_max, other.payload_bytes_max),
+            connections_max: self.connections_max,
+        }
+    }
+}
+
 /// What a client may do at the moment.
 #[derive(Clone, Debug)]
 pub enum Grant {

@@ -4,15 +4,17 @@
 //! publishers go on meanwhile, subscribers wait for it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use unibus_proto::subject;
 
-use crate::registry::Record;
+use crate::plane::Plane;
 use crate::report::{
     self, AccountReport, ConnectionPage, ConnectionQuery, ConnectionReport, ConnectionState,
     GLOBAL_ACCOUNT, SubscriptionPage, SubscriptionQuery, SubscriptionReport,
 };
 use crate::shared::Shared;
+use crate::stats::read;
 use crate::subscription::Subscription;
 
 pub(crate) fn connections(shared: &Shared, query: &ConnectionQuery) -> ConnectionPage {
@@ -70,27 +72,25 @@ pub(crate) fn subscriptions(shared: &Shared, query: &SubscriptionQuery) -> Subsc
     }
 }
 
-/// Every account that has or had clients, by name.
+/// `$G` and every other account, by name.
 pub(crate) fn accounts(shared: &Shared) -> Vec<AccountReport> {
-    let counters = &shared.counters;
-    let load =
-        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
-    let records = shared.registry.records();
-    vec![AccountReport {
-        name: GLOBAL_ACCOUNT.to_owned(),
-        connections: records.len(),
-        connections_total: load(&counters.connections_total),
-        subscriptions: records.iter().map(|r| subscribed(r)).sum(),
-        in_msgs: load(&counters.in_msgs),
-        in_bytes: load(&counters.in_bytes),
-        out_msgs: load(&counters.out_msgs),
-        out_bytes: load(&counters.out_bytes),
-        slow_consumers: load(&counters.slow_consumers),
-    }]
+    let planes = shared.planes.all();
+    planes.iter().map(|plane| account(plane)).collect()
 }
 
-fn subscribed(record: &Record) -> usize {
-    record.outbound.meter.subscriptions()
+fn account(plane: &Plane) -> AccountReport {
+    let traffic = plane.traffic.read();
+    AccountReport {
+        name: plane.name().to_owned(),
+        connections: plane.connections.load(Ordering::Relaxed),
+        connections_total: read(&plane.connections_total),
+        subscriptions: plane.table.read_recursive().local.sublist().len(),
+        in_msgs: traffic.in_msgs,
+        in_bytes: traffic.in_bytes,
+        out_msgs: traffic.out_msgs,
+        out_bytes: traffic.out_bytes,
+        slow_consumers: read(&plane.slow_consumers),
+    }
 }
 
 fn is_wanted(query: &ConnectionQuery, report: &ConnectionReport) -> bool {
@@ -117,23 +117,25 @@ fn subscriptions_by_connection(shared: &Shared) -> HashMap<u64, Vec<Subscription
 }
 
 fn for_each_subscription(shared: &Shared, mut visit: impl FnMut(SubscriptionReport)) {
-    let table = shared.table.read_recursive();
-    let sublist = table.local.sublist();
     let mut filter = Vec::new();
-    sublist.for_each(|handle, _, members| {
-        filter.clear();
-        sublist.filter_of(handle, &mut filter);
-        for subscription in members {
-            visit(report_of(subscription, &filter));
-        }
-    });
+    for plane in shared.planes.all() {
+        let table = plane.table.read_recursive();
+        let sublist = table.local.sublist();
+        sublist.for_each(|handle, _, members| {
+            filter.clear();
+            sublist.filter_of(handle, &mut filter);
+            for subscription in members.iter().filter(|s| s.via().is_none()) {
+                visit(report_of(&plane, subscription, &filter));
+            }
+        });
+    }
 }
 
-fn report_of(subscription: &Subscription, filter: &[u8]) -> SubscriptionReport {
+fn report_of(plane: &Plane, subscription: &Subscription, filter: &[u8]) -> SubscriptionReport {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     SubscriptionReport {
         cid: subscription.outbound.id,
-        account: None,
+        account: plane.account.clone(),
         subject: text(filter),
         queue: subscription.queue.as_deref().map(text),
         sid: text(&subscription.sid),

@@ -3,6 +3,7 @@
 //! Owns the stream and its end. Messages that come in go to local subscribers only, so none travels
 //! two hops. Must never know QUIC, nor reconnect: the mesh does.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ use unibus_proto::NodeId;
 use unibus_proto::route::{self as wire, RouteDecodeError, RouteLimits, RouteOp};
 
 use crate::burst::Burst;
-use crate::fanout::{Fanout, Message};
+use crate::fanout::{Fanout, Message, Stalling};
 use crate::outbound::{Close, Outbound, poll_work};
+use crate::plane::Plane;
 use crate::shared::{NODE_UNKNOWN, Shared};
 use crate::stats::count;
-use crate::table::PeerSlot;
 
 /// Bytes one read takes at most when no larger frame is expected.
 const READ_BYTES: usize = 128 * 1024;
@@ -61,15 +62,11 @@ where
         shared.limits().route_pending_bytes_max,
         None,
     ));
-    let slot = {
-        let mut table = shared.table.write();
-        table.attach(this, peer.id, &outbound)
-    };
+    shared.planes.attach(this, peer.id, &outbound);
     tokio::spawn(async move {
         let route = Route {
             shared: Arc::clone(&shared),
             peer,
-            slot,
             outbound,
         };
         tokio::select! {
@@ -88,12 +85,66 @@ enum Broken {
     /// The stream leads elsewhere than the mesh authenticated.
     #[error("the other end says that it is node {0}")]
     OtherNode(NodeId),
+    /// An account that this node can't have.
+    #[error("account {0:?} has no valid name, or this node has too many accounts")]
+    Account(String),
+}
+
+/// The delivery engine for one account's frames.
+struct Lane {
+    plane: Arc<Plane>,
+    fanout: Fanout,
+}
+
+struct Lanes {
+    global: Lane,
+    named: HashMap<Box<[u8]>, Lane>,
+}
+
+impl Lanes {
+    fn new(shared: &Shared) -> Self {
+        Self {
+            global: Lane::new(Arc::clone(&shared.planes.global)),
+            named: HashMap::new(),
+        }
+    }
+
+    /// The lane of an account other than `$G`.
+    fn of(&mut self, name: &[u8], shared: &Shared) -> Result<&mut Lane, Broken> {
+        if !self.named.contains_key(name) {
+            let refused = || Broken::Account(String::from_utf8_lossy(name).into_owned());
+            let text = std::str::from_utf8(name).map_err(|_| refused())?;
+            let plane = shared.planes.of(Some(text)).ok_or_else(refused)?;
+            if plane.account.is_none() {
+                return Err(refused());
+            }
+            self.named.insert(name.into(), Lane::new(plane));
+        }
+        self.named
+            .get_mut(name)
+            .ok_or_else(|| Broken::Account(String::from_utf8_lossy(name).into_owned()))
+    }
+
+    fn take_stalling(&mut self) -> Option<Stalling> {
+        let lanes = std::iter::once(&mut self.global).chain(self.named.values_mut());
+        lanes
+            .filter_map(|lane| lane.fanout.take_stalling())
+            .max_by_key(|stalling| stalling.pending)
+    }
+}
+
+impl Lane {
+    fn new(plane: Arc<Plane>) -> Self {
+        Self {
+            plane,
+            fanout: Fanout::new(),
+        }
+    }
 }
 
 struct Route {
     shared: Arc<Shared>,
     peer: Peer,
-    slot: PeerSlot,
     outbound: Arc<Outbound>,
 }
 
@@ -142,7 +193,7 @@ impl Route {
         let limits = RouteLimits {
             frame_bytes_max: payload_max + FRAME_OVERHEAD_BYTES,
         };
-        let mut fanout = Fanout::new();
+        let mut lanes = Lanes::new(&self.shared);
         let mut buffer = BytesMut::new();
         loop {
             let wanted = wire::frame_bytes(&buffer)
@@ -153,10 +204,10 @@ impl Route {
                 Ok(read) if read > 0 => {}
                 Ok(_) | Err(_) => return,
             }
-            match self.burst(&buffer, &limits, &mut fanout) {
+            match self.act(&buffer, &limits, &mut lanes) {
                 Ok(consumed) => {
                     buffer.advance(consumed);
-                    if let Some(stalling) = fanout.take_stalling() {
+                    if let Some(stalling) = lanes.take_stalling() {
                         stalling.wait(self.shared.limits().stall).await;
                     }
                 }
@@ -173,24 +224,51 @@ impl Route {
         node == self.peer.id || node == NODE_UNKNOWN
     }
 
+    /// Acts on the whole frames in `data`: one burst for each run of frames of one account.
+    fn act(&self, data: &[u8], limits: &RouteLimits, lanes: &mut Lanes) -> Result<usize, Broken> {
+        let mut consumed = 0;
+        loop {
+            let before = consumed;
+            let lane = match wire::decode(&data[consumed..], limits).map_err(Broken::Frame)? {
+                Some((RouteOp::Account { name, .. }, _)) => lanes.of(name, &self.shared)?,
+                Some(_) => &mut lanes.global,
+                None => return Ok(consumed),
+            };
+            self.burst(data, limits, lane, &mut consumed)?;
+            debug_assert!(consumed > before, "a lane takes its first frame");
+        }
+    }
+
+    /// One burst: up to the first frame of another account.
     fn burst(
         &self,
         data: &[u8],
         limits: &RouteLimits,
-        fanout: &mut Fanout,
-    ) -> Result<usize, Broken> {
-        let mut burst = Burst::new(&self.shared);
-        let mut consumed = 0;
+        lane: &mut Lane,
+        consumed: &mut usize,
+    ) -> Result<(), Broken> {
+        let Lane { plane, fanout } = lane;
+        let own = plane.account.as_deref().map(str::as_bytes);
+        let mut burst = Burst::new(&self.shared, plane);
         let result = loop {
-            match wire::decode(&data[consumed..], limits) {
+            match wire::decode(&data[*consumed..], limits) {
                 Ok(Some((RouteOp::Hello { node }, _))) if !self.is_peer(node) => {
                     break Err(Broken::OtherNode(node));
                 }
-                Ok(Some((op, used))) => {
-                    consumed += used;
+                Ok(Some((RouteOp::Account { name, frame }, used))) if own == Some(name) => {
+                    *consumed += used;
+                    match wire::decode(frame, limits) {
+                        Ok(Some((op, _))) => self.handle(op, &mut burst, fanout),
+                        Ok(None) => {}
+                        Err(error) => break Err(Broken::Frame(error)),
+                    }
+                }
+                Ok(Some((RouteOp::Account { .. }, _))) => break Ok(()),
+                Ok(Some((op, used))) if own.is_none() => {
+                    *consumed += used;
                     self.handle(op, &mut burst, fanout);
                 }
-                Ok(None) => break Ok(consumed),
+                Ok(_) => break Ok(()),
                 Err(error) => break Err(Broken::Frame(error)),
             }
         };
@@ -217,9 +295,7 @@ impl Route {
                 }
             }
             RouteOp::Interest(change) => {
-                burst.change(fanout, |table| {
-                    table.hear(self.slot, &self.outbound, change)
-                });
+                burst.change(fanout, |table| table.hear(&self.outbound, change));
             }
             RouteOp::Ping => {
                 self.outbound.append_with(wire::pong);
@@ -231,15 +307,14 @@ impl Route {
             RouteOp::Synced => {
                 tracing::debug!(peer = %self.peer.name, "interest of the peer is complete");
             }
-            RouteOp::Pong => {}
+            RouteOp::Pong | RouteOp::Account { .. } => {}
         }
     }
 
     fn end(&self) {
         let reason = self.outbound.close(Close::Gone);
-        self.shared.table.write().detach(self.slot, &self.outbound);
+        self.shared.planes.detach(&self.outbound);
         self.outbound.detach();
-        self.shared.interest_changed();
         if matches!(reason, Close::SlowPending | Close::SlowDeadline) {
             count(&self.shared.counters.slow_routes);
             tracing::warn!(peer = %self.peer.name, ?reason, "route dropped: the peer lags");

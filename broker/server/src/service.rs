@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use unibus_proto::subject;
 use unibus_proto::sublist::{Sublist, Walk};
 
 use crate::ports::Service;
@@ -40,6 +42,27 @@ impl ServiceTable {
         next.sublist.retain(|entry| entry.id != id);
         // An unchanged table is a change of nothing; a changed one has a higher generation already.
         next
+    }
+
+    /// What has to be awaited before the services that may want subjects within `filter` take more.
+    pub(crate) fn behind(&self, filter: &[u8]) -> Vec<BoxFuture<'static, ()>> {
+        let mut behind = Vec::new();
+        let mut own = Vec::new();
+        self.sublist.for_each(|handle, _, entries| {
+            own.clear();
+            self.sublist.filter_of(handle, &mut own);
+            if subject::collide(&own, filter) {
+                behind.extend(entries.iter().filter_map(|entry| entry.service.ready()));
+            }
+        });
+        behind
+    }
+
+    pub(crate) fn has(&self, id: u64) -> bool {
+        let mut found = false;
+        self.sublist
+            .for_each(|_, _, entries| found |= entries.iter().any(|entry| entry.id == id));
+        found
     }
 
     /// Adds each service that wants `subject` to `out`, once.

@@ -21,17 +21,20 @@ use crate::certificate::CertificateIdentity;
 use crate::fanout::{Fanout, Message, Reach};
 use crate::meter::Amount;
 use crate::outbound::Outbound;
-use crate::places::Place;
+use crate::places::{Place, Seat};
+use crate::plane::Plane;
 use crate::ports::{Grant, Origin, UserLimits};
 use crate::reason::CloseReason;
 use crate::registry::Record;
-use crate::report::GLOBAL_ACCOUNT;
 use crate::settings::Greeting;
 use crate::shared::Shared;
 use crate::subscription::{SidTable, Subscription};
 use crate::violation::{Violation, subscription_violation, too_many_tokens};
 
 mod admission;
+mod shadows;
+
+use shadows::Shadows;
 
 /// Replies that clients may not ask for, and subjects they may not publish to (nats-surface §1.9).
 const RESERVED_REPLIES: [&[u8]; 3] = [b"_R_.", b"$JS.ACK.", b"_GR_."];
@@ -55,6 +58,11 @@ pub(crate) struct Session {
     grant: Option<watch::Receiver<Grant>>,
     limits: UserLimits,
     place: Option<Place>,
+    /// Counts the connection for its account.
+    seat: Option<Seat>,
+    /// The plane that CONNECT has chosen; what follows it belongs there.
+    pub(crate) next_plane: Option<Arc<Plane>>,
+    shadows: Shadows,
     /// When the credentials end.
     pub(crate) expires_at: Option<Instant>,
     /// A grant whose changes the connection's task doesn't await yet.
@@ -115,6 +123,9 @@ impl Session {
             grant: None,
             limits: UserLimits::default(),
             place: None,
+            seat: None,
+            next_plane: None,
+            shadows: Shadows::default(),
             expires_at: None,
             new_grant: None,
             pings_out: 0,
@@ -201,9 +212,14 @@ impl Session {
         encoder::pong(self.lines());
         if std::mem::take(&mut self.flags.info_owed) {
             self.told_info = Some(burst.shared.info.load_full());
+            let system = burst.shared.system.load();
+            let is_system = system
+                .as_ref()
+                .is_some_and(|plane| Arc::ptr_eq(plane, burst.plane));
             let info = ServerInfo {
                 connect_info: true,
-                remote_account: Some(GLOBAL_ACCOUNT.into()),
+                remote_account: Some(burst.plane.name().into()),
+                acc_is_sys: is_system,
                 ..self.info(burst.shared)
             };
             encoder::info(self.lines(), &info);
@@ -272,6 +288,7 @@ impl Session {
         let except = (!self.flags.echo).then_some(self.outbound.id);
         let reach = Reach {
             peers: true,
+            account: burst.plane.account.as_deref(),
             services: Some(&self.origin),
             except,
         };
@@ -364,10 +381,11 @@ impl Session {
         burst.change(&mut self.fanout, |table| {
             table.subscribe(filter, &subscription);
         });
+        self.shadows.add(burst.plane, filter, &subscription);
         self.subscriptions.insert(subscription);
         // A grant that came meanwhile may refuse it.
         if self.has_new_grant() {
-            self.regrant(burst.shared)?;
+            self.regrant(burst.shared, burst.plane)?;
         }
         if self.subscriptions.get(sid).is_some() {
             self.acknowledge();
@@ -410,6 +428,30 @@ impl Session {
         Ok(())
     }
 
+    /// Takes a subscription out that is no longer in the table.
+    pub(crate) fn forget(&mut self, subscription: &Arc<Subscription>) {
+        self.subscriptions.forget(subscription);
+        self.shadows.drop_of(subscription);
+    }
+
+    /// Ends all subscriptions.
+    pub(crate) fn unsubscribe_all(&mut self, plane: &Plane) {
+        let subscriptions = self.subscriptions.take();
+        self.shadows.drop_all();
+        if subscriptions.is_empty() {
+            return;
+        }
+        for subscription in &subscriptions {
+            plane.table.write().unsubscribe(subscription);
+        }
+        plane.interest_changed();
+    }
+
+    /// Follows changed imports of the account.
+    pub(crate) fn renew_shadows(&mut self, plane: &Arc<Plane>) {
+        self.shadows.renew(plane, self.subscriptions.iter());
+    }
+
     fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>, burst: &mut Burst<'_>) {
         if let Some(subscription) = self.subscriptions.get(sid).cloned() {
             let kept = burst.change(&mut self.fanout, |table| {
@@ -421,6 +463,7 @@ impl Session {
             });
             if !kept {
                 self.subscriptions.remove(sid);
+                self.shadows.drop_of(&subscription);
             }
         }
         self.acknowledge();

@@ -3,33 +3,30 @@
 //! Owns the tables, the counters, the registry of connections and the pool of engines for publishes
 //! from inside the node.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use unibus_proto::NodeId;
 use unibus_proto::encoder;
 use unibus_proto::handshake::ServerInfo;
 
-use crate::fanout::{Fanout, Message, Reach};
+use crate::exchange::Answers;
 use crate::options::{BrokerOptions, Limits};
-use crate::outbound::Close;
+use crate::outbound::{Close, Outbound};
 use crate::places::Places;
-use crate::ports::{Authenticator, Events, Origin, Publication};
+use crate::plane::{Plane, Planes};
+use crate::ports::{Authenticator, Events};
 use crate::reason::CloseReason;
 use crate::registry::{Record, Registry};
-use crate::service::ServiceTable;
 use crate::stats::Counters;
-use crate::table::Table;
 
 /// The id of a node that was not told its own.
 pub(crate) const NODE_UNKNOWN: NodeId = NodeId(0);
-
-/// Engines kept for later internal publishes.
-const ENGINES_KEPT_MAX: usize = 8;
 
 pub(crate) struct Shared {
     pub(crate) options: BrokerOptions,
@@ -37,8 +34,13 @@ pub(crate) struct Shared {
     auth_required: AtomicBool,
     pub(crate) auth: Arc<dyn Authenticator>,
     pub(crate) info: ArcSwap<ServerInfo>,
-    pub(crate) table: RwLock<Table>,
-    pub(crate) services: ArcSwap<ServiceTable>,
+    pub(crate) planes: Planes,
+    /// The account of `$SYS`.
+    pub(crate) system: ArcSwapOption<Plane>,
+    /// By account: what its services owe to others.
+    pub(crate) answers: Mutex<HashMap<Arc<str>, Arc<Answers>>>,
+    /// The receiver of what stays inside the node; nothing is ever written to it.
+    pub(crate) inner: Arc<Outbound>,
     pub(crate) counters: Counters,
     /// This node, or [`NODE_UNKNOWN`].
     pub(crate) node: ArcSwap<NodeId>,
@@ -51,12 +53,9 @@ pub(crate) struct Shared {
     /// No more clients are accepted.
     pub(crate) closing: watch::Sender<bool>,
     events: ArcSwapOption<Box<dyn Events>>,
-    engines: Mutex<Vec<Fanout>>,
-    interest: watch::Sender<u64>,
     /// A connection ended.
     pub(crate) gone: Notify,
     next_id: AtomicU64,
-    internal: Origin,
 }
 
 impl Shared {
@@ -67,8 +66,10 @@ impl Shared {
             auth_required: AtomicBool::new(options.auth_required),
             options,
             auth,
-            table: RwLock::new(Table::default()),
-            services: ArcSwap::default(),
+            planes: Planes::new(),
+            system: ArcSwapOption::empty(),
+            answers: Mutex::default(),
+            inner: Arc::new(Outbound::new(0, usize::MAX, None)),
             counters: Counters::default(),
             node: ArcSwap::from_pointee(NODE_UNKNOWN),
             registry: Registry::default(),
@@ -77,14 +78,8 @@ impl Shared {
             stopped: AtomicBool::new(false),
             closing: watch::Sender::new(false),
             events: ArcSwapOption::empty(),
-            engines: Mutex::new(Vec::new()),
-            interest: watch::Sender::new(0),
             gone: Notify::new(),
             next_id: AtomicU64::new(1),
-            internal: Origin {
-                internal: true,
-                ..Origin::default()
-            },
         }
     }
 
@@ -116,62 +111,6 @@ impl Shared {
 
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn interest_receiver(&self) -> watch::Receiver<u64> {
-        self.interest.subscribe()
-    }
-
-    /// Tells those who watch that local or remote interest changed.
-    pub(crate) fn interest_changed(&self) {
-        if self.interest.receiver_count() > 0 {
-            self.interest.send_modify(|generation| *generation += 1);
-        }
-    }
-
-    /// Runs `publish` with an engine under the table's read lock, then lets the receivers' tasks write.
-    pub(crate) fn with_engine<T>(&self, publish: impl FnOnce(&mut Internal<'_>) -> T) -> T {
-        let kept = self.engines.lock().pop();
-        let mut engine = kept.unwrap_or_else(Fanout::new);
-        let services = self.services.load();
-        let result = {
-            // Recursive: a service may publish from `deliver`, inside its publisher's burst.
-            let table = self.table.read_recursive();
-            engine.sync(&table, &services);
-            let result = publish(&mut Internal {
-                engine: &mut engine,
-                table: &table,
-                services: &services,
-                origin: &self.internal,
-            });
-            engine.hand_over();
-            result
-        };
-        engine.wake();
-        self.finish(engine);
-        result
-    }
-
-    fn finish(&self, mut engine: Fanout) {
-        self.counters.book(engine.tally());
-        engine.take_stalling();
-        engine.take_fed().for_each(drop);
-        if engine.has_expired() {
-            self.reap_later(&mut engine);
-        }
-        let mut engines = self.engines.lock();
-        if engines.len() < ENGINES_KEPT_MAX {
-            engines.push(engine);
-        }
-    }
-
-    /// An internal publish may run inside a burst, under the table's read lock: then the write lock can
-    /// only be taken elsewhere. The subscriptions count no more deliveries meanwhile.
-    fn reap_later(&self, engine: &mut Fanout) {
-        for subscription in engine.take_expired() {
-            let outbound = Arc::clone(&subscription.outbound);
-            outbound.expire(subscription);
-        }
     }
 
     pub(crate) fn set_events(&self, events: Box<dyn Events>) {
@@ -267,43 +206,6 @@ fn server_info(options: &BrokerOptions) -> ServerInfo {
         ws_connect_urls: options.ws_connect_urls.clone(),
         api_lvl: options.api_level,
         ..ServerInfo::default()
-    }
-}
-
-/// Publishes from inside the node, several at once: see [`crate::Broker::batch`].
-#[derive(Debug)]
-pub struct Internal<'a> {
-    engine: &'a mut Fanout,
-    table: &'a Table,
-    services: &'a ServiceTable,
-    origin: &'a Origin,
-}
-
-impl Internal<'_> {
-    /// Publishes one message. Returns the number of receivers: local, peers and services.
-    pub fn publish(&mut self, publication: Publication<'_>) -> usize {
-        let message = Message {
-            subject: publication.subject,
-            shown: publication.shown,
-            reply: publication.reply,
-            header_len: publication.header_len,
-            data: publication.data,
-        };
-        let services = publication.capture.then_some(self.origin);
-        let reach = Reach {
-            peers: true,
-            services,
-            except: None,
-        };
-        let receivers = self
-            .engine
-            .publish(self.table, self.services, &message, &reach, |_| true)
-            .unwrap_or(0);
-        if self.engine.is_full() {
-            self.engine.hand_over();
-            self.engine.wake();
-        }
-        receivers
     }
 }
 

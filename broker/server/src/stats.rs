@@ -39,20 +39,26 @@ pub struct BrokerStats {
     pub slow_routes: u64,
 }
 
+/// What happened once for the whole node.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) in_msgs: AtomicU64,
-    pub(crate) in_bytes: AtomicU64,
-    pub(crate) out_msgs: AtomicU64,
-    pub(crate) out_bytes: AtomicU64,
-    pub(crate) route_out_msgs: AtomicU64,
-    pub(crate) route_in_msgs: AtomicU64,
     pub(crate) connections: AtomicUsize,
     pub(crate) connections_total: AtomicU64,
     pub(crate) slow_consumers: AtomicU64,
     pub(crate) stale_connections: AtomicU64,
     pub(crate) auth_failures: AtomicU64,
     pub(crate) slow_routes: AtomicU64,
+}
+
+/// What one account has sent and received.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    in_msgs: AtomicU64,
+    in_bytes: AtomicU64,
+    out_msgs: AtomicU64,
+    out_bytes: AtomicU64,
+    route_out_msgs: AtomicU64,
+    route_in_msgs: AtomicU64,
 }
 
 /// What one burst adds.
@@ -66,7 +72,7 @@ pub(crate) struct Tally {
     pub(crate) route_in_msgs: u64,
 }
 
-impl Counters {
+impl Traffic {
     pub(crate) fn book(&self, tally: &mut Tally) {
         let Tally {
             in_msgs,
@@ -89,8 +95,23 @@ impl Counters {
             }
         }
     }
+
+    pub(crate) fn read(&self) -> Tally {
+        Tally {
+            in_msgs: read(&self.in_msgs),
+            in_bytes: read(&self.in_bytes),
+            out_msgs: read(&self.out_msgs),
+            out_bytes: read(&self.out_bytes),
+            route_out_msgs: read(&self.route_out_msgs),
+            route_in_msgs: read(&self.route_in_msgs),
+        }
+    }
 }
 
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }

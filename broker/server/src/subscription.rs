@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
+use unibus_proto::mapping::Mapping;
 use unibus_proto::subject;
 use unibus_proto::sublist::Handle;
 
+use crate::exchange::Sink;
 use crate::outbound::Outbound;
 
 /// A client's name for a subscription; most are short numbers.
@@ -29,6 +31,19 @@ pub(crate) struct Subscription {
     closed: AtomicBool,
     /// The filter overlaps a deny: each delivery has to be checked.
     checked: AtomicBool,
+    /// Deliveries go another way than into the outbound.
+    via: Option<Box<Via>>,
+}
+
+/// Where deliveries to an indirect subscription go.
+pub(crate) enum Via {
+    /// Into the node.
+    Sink(Arc<dyn Sink>),
+    /// To a subscription of another account, under its names.
+    Shadow {
+        parent: Arc<Subscription>,
+        back: Arc<Mapping>,
+    },
 }
 
 /// Whether one more delivery may be made.
@@ -51,7 +66,28 @@ impl Subscription {
             handle: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             checked: AtomicBool::new(false),
+            via: None,
         }
+    }
+
+    /// A subscription whose deliveries go another way. To [`Self::admit`] it looks exhausted, so that the
+    /// usual delivery doesn't have to ask for it.
+    pub(crate) fn indirect(
+        outbound: Arc<Outbound>,
+        sid: &[u8],
+        queue: Option<&[u8]>,
+        via: Via,
+    ) -> Self {
+        Self {
+            max: AtomicU64::new(1),
+            delivered: AtomicU64::new(1),
+            via: Some(Box::new(via)),
+            ..Self::new(outbound, sid, queue)
+        }
+    }
+
+    pub(crate) fn via(&self) -> Option<&Via> {
+        self.via.as_deref()
     }
 
     /// Counts one delivery. Exact also when several publishers deliver at once.

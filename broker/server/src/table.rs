@@ -29,6 +29,8 @@ pub(crate) struct Table {
     peers: Vec<Option<Peer>>,
     /// Counts peers that came or went.
     peers_generation: u64,
+    /// The account; `None` = `$G`.
+    account: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,6 +44,13 @@ struct Peer {
 pub(crate) struct TableGeneration(u64, u64, u64);
 
 impl Table {
+    pub(crate) fn new(account: Option<Arc<str>>) -> Self {
+        Self {
+            account,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn generation(&self) -> TableGeneration {
         let local = self.local.sublist().generation();
         TableGeneration(local, self.remote.generation(), self.peers_generation)
@@ -129,14 +138,9 @@ impl Table {
         refused
     }
 
-    /// Adds a peer, whose outbound gets the hello and the whole table first. A route that the same node
-    /// had before is closed.
-    pub(crate) fn attach(
-        &mut self,
-        this: NodeId,
-        node: NodeId,
-        outbound: &Arc<Outbound>,
-    ) -> PeerSlot {
+    /// Adds a peer, whose outbound gets the whole table first. A route that the same node had before is
+    /// closed.
+    pub(crate) fn attach(&mut self, node: NodeId, outbound: &Arc<Outbound>) {
         if let Some(old) = self
             .peers
             .iter()
@@ -145,32 +149,36 @@ impl Table {
             self.drop_slot(old as PeerSlot);
         }
         let mut out = BytesMut::new();
-        route::hello(&mut out, this);
-        self.local
-            .for_each(|change| route::interest(&mut out, change));
-        route::synced(&mut out);
+        let account = self.account.as_deref();
+        self.local.for_each(|change| {
+            route::in_account(&mut out, account, |out| route::interest(out, change));
+        });
         outbound.append(&mut out, Amount::default(), clock::now());
         self.peers_generation += 1;
         let peer = Some(Peer {
             node,
             outbound: Arc::clone(outbound),
         });
-        if let Some(free) = self.peers.iter().position(Option::is_none) {
-            self.peers[free] = peer;
-            return free as PeerSlot;
+        match self.peers.iter().position(Option::is_none) {
+            Some(free) => self.peers[free] = peer,
+            None => self.peers.push(peer),
         }
-        self.peers.push(peer);
-        (self.peers.len() - 1) as PeerSlot
     }
 
-    /// Removes a peer, unless another route took the slot over.
-    pub(crate) fn detach(&mut self, slot: PeerSlot, outbound: &Arc<Outbound>) {
-        if self
-            .peer(slot)
-            .is_some_and(|known| Arc::ptr_eq(known, outbound))
-        {
+    /// Removes a peer, unless another route took its place.
+    pub(crate) fn detach(&mut self, outbound: &Arc<Outbound>) {
+        if let Some(slot) = self.slot_of(outbound) {
             self.drop_slot(slot);
         }
+    }
+
+    fn slot_of(&self, outbound: &Arc<Outbound>) -> Option<PeerSlot> {
+        let is_it = |peer: &Option<Peer>| {
+            peer.as_ref()
+                .is_some_and(|peer| Arc::ptr_eq(&peer.outbound, outbound))
+        };
+        let at = self.peers.iter().position(is_it)?;
+        Some(at as PeerSlot)
     }
 
     fn drop_slot(&mut self, slot: PeerSlot) {
@@ -182,24 +190,18 @@ impl Table {
     }
 
     /// Takes over what a peer said. Nothing once its route has been replaced.
-    pub(crate) fn hear(
-        &mut self,
-        slot: PeerSlot,
-        from: &Arc<Outbound>,
-        change: InterestChange<'_>,
-    ) {
-        if self
-            .peer(slot)
-            .is_some_and(|known| Arc::ptr_eq(known, from))
-        {
+    pub(crate) fn hear(&mut self, from: &Arc<Outbound>, change: InterestChange<'_>) {
+        if let Some(slot) = self.slot_of(from) {
             self.remote.set(slot, change);
         }
     }
 
     fn tell(&self, change: InterestChange<'_>) {
+        let account = self.account.as_deref();
         for peer in self.peers.iter().flatten() {
-            peer.outbound
-                .append_with(|out| route::interest(out, change));
+            peer.outbound.append_with(|out| {
+                route::in_account(out, account, |out| route::interest(out, change));
+            });
             peer.outbound.wake();
         }
     }

@@ -12,6 +12,8 @@ use unibus_proto::permissions::Permissions;
 
 use super::{Flags, Session};
 use crate::burst::Burst;
+use crate::places::Seat;
+use crate::plane::Plane;
 use crate::ports::{Admission, AuthError, AuthRequest, Grant};
 use crate::reason::CloseReason;
 use crate::shared::Shared;
@@ -76,6 +78,7 @@ impl Session {
 
     fn admit(&mut self, admission: Admission, burst: &mut Burst<'_>) -> Result<(), Violation> {
         self.take_place(&admission, burst.shared)?;
+        let plane = self.take_seat(&admission, burst)?;
         self.record.learn(|client| {
             client.user.clone_from(&admission.user);
             client.nkey.clone_from(&admission.identity);
@@ -84,12 +87,19 @@ impl Session {
         });
         self.origin.identity = admission.identity;
         self.origin.internal = admission.internal;
-        self.limits = admission.limits;
+        self.limits = admission.limits.within(plane.exchange.load().limits);
+        self.origin.account.clone_from(&plane.account);
         self.expires_at = admission.expires_at.map(instant_of);
         self.follow(admission.grant);
         self.flags.admitted = true;
         burst.release(&mut self.fanout);
-        self.regrant(burst.shared)?;
+        if !Arc::ptr_eq(&plane, burst.plane) {
+            // What was subscribed to belongs to the account before.
+            self.unsubscribe_all(burst.plane);
+            self.fanout.forget();
+            self.next_plane = Some(Arc::clone(&plane));
+        }
+        self.regrant(burst.shared, &plane)?;
         burst
             .shared
             .tell(|events| events.connected(&self.record.report()));
@@ -106,6 +116,33 @@ impl Session {
         self.place = shared.places.take(&format!("{account}\n{user}"), most);
         match self.place {
             Some(_) => Ok(()),
+            None => Err(Violation::new(
+                "maximum account active connections exceeded",
+                CloseReason::MaxAccountConnectionsExceeded,
+            )),
+        }
+    }
+
+    /// The plane of the client's account, which counts the connection from now on.
+    fn take_seat(
+        &mut self,
+        admission: &Admission,
+        burst: &Burst<'_>,
+    ) -> Result<Arc<Plane>, Violation> {
+        let account = admission.account.as_deref();
+        let Some(plane) = burst.shared.planes.of(account) else {
+            return Err(Violation::new(
+                "Failed Account Registration",
+                CloseReason::MissingAccount,
+            ));
+        };
+        if self.seat.as_ref().is_some_and(|seat| seat.is_in(&plane)) {
+            return Ok(plane);
+        }
+        self.seat = None;
+        self.seat = Seat::take(&plane);
+        match self.seat {
+            Some(_) => Ok(plane),
             None => Err(Violation::new(
                 "maximum account active connections exceeded",
                 CloseReason::MaxAccountConnectionsExceeded,
@@ -156,13 +193,13 @@ impl Session {
     ///
     /// # Errors
     /// [`Violation`] when the identity was revoked.
-    pub(crate) fn regrant(&mut self, shared: &Shared) -> Result<(), Violation> {
+    pub(crate) fn regrant(&mut self, shared: &Shared, plane: &Plane) -> Result<(), Violation> {
         let Some(grant) = &mut self.grant else {
             return Ok(());
         };
         self.record.begin_regrant();
         let grant = grant.borrow_and_update().clone();
-        let result = self.apply(&grant, shared);
+        let result = self.apply(&grant, plane);
         self.record.end_regrant();
         shared.regranted.notify_waiters();
         result
@@ -180,12 +217,12 @@ impl Session {
                 return Ok(());
             }
             burst.release(&mut self.fanout);
-            self.regrant(burst.shared)?;
+            self.regrant(burst.shared, burst.plane)?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, grant: &Grant, shared: &Shared) -> Result<(), Violation> {
+    fn apply(&mut self, grant: &Grant, plane: &Plane) -> Result<(), Violation> {
         let permissions = match grant {
             Grant::Revoked => return Err(AuthError::Revoked.into()),
             Grant::Active(permissions) => Arc::clone(permissions),
@@ -198,15 +235,15 @@ impl Session {
         if self.subscriptions.len() == 0 {
             return Ok(());
         }
-        let refused = shared
+        let refused = plane
             .table
             .write()
             .restrict(&permissions, self.subscriptions.iter());
         for (subscription, filter) in refused {
-            self.subscriptions.forget(&subscription);
+            self.forget(&subscription);
             self.complain(&withdrawn_subscription(&filter, &subscription));
         }
-        shared.interest_changed();
+        plane.interest_changed();
         Ok(())
     }
 }

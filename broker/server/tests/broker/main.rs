@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod accounts;
 mod clients;
 mod core;
 mod limits;

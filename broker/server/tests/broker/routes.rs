@@ -11,7 +11,7 @@ use crate::support::{Node, Raw, until};
 const PIPE_BYTES: usize = 64 * 1024;
 
 /// Nodes in a full mesh.
-async fn mesh(size: usize) -> Vec<Node> {
+pub(crate) async fn mesh(size: usize) -> Vec<Node> {
     let mut nodes = Vec::new();
     for id in 0..size {
         let node = Node::start().await;
@@ -26,7 +26,7 @@ async fn mesh(size: usize) -> Vec<Node> {
     nodes
 }
 
-fn link(nodes: &[Node], a: usize, b: usize) -> (RouteTask, RouteTask) {
+pub(crate) fn link(nodes: &[Node], a: usize, b: usize) -> (RouteTask, RouteTask) {
     let (left, right) = tokio::io::duplex(PIPE_BYTES);
     let peer = |id: usize| Peer {
         id: NodeId(id as u64 + 1),

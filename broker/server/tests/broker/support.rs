@@ -17,7 +17,7 @@ use unibus_proto::permissions::Permissions;
 /// Nothing in these tests takes longer, unless it is broken.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Admits everyone who doesn't say `user: nobody`, with one shared grant.
+/// Admits everyone who doesn't say `user: nobody`, with one shared grant. `name@A` belongs to account `A`.
 pub(crate) struct Anyone {
     grant: watch::Receiver<Grant>,
     limits: UserLimits,
@@ -33,9 +33,12 @@ impl Authenticator for Anyone {
         if request.connect.user.as_deref() == Some("nobody") || certified(&"nobody@example") {
             return Err(AuthError::Refused);
         }
-        let identity = request.connect.user.as_deref().map(Arc::from);
+        let user = request.connect.user.as_deref();
+        let identity = user.map(Arc::from);
+        let account = user.and_then(|user| user.split_once('@'));
         Ok(Admission {
             limits: self.limits,
+            account: account.map(|(_, account)| Arc::from(account)),
             expires_at: self.lifetime.map(|left| SystemTime::now() + left),
             user: identity.clone(),
             identity,
