@@ -173,8 +173,9 @@ impl ConsumerCursor {
             return Some(refused);
         }
         self.expire_pulls();
-        if let Some(refused) = self.settings.refuse_waiting(self.waiting.len()) {
-            return Some(refused);
+        if self.settings.is_full(self.waiting.len()) {
+            // Clients that expect heartbeats notice their absence; they do not expect this status.
+            return (asked.idle_heartbeat <= 0).then_some(Status::MAX_WAITING);
         }
         if asked.no_wait {
             self.follow(stream);

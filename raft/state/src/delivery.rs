@@ -75,8 +75,8 @@ impl Status {
     pub const SERVER_SHUTDOWN: Self = Self::fixed(409, "Server Shutdown");
     /// `409 Exceeded MaxWaiting`.
     pub const MAX_WAITING: Self = Self::fixed(409, "Exceeded MaxWaiting");
-    /// `423 Nats-Wrong-Pin-Id`.
-    pub const WRONG_PIN: Self = Self::fixed(423, "Nats-Wrong-Pin-Id");
+    /// `423 Nats-Pin-Id mismatch`.
+    pub const PIN_MISMATCH: Self = Self::fixed(423, "Nats-Pin-Id mismatch");
 
     /// A status without further headers.
     #[must_use]

@@ -161,11 +161,13 @@ errors! {
     CONSUMER_DOES_NOT_EXIST = 400, 10149, "consumer does not exist";
     CONSUMER_INACTIVE_THRESHOLD_EXCESS = 400, 10153, "consumer inactive threshold exceeds system limit";
     PEDANTIC = 400, 10157, "pedantic mode: configuration needs server defaults";
-    CONSUMER_PRIORITY_POLICY_WITHOUT_GROUP = 400, 10159, "setting PriorityPolicy requires at least one PriorityGroup to be set";
-    CONSUMER_INVALID_PRIORITY_GROUP = 400, 10160, "provided priority group does not exist for this consumer";
+    CONSUMER_PRIORITY_POLICY_WITHOUT_GROUP = 400, 10159, "Setting PriorityPolicy requires at least one PriorityGroup to be set";
+    CONSUMER_INVALID_PRIORITY_GROUP = 400, 10160, "Provided priority group does not exist for this consumer";
     CONSUMER_EMPTY_GROUP_NAME = 400, 10161, "Group name cannot be an empty string";
     CONSUMER_INVALID_GROUP_NAME = 400, 10162, "Valid priority group name must match A-Z, a-z, 0-9, -_/=)+ and may not exceed 16 characters";
     CONSUMER_PUSH_WITH_PRIORITY_GROUP = 400, 10178, "priority groups can not be used with push consumers";
+    CONSUMER_ACK_WAIT_NEGATIVE = 400, 10183, "consumer ack wait needs to be positive";
+    CONSUMER_BACKOFF_NEGATIVE = 400, 10184, "consumer backoff needs to be positive";
     CONSUMER_PRIORITY_GROUP_WITHOUT_POLICY = 400, 10196, "consumer can not have priority groups when policy is none";
     CONSUMER_PINNED_TTL_WITHOUT_POLICY = 400, 10197, "PinnedTTL cannot be set when PriorityPolicy is none";
     MESSAGE_TTL_INVALID = 400, 10165, "invalid per-message TTL";

@@ -53,7 +53,7 @@ pub enum PullError {
     #[error("heartbeat value too large")]
     Heartbeat,
     /// Not 0 to 9.
-    #[error("priority must be between 0 and 9")]
+    #[error("Priority must be between 0 and 9")]
     Priority,
 }
 
@@ -122,7 +122,7 @@ mod tests {
         );
         assert_eq!(
             text(br#"{"priority":10}"#),
-            "priority must be between 0 and 9"
+            "Priority must be between 0 and 9"
         );
         assert!(PullRequest::parse(br#"{"batch":"x"}"#).is_err());
         assert!(PullRequest::parse(b"{").is_err());

@@ -18,6 +18,10 @@ const NAME_BYTES_MAX: usize = 255;
 const INACTIVE_THRESHOLD_NS: i64 = 5_000_000_000;
 const ACK_WAIT_NS: i64 = 30_000_000_000;
 const HEARTBEAT_NS_MIN: i64 = 100_000_000;
+/// A pin lasts that long without a request, nanoseconds.
+const PIN_NS: i64 = 120_000_000_000;
+/// Backoff values of one consumer at most.
+const BACKOFF_MAX: usize = 1024;
 /// Priority groups of one consumer at most.
 const GROUPS_MAX: usize = 16;
 const GROUP_NAME_BYTES_MAX: usize = 255;
@@ -49,9 +53,22 @@ pub(crate) fn fill_defaults(
     if config.durable_name.is_empty() && config.inactive_threshold == 0 {
         config.inactive_threshold = INACTIVE_THRESHOLD_NS;
     }
+    for value in [
+        &mut config.max_batch,
+        &mut config.max_waiting,
+        &mut config.inactive_threshold,
+    ] {
+        *value = (*value).max(0);
+    }
+    if let Some(first) = config.backoff.first() {
+        config.ack_wait = *first;
+    }
+    if config.priority_policy == "pinned_client" && config.priority_timeout == 0 {
+        config.priority_timeout = PIN_NS;
+    }
     if config.ack_policy != AckPolicy::None {
         if config.ack_wait == 0 {
-            config.ack_wait = config.backoff.first().copied().unwrap_or(ACK_WAIT_NS);
+            config.ack_wait = ACK_WAIT_NS;
         }
         if config.max_ack_pending == 0 {
             config.max_ack_pending = 1000;
@@ -81,9 +98,7 @@ pub(crate) fn check(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiE
     } else {
         check_pull(config)?;
     }
-    if config.max_deliver > 0 && config.backoff.len() as i64 >= config.max_deliver {
-        return Err(error::CONSUMER_MAX_DELIVER_BACKOFF);
-    }
+    check_patience(config)?;
     check_stream_limits(config, stream)?;
     check_retention(config, stream)?;
     check_groups(config)?;
@@ -231,6 +246,24 @@ fn check_pull(config: &ConsumerConfig) -> Result<(), ApiError> {
     Ok(())
 }
 
+fn check_patience(config: &ConsumerConfig) -> Result<(), ApiError> {
+    if config.backoff.iter().any(|wait| *wait < 0) {
+        return Err(error::CONSUMER_BACKOFF_NEGATIVE);
+    }
+    if config.ack_wait < 0 {
+        return Err(error::CONSUMER_ACK_WAIT_NEGATIVE);
+    }
+    if config.backoff.len() > BACKOFF_MAX {
+        return Err(ApiError::consumer_create(format!(
+            "too many backoff values, maximum allowed is {BACKOFF_MAX}"
+        )));
+    }
+    if config.max_deliver > 0 && config.backoff.len() as i64 > config.max_deliver {
+        return Err(error::CONSUMER_MAX_DELIVER_BACKOFF);
+    }
+    Ok(())
+}
+
 fn check_stream_limits(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiError> {
     let limits = stream.config().consumer_limits;
     if limits.inactive_threshold > 0 && config.inactive_threshold > limits.inactive_threshold {
@@ -251,10 +284,11 @@ fn check_retention(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiEr
         return Ok(());
     }
     if config.ack_policy != AckPolicy::Explicit {
-        return Err(if config.is_push() {
-            error::CONSUMER_WORKQUEUE_ACK_EXPLICIT
-        } else {
+        let pull = !config.is_push() && config.ack_policy == AckPolicy::None;
+        return Err(if pull {
             error::CONSUMER_PULL_REQUIRES_ACK
+        } else {
+            error::CONSUMER_WORKQUEUE_ACK_EXPLICIT
         });
     }
     if config.deliver_policy != DeliverPolicy::All {
@@ -267,10 +301,11 @@ fn check_retention(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiEr
 fn check_groups(config: &ConsumerConfig) -> Result<(), ApiError> {
     let none = matches!(config.priority_policy.as_str(), "" | "none");
     if !none && !PRIORITY_POLICIES.contains(&config.priority_policy.as_str()) {
-        return Err(ApiError::consumer_create(format!(
-            "unknown priority policy {:?}, use one of {PRIORITY_POLICIES:?}",
+        let text = format!(
+            "invalid JSON: unknown priority policy: {:?}",
             config.priority_policy
-        )));
+        );
+        return Err(ApiError::with(400, 10025, text));
     }
     if none {
         return if !config.priority_groups.is_empty() {
@@ -283,9 +318,6 @@ fn check_groups(config: &ConsumerConfig) -> Result<(), ApiError> {
     }
     if config.is_push() {
         return Err(error::CONSUMER_PUSH_WITH_PRIORITY_GROUP);
-    }
-    if config.priority_policy != "pinned_client" && config.priority_timeout != 0 {
-        return Err(error::CONSUMER_PINNED_TTL_WITHOUT_POLICY);
     }
     if config.priority_groups.is_empty() {
         return Err(error::CONSUMER_PRIORITY_POLICY_WITHOUT_GROUP);
@@ -330,7 +362,7 @@ fn check_supported(config: &ConsumerConfig) -> Result<(), ApiError> {
 /// The share of acknowledgements to sample: `30%`, `30`.
 pub(crate) fn sample_percent(text: &str) -> Option<u64> {
     let digits = text.strip_suffix('%').unwrap_or(text);
-    digits.parse().ok().filter(|percent| *percent <= 100)
+    digits.parse().ok()
 }
 
 fn check_sampling(config: &ConsumerConfig) -> Result<(), ApiError> {
@@ -338,7 +370,7 @@ fn check_sampling(config: &ConsumerConfig) -> Result<(), ApiError> {
         return Ok(());
     }
     let text = format!(
-        "failed to parse consumer sampling configuration: {:?} is no share from 0% to 100%",
+        "failed to parse consumer sampling configuration: {:?} is no number of percent such as \"30%\"",
         config.sample_freq
     );
     Err(ApiError::with(400, 10095, text))
@@ -425,16 +457,16 @@ pub(crate) fn check_update(old: &ConsumerConfig, new: &ConsumerConfig) -> Result
             "max waiting can not be updated",
         ),
         (
-            old.mem_storage != new.mem_storage,
-            "storage can not be updated",
-        ),
-        (
             old.durable_name != new.durable_name,
             "durable name can not be updated",
         ),
         (
-            old.is_push() != new.is_push(),
-            "can not update push consumer to pull based or the other way round",
+            old.is_push() && !new.is_push(),
+            "can not update push consumer to pull based",
+        ),
+        (
+            !old.is_push() && new.is_push(),
+            "can not update pull consumer to push based",
         ),
     ];
     for (changed, text) in refused {

@@ -55,17 +55,19 @@ impl ConsumerCursor {
         }
     }
 
-    /// A request that shows a pin which is not the one in force.
+    /// A request that shows another pin than the one in force. Without one in force, it is told when its
+    /// turn comes.
     pub(super) fn refuse_pin(&mut self, shown: &str) -> Option<Status> {
         self.expire_pin();
         if self.settings.policy != Policy::Pinned || shown.is_empty() {
             return None;
         }
-        let right = self.pin.as_ref().is_some_and(|pin| *pin.id == *shown);
-        if right {
-            self.pin_used_ns = self.now_ns;
+        let pin = self.pin.as_ref()?;
+        if *pin.id != *shown {
+            return Some(Status::PIN_MISMATCH);
         }
-        (!right).then_some(Status::WRONG_PIN)
+        self.pin_used_ns = self.now_ns;
+        None
     }
 
     /// The pin to show with a delivery, made for whoever gets the first.

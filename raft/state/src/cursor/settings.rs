@@ -11,9 +11,6 @@ use super::redelivery::Patience;
 use crate::consumer::{dead_letter_subject, sample_percent};
 use crate::delivery::Status;
 
-/// A pin lasts that long without a request unless the consumer says otherwise.
-const PIN_NS: u64 = 120_000_000_000;
-
 /// How pull requests of a group are served.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Policy {
@@ -85,7 +82,7 @@ impl Settings {
                 .iter()
                 .map(|group| group.as_str().into())
                 .collect(),
-            pin_ns: ns(config.priority_timeout).unwrap_or(PIN_NS),
+            pin_ns: ns(config.priority_timeout).unwrap_or(u64::MAX),
             paused_until_ns: config.pause_until.map_or(0, |until| until.0),
             sample_percent: sample_percent(&config.sample_freq).unwrap_or(0),
             dead_letter: dead_letter_subject(config).map(Into::into),
@@ -128,7 +125,7 @@ impl Settings {
         let overflow = asked.min_pending > 0 || asked.min_ack_pending > 0;
         let why = if overflow && self.policy != Policy::Overflow {
             "Not a Overflow Priority consumer"
-        } else if !asked.id.is_empty() && self.policy != Policy::Pinned {
+        } else if !asked.id.is_empty() && !asked.group.is_empty() && self.policy != Policy::Pinned {
             "Not a Pinned Client Priority consumer"
         } else if self.policy == Policy::None {
             return None;
@@ -142,8 +139,8 @@ impl Settings {
         Some(Status::bad_request(why))
     }
 
-    pub(super) fn refuse_waiting(&self, waiting: usize) -> Option<Status> {
-        (waiting >= self.max_waiting).then_some(Status::MAX_WAITING)
+    pub(super) fn is_full(&self, waiting: usize) -> bool {
+        waiting >= self.max_waiting
     }
 }
 

@@ -122,10 +122,11 @@ impl State {
         let (slot, stream) = self.open(&update.stream, true)?;
         let consumer = stream.consumers.get_mut(&update.name);
         let consumer = consumer.ok_or(error::CONSUMER_NOT_FOUND)?;
-        if update.delivered.stream_seq > stream.last_seq {
+        let before = consumer.ledger().delivered().stream_seq;
+        // A consumer may start beyond the end, but nothing there was delivered.
+        if update.delivered.stream_seq > before.max(stream.last_seq) {
             return Err(STALE_UPDATE);
         }
-        let before = consumer.ledger().delivered().stream_seq;
         let settled = consumer.apply(update)?;
         stream.dirty.consumers.insert(update.name.clone());
         if stream.settle(&update.name, before, &settled, &mut step.ctx) > 0 {
