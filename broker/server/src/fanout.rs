@@ -527,6 +527,7 @@ impl Stage {
         true
     }
 
+    #[inline]
     fn write(
         &mut self,
         target: TargetId,

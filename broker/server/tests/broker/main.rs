@@ -11,6 +11,7 @@ mod accounts;
 mod clients;
 mod core;
 mod limits;
+mod membership;
 mod queues;
 mod reports;
 mod routes;
