@@ -258,11 +258,13 @@ impl Connection {
     fn burst(&mut self, data: &[u8]) -> Result<usize, Close> {
         let mut consumed = 0;
         let ended = loop {
+            // What follows CONNECT belongs to its account.
+            if let Some(plane) = self.session.next_plane.take() {
+                self.plane = plane;
+            }
             let ended = self.act(data, &mut consumed);
-            match self.session.next_plane.take() {
-                // What follows CONNECT belongs to another account.
-                Some(plane) if ended.is_none() => self.plane = plane,
-                _ => break ended,
+            if ended.is_some() || self.session.next_plane.is_none() {
+                break ended;
             }
         };
         self.session.settle_info(&self.shared);
