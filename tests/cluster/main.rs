@@ -2,6 +2,7 @@
 
 mod access;
 mod boot;
+mod consumers;
 mod failover;
 mod messages;
 mod stores;

@@ -1,7 +1,9 @@
 //! async-nats as an outside judge of one node: what an application sees.
 
+mod consumers;
 mod core;
 mod kv;
+mod objects;
 mod streams;
 
 use std::path::Path;

@@ -1,0 +1,163 @@
+//! Consumers in a cluster: at every node, and when the leader dies.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::{self, stream};
+use futures::StreamExt;
+use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually, next};
+
+use crate::binary;
+
+/// A stream with `count` messages and a durable consumer, made at `node`.
+async fn prepare(cluster: &Cluster, node: usize, count: usize) -> anyhow::Result<()> {
+    let context = jetstream::new(cluster.client(node).await?);
+    let config = stream::Config {
+        name: "WORK".into(),
+        subjects: vec!["work.>".into()],
+        num_replicas: 3,
+        ..Default::default()
+    };
+    let held = context.create_stream(config).await?;
+    let mut acks = Vec::new();
+    for i in 0..count {
+        acks.push(context.publish("work.x", i.to_string().into()).await?);
+    }
+    for ack in acks {
+        ack.await?;
+    }
+    held.create_consumer(pull::Config {
+        durable_name: Some("d".into()),
+        ack_wait: Duration::from_secs(2),
+        ..Default::default()
+    })
+    .await?;
+    Ok(())
+}
+
+async fn consumer(cluster: &Cluster, node: usize) -> anyhow::Result<PullConsumer> {
+    let context = jetstream::new(cluster.client(node).await?);
+    let held = context.get_stream("WORK").await?;
+    held.get_consumer("d")
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Takes some messages and confirms them; the sequences that were confirmed.
+async fn work(consumer: &PullConsumer, seen: &mut Vec<u64>) -> anyhow::Result<Vec<u64>> {
+    let mut batch = consumer
+        .fetch()
+        .max_messages(10)
+        .expires(Duration::from_secs(2))
+        .messages()
+        .await?;
+    let mut done = Vec::new();
+    while let Some(message) = batch.next().await {
+        let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let seq = message
+            .info()
+            .map_err(|error| anyhow::anyhow!("{error}"))?
+            .stream_sequence;
+        seen.push(seq);
+        let confirmed = tokio::time::timeout(Duration::from_secs(3), message.double_ack()).await;
+        if let Ok(Ok(())) = confirmed {
+            done.push(seq);
+        }
+    }
+    Ok(done)
+}
+
+#[tokio::test]
+async fn every_node_serves_pulls_and_acknowledgements() -> anyhow::Result<()> {
+    let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    prepare(&cluster, 0, 90).await?;
+    let mut done = BTreeSet::new();
+    for node in [0, 1, 2, 0, 1, 2] {
+        let consumer = consumer(&cluster, node).await?;
+        let confirmed = work(&consumer, &mut Vec::new()).await?;
+        assert_eq!(confirmed.len(), 10, "node {node}");
+        for seq in confirmed {
+            assert!(done.insert(seq), "{seq} came twice");
+        }
+    }
+    for node in 0..3 {
+        let mut consumer = consumer(&cluster, node).await?;
+        let info = consumer.info().await?;
+        assert_eq!(
+            (info.ack_floor.stream_sequence, info.num_pending),
+            (60, 30),
+            "node {node}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dying_leader_loses_no_message_and_no_acknowledgement() -> anyhow::Result<()> {
+    const COUNT: usize = 300;
+    let mut cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    prepare(&cluster, 0, COUNT).await?;
+    let leader = cluster.leader(0).await?;
+    let survivor = (leader + 1) % 3;
+    let consumer = consumer(&cluster, survivor).await?;
+    let (mut done, mut seen) = (BTreeSet::new(), Vec::new());
+    let end = Instant::now() + PATIENCE;
+    let mut killed = false;
+    while done.len() < COUNT {
+        anyhow::ensure!(Instant::now() < end, "{} of {COUNT} are done", done.len());
+        let mut came = Vec::new();
+        // A request may fail while there is no leader.
+        let confirmed = work(&consumer, &mut came).await.unwrap_or_default();
+        for seq in &came {
+            assert!(
+                !done.contains(seq),
+                "{seq} came again after its acknowledgement"
+            );
+        }
+        seen.extend(came);
+        done.extend(confirmed);
+        if !killed && done.len() >= COUNT / 3 {
+            cluster.nodes[leader].kill();
+            killed = true;
+        }
+        // What was in doubt may come again, but what was confirmed may not.
+        let known: BTreeSet<u64> = seen.iter().copied().collect();
+        assert!(known.len() >= done.len());
+    }
+    let all: Vec<u64> = (1..=COUNT as u64).collect();
+    assert_eq!(done.into_iter().collect::<Vec<_>>(), all);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_waits_is_answered_when_its_leader_dies() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    prepare(&cluster, 0, 0).await?;
+    let leader = cluster.leader(0).await?;
+    let client = cluster.client((leader + 1) % 3).await?;
+    let mut inbox = client.subscribe("waiting.here").await?;
+    let body = r#"{"batch":1,"expires":60000000000}"#;
+    client
+        .publish_with_reply(
+            "$JS.API.CONSUMER.MSG.NEXT.WORK.d",
+            "waiting.here",
+            body.into(),
+        )
+        .await?;
+    eventually("the request waits at the leader", PATIENCE, || async {
+        let info = client
+            .request("$JS.API.CONSUMER.INFO.WORK.d", "".into())
+            .await?;
+        let info: serde_json::Value = serde_json::from_slice(&info.payload)?;
+        anyhow::ensure!(info["num_waiting"] == 1, "{info}");
+        Ok(())
+    })
+    .await?;
+    cluster.nodes[leader].kill();
+    let answer = next(&mut inbox).await?;
+    assert_eq!(answer.status.context("no status")?.as_u16(), 409);
+    assert_eq!(answer.description.as_deref(), Some("Leadership Change"));
+    Ok(())
+}
