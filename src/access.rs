@@ -3,6 +3,7 @@
 //! follows its user's grant live. Fails closed: a record that can't be read grants nothing. Never
 //! reads or writes the store itself.
 
+pub mod accounts;
 pub mod identity;
 pub mod permissions;
 pub mod users;

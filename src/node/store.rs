@@ -29,6 +29,15 @@ pub(super) struct Joins<'a> {
     pub(super) shutdown: &'a Shutdown,
 }
 
+/// The broker as the account sees it whose streams these are.
+fn account_of(config: &NodeConfig, broker: &Broker) -> Broker {
+    let jetstream = config.jetstream.as_ref();
+    let name = jetstream.and_then(|jetstream| jetstream.account.as_deref());
+    // The first account of a node is never one too many.
+    name.and_then(|name| broker.account(name))
+        .unwrap_or_else(|| broker.clone())
+}
+
 /// An open store.
 pub(super) struct Store {
     pub(super) replica: Replica,
@@ -58,7 +67,7 @@ impl Store {
         }
         let options = parts::jetstream_options(config);
         let jetstream = JetStream::start(
-            joins.broker.clone(),
+            account_of(config, joins.broker),
             replica.clone(),
             options,
             transport,

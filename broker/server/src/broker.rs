@@ -55,7 +55,7 @@ impl Broker {
 
     /// The same broker as one account sees it: what is published, subscribed to and served through the
     /// handle belongs to that account. `$G` is the account of those who name none. `None` = this node
-    /// has too many accounts.
+    /// has too many accounts. Not to be called from [`Service::deliver`]: keep the handle.
     #[must_use]
     pub fn account(&self, name: &str) -> Option<Self> {
         Some(Self {

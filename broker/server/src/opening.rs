@@ -18,6 +18,7 @@ use unibus_proto::encoder;
 use crate::connection::Connection;
 use crate::io::Io;
 use crate::outbound::Outbound;
+use crate::reason::CloseReason;
 use crate::session::Session;
 use crate::settings::Prepared;
 use crate::shared::Shared;
@@ -79,7 +80,11 @@ impl Guest<'_> {
             }
         }
         let handshake = tls::handshake(settings, stream, until);
-        let stream = self.done(handshake.await)?;
+        let Some(stream) = self.done(handshake.await) else {
+            let failed = CloseReason::TlsHandshakeError;
+            self.shared.unregister(&session.record, failed, 0);
+            return None;
+        };
         session.secured(tls::identity(settings, &stream));
         if first {
             self.greet(&session);

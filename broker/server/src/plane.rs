@@ -182,49 +182,51 @@ impl Internal<'_> {
 #[derive(Debug)]
 pub(crate) struct Planes {
     pub(crate) global: Arc<Plane>,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    named: HashMap<Arc<str>, Arc<Plane>, std::hash::RandomState>,
-    /// The routes that are attached, for planes that come later.
-    routes: Vec<(NodeId, Arc<Outbound>)>,
+    /// Looked up within bursts: nobody waits for anything while this is locked.
+    named: RwLock<HashMap<Arc<str>, Arc<Plane>, std::hash::RandomState>>,
+    /// The routes that are attached, for planes that come later. Locked for every change of either; takes
+    /// tables' locks, so it must never be asked for under one.
+    routes: Mutex<Vec<(NodeId, Arc<Outbound>)>>,
 }
 
 impl Planes {
     pub(crate) fn new() -> Self {
         Self {
             global: Arc::new(Plane::new(None)),
-            known: Mutex::default(),
+            named: RwLock::default(),
+            routes: Mutex::default(),
         }
     }
 
-    /// The plane of an account, made if it is new. `None` = there are too many accounts.
+    /// The plane of an account, made if it is new: then no table may be locked by the caller. `None` =
+    /// there are too many accounts.
     pub(crate) fn of(&self, account: Option<&str>) -> Option<Arc<Plane>> {
         let Some(name) = account.filter(|name| *name != GLOBAL_ACCOUNT) else {
             return Some(Arc::clone(&self.global));
         };
-        let mut known = self.known.lock();
-        if let Some(plane) = known.named.get(name) {
+        if let Some(plane) = self.named.read().get(name) {
             return Some(Arc::clone(plane));
         }
-        if known.named.len() >= ACCOUNTS_MAX {
+        let routes = self.routes.lock();
+        if let Some(plane) = self.named.read().get(name) {
+            return Some(Arc::clone(plane));
+        }
+        if self.named.read().len() >= ACCOUNTS_MAX {
             tracing::error!(account = name, limit = ACCOUNTS_MAX, "too many accounts");
             return None;
         }
         let name: Arc<str> = Arc::from(name);
         let plane = Arc::new(Plane::new(Some(Arc::clone(&name))));
-        for (node, outbound) in &known.routes {
+        for (node, outbound) in &*routes {
             plane.table.write().attach(*node, outbound);
         }
-        known.named.insert(name, Arc::clone(&plane));
+        self.named.write().insert(name, Arc::clone(&plane));
         Some(plane)
     }
 
     /// `$G` first, then the others by name.
     pub(crate) fn all(&self) -> Vec<Arc<Plane>> {
-        let mut named: Vec<_> = self.known.lock().named.values().cloned().collect();
+        let mut named: Vec<_> = self.named.read().values().cloned().collect();
         named.sort_by(|a, b| a.account.cmp(&b.account));
         named.insert(0, Arc::clone(&self.global));
         named
@@ -233,30 +235,27 @@ impl Planes {
     /// Adds a route to every plane. Its outbound gets the hello and all interest first; a route that the
     /// same node had before is closed.
     pub(crate) fn attach(&self, this: NodeId, node: NodeId, outbound: &Arc<Outbound>) {
-        let mut known = self.known.lock();
+        let mut routes = self.routes.lock();
         outbound.append_with(|out| route::hello(out, this));
-        known.routes.retain(|(known, _)| *known != node);
-        self.global.table.write().attach(node, outbound);
-        for plane in known.named.values() {
+        routes.retain(|(known, _)| *known != node);
+        for plane in self.all() {
             plane.table.write().attach(node, outbound);
         }
-        known.routes.push((node, Arc::clone(outbound)));
+        routes.push((node, Arc::clone(outbound)));
         outbound.append_with(route::synced);
         outbound.wake();
     }
 
     /// Removes a route from every plane, unless another one took its place.
     pub(crate) fn detach(&self, outbound: &Arc<Outbound>) {
-        let mut known = self.known.lock();
-        known
-            .routes
-            .retain(|(_, known)| !Arc::ptr_eq(known, outbound));
-        self.global.table.write().detach(outbound);
-        for plane in known.named.values() {
+        let mut routes = self.routes.lock();
+        routes.retain(|(_, known)| !Arc::ptr_eq(known, outbound));
+        let planes = self.all();
+        for plane in &planes {
             plane.table.write().detach(outbound);
         }
-        drop(known);
-        for plane in self.all() {
+        drop(routes);
+        for plane in planes {
             plane.interest_changed();
         }
     }

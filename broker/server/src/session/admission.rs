@@ -77,6 +77,8 @@ impl Session {
     }
 
     fn admit(&mut self, admission: Admission, burst: &mut Burst<'_>) -> Result<(), Violation> {
+        // Making an account's plane takes locks that must not be asked for under a table's.
+        burst.release(&mut self.fanout);
         self.take_place(&admission, burst.shared)?;
         let plane = self.take_seat(&admission, burst)?;
         self.record.learn(|client| {
@@ -92,7 +94,6 @@ impl Session {
         self.expires_at = admission.expires_at.map(instant_of);
         self.follow(admission.grant);
         self.flags.admitted = true;
-        burst.release(&mut self.fanout);
         if !Arc::ptr_eq(&plane, burst.plane) {
             // What was subscribed to belongs to the account before.
             self.unsubscribe_all(burst.plane);
