@@ -2,6 +2,8 @@
 //! It is called before anything listens; it looks at no file and resolves no name itself, and it
 //! must never start to "fix" a configuration (control-plane.md, Boot guard).
 
+mod client;
+
 use std::fmt;
 
 use crate::config::args::BusAuth;
@@ -48,6 +50,12 @@ pub enum Rule {
     SecretOpenToOthers,
     /// Peers know a node by its certificate's name.
     NameNotInCertificate,
+    /// A flag about clients' TLS or WebSocket that would do nothing.
+    ClientFlagWithoutEffect,
+    /// Certificates of clients come from a named authority.
+    VerifyWithoutCa,
+    /// Plain `ws` has to be meant.
+    WebSocketWithoutTls,
 }
 
 impl fmt::Display for Violation {
@@ -90,6 +98,7 @@ pub fn violations(set: &Settings) -> Vec<Violation> {
     found.extend(missing_files(set));
     found.extend(open_secrets(set));
     found.extend(foreign_name(set));
+    found.extend(client::violations(set));
     found
 }
 

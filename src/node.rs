@@ -3,6 +3,7 @@
 mod advertise;
 mod authority;
 mod bootstrap;
+mod client_tls;
 mod formation;
 mod health;
 mod interfaces;
@@ -25,14 +26,18 @@ use unibus_proto::NodeId;
 use crate::access::{Directory, IdentityError, InternalIdentity};
 use crate::config;
 use crate::config::args::BusAuth;
+use crate::config::tls::ClientTls;
+use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
 use crate::mesh::{self, Mesh};
 use crate::shutdown::{self, Shutdown, Trigger};
 
+pub use self::client_tls::ClientTlsError;
 pub use self::interfaces::every_address;
 pub use self::listeners::Addresses;
 pub use self::parts::server_id;
 
+use self::client_tls::ClientListeners;
 use self::health::Health;
 use self::listeners::Listeners;
 use self::store::{Joins, Store};
@@ -67,6 +72,9 @@ pub enum NodeError {
         /// Why.
         source: std::io::Error,
     },
+    /// Clients' TLS or WebSocket can't be set up.
+    #[error(transparent)]
+    ClientTls(#[from] ClientTlsError),
     /// The node's own identity can't be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -93,6 +101,7 @@ pub struct Node {
     store: Option<Store>,
     mesh: Option<Arc<Mesh>>,
     addresses: Addresses,
+    clients: ClientListeners,
     trigger: Trigger,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -115,7 +124,7 @@ impl Node {
         let id = parts::node_id(&config)?;
         let listeners = Listeners::bind(&config).await?;
         let client = listeners.client_addr(&config)?;
-        let (directory, broker, server_id) = message_plane(&config, client, id)?;
+        let (directory, broker, server_id) = message_plane(&config, &listeners, client, id)?;
         let (trigger, shutdown) = shutdown::channel();
         let slot = Arc::new(ReplicaSlot::default());
         let mesh = match &config.cluster {
@@ -153,6 +162,7 @@ impl Node {
             store,
             mesh,
             addresses,
+            clients: listeners.settings.clone(),
             trigger,
             tasks: Vec::new(),
         };
@@ -198,6 +208,19 @@ impl Node {
         self.addresses.client
     }
 
+    /// Reads the certificates of the client listeners again and follows changed settings, for
+    /// connections accepted from now on; open ones stay. Listeners do not move, come or go.
+    ///
+    /// # Errors
+    /// [`NodeError::ClientTls`]; then everything is as it was.
+    pub fn reload_client_tls(
+        &self,
+        tls: Option<&ClientTls>,
+        websocket: Option<&WebSocket>,
+    ) -> Result<(), NodeError> {
+        Ok(self.clients.reload(tls, websocket)?)
+    }
+
     /// Waits until the node answers for the cluster: it belongs to one, there is a leader, and it
     /// has caught up.
     ///
@@ -237,14 +260,21 @@ impl Node {
         health: &Arc<Health>,
         shutdown: &Shutdown,
     ) {
-        let serve = listeners::serve_clients(
-            self.broker.clone(),
-            listeners.client,
-            self.store.as_ref().map(|store| store.caught_up.clone()),
-            config.auth.bus(),
-            shutdown.receiver(),
-        );
-        self.tasks.push(tokio::spawn(serve));
+        let nats = (listeners.client, self.clients.nats.clone());
+        let websocket = self.clients.websocket.as_ref().map(|(ws, _)| ws.clone());
+        for accepting in [Some(nats), listeners.websocket.zip(websocket)]
+            .into_iter()
+            .flatten()
+        {
+            let serve = listeners::serve_clients(
+                self.broker.clone(),
+                accepting,
+                self.store.as_ref().map(|store| store.caught_up.clone()),
+                config.auth.bus(),
+                shutdown.receiver(),
+            );
+            self.tasks.push(tokio::spawn(serve));
+        }
         if let Some(mesh) = &self.mesh
             && config.advertise != Advertise::Nothing
         {
@@ -296,6 +326,7 @@ struct Parts<'a> {
 /// Who may connect, and the broker they connect to.
 fn message_plane(
     config: &NodeConfig,
+    listeners: &Listeners,
     client: SocketAddr,
     id: NodeId,
 ) -> Result<(Arc<Directory>, Broker, String), NodeError> {
@@ -309,7 +340,7 @@ fn message_plane(
     ));
     // Nobody is admitted by what a restart finds on disk until the cluster has confirmed it.
     directory.set_authority(config.auth.bus().is_none());
-    let options = parts::broker_options(config, client);
+    let options = parts::broker_options(config, &listeners.addresses(client, None));
     let server_id = options.server_id.clone();
     let broker = Broker::new(options, Arc::clone(&directory) as _);
     broker.set_node(id);

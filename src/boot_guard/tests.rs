@@ -199,3 +199,64 @@ fn every_reason_is_told_at_once_with_its_mend() {
             .all(|v| text.contains(&v.reason) && text.contains(&v.mend))
     );
 }
+
+/// Flags with a certificate and key that stand and are private.
+fn with_tls(flags: &str) -> Settings {
+    let mut set = single(&format!("--tls-cert c.pem --tls-key k.pem {flags}"));
+    (set.client.cert, set.client.key) = (fact("c.pem"), fact("k.pem"));
+    if set.client.ca.is_some() {
+        set.client.ca = fact("ca.pem");
+    }
+    set
+}
+
+#[test]
+fn clients_tls_needs_certificate_and_key() {
+    assert_eq!(rules(&with_tls("")), []);
+    let mut half = with_tls("");
+    half.client.key = None;
+    assert_eq!(rules(&half), [Rule::CertificateWithoutKey]);
+    let absent = single("--tls-cert /nowhere/c.pem --tls-key /nowhere/k.pem");
+    assert_eq!(rules(&absent), [Rule::FileMissing, Rule::FileMissing]);
+    let mut open = with_tls("");
+    open.client.key.as_mut().unwrap().open_to_others = true;
+    assert_eq!(rules(&open), [Rule::SecretOpenToOthers]);
+}
+
+#[test]
+fn a_flag_about_clients_that_would_do_nothing_is_refused() {
+    for flags in [
+        "--tls-verify",
+        "--tls-first",
+        "--allow-non-tls",
+        "--ws-no-tls",
+        "--ws-same-origin",
+    ] {
+        assert_eq!(
+            rules(&single(flags)),
+            [Rule::ClientFlagWithoutEffect],
+            "{flags}"
+        );
+    }
+    assert_eq!(rules(&with_tls("--tls-first auto --allow-non-tls")), []);
+    assert_eq!(rules(&with_tls("--tls-verify")), [Rule::VerifyWithoutCa]);
+    assert_eq!(rules(&with_tls("--tls-verify --tls-ca ca.pem")), []);
+}
+
+#[test]
+fn a_websocket_listener_wants_tls_or_words_that_it_needs_none() {
+    assert_eq!(
+        rules(&single("--ws-listen 9222")),
+        [Rule::WebSocketWithoutTls]
+    );
+    assert_eq!(rules(&single("--ws-listen 9222 --ws-no-tls")), []);
+    assert_eq!(rules(&with_tls("--ws-listen 9222")), []);
+    assert_eq!(
+        rules(&with_tls("--ws-listen 0.0.0.0:9222")),
+        [Rule::PublicBindWithoutEnforce]
+    );
+    assert_eq!(
+        rules(&with_tls("--ws-listen 0.0.0.0:9222 --bus-auth enforce")),
+        []
+    );
+}

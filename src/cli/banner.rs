@@ -32,14 +32,30 @@ pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
     [
         format!("unibus-node {version}: {shape}, data in {data}"),
         format!(
-            "  NATS clients   nats://{}  (bus-auth {})",
+            "  NATS clients   {}://{}{}  (bus-auth {})",
+            if config.client_tls.is_some() {
+                "tls"
+            } else {
+                "nats"
+            },
             addresses.client,
+            websocket(config, addresses),
             config.auth.bus().map_or("static", |mode| mode.as_str())
         ),
         format!("  control plane  {control}"),
         format!("  monitoring     {monitor}"),
         format!("  next           {}", next(config, addresses)),
     ]
+}
+
+fn websocket(config: &NodeConfig, addresses: &Addresses) -> String {
+    let scheme = match &config.websocket {
+        Some(ws) if ws.no_tls => "ws",
+        _ => "wss",
+    };
+    addresses
+        .websocket
+        .map_or_else(String::new, |at| format!(", {scheme}://{at}"))
 }
 
 /// An address as somebody on this host can reach it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::client_args::ClientArgs;
 use super::limits::parse_size;
 use crate::mesh::RouteAddr;
 
@@ -57,6 +58,9 @@ pub struct RunArgs {
     /// Flags about the other nodes.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    /// Flags about clients' TLS and WebSocket.
+    #[command(flatten)]
+    pub client: ClientArgs,
     /// Flags about bounds.
     #[command(flatten)]
     pub limits: LimitArgs,

@@ -4,6 +4,8 @@
 
 pub mod args;
 pub mod auth;
+pub mod client;
+pub mod client_args;
 pub mod files;
 pub mod limits;
 pub mod settings;
@@ -324,8 +326,8 @@ impl NodeConfig {
             server_id: None,
             server_name: set.server_name.clone(),
             client_listen: SocketAddr::new(set.bind, set.port),
-            client_tls: set.client_tls.clone(),
-            websocket: set.websocket.clone(),
+            client_tls: set.client.tls(),
+            websocket: set.client.websocket(),
             http_listen: Some(SocketAddr::new(set.bind, set.http_port)),
             monitor_listen: (set.monitor_port != 0)
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),

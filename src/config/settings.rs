@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{BusAuth, ClusterArgs, RunArgs};
+use super::client::ClientSettings;
 use super::files::{self, FileFact};
 use super::limits::{LimitSettings, Limits};
-use super::tls::ClientTls;
-use super::websocket::WebSocket;
 use super::{ConfigError, Timing, is_loopback, is_name};
 use crate::mesh::{ROUTE_PORT_DEFAULT, RouteAddr};
 
@@ -31,10 +30,8 @@ pub struct Settings {
     pub bind: IpAddr,
     /// TCP port of the NATS listener.
     pub port: u16,
-    /// TLS of the NATS listener.
-    pub client_tls: Option<ClientTls>,
-    /// The WebSocket listener.
-    pub websocket: Option<WebSocket>,
+    /// Clients' TLS and the WebSocket listener.
+    pub client: ClientSettings,
     /// TCP port of the control plane.
     pub http_port: u16,
     /// TCP port of monitoring; 0 is off.
@@ -118,8 +115,7 @@ impl Settings {
         let settings = Self {
             bind,
             port: node.port.unwrap_or(PORT_DEFAULT),
-            client_tls: None,
-            websocket: None,
+            client: ClientSettings::gather(&args.client, bind),
             http_port: node.http_port.unwrap_or(HTTP_PORT_DEFAULT),
             monitor_port: node.monitor_port.unwrap_or(MONITOR_PORT_DEFAULT),
             internal_id_file: internal_id_file.unwrap_or_else(|| data_dir.join("internal.json")),

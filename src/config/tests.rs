@@ -225,3 +225,28 @@ fn a_certificate_file_without_a_certificate_is_named() {
         "{text}"
     );
 }
+
+#[test]
+fn clients_tls_and_websocket_are_read_from_flags() {
+    use super::tls::HandshakeFirst;
+    let dir = config_dir("alpha");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let flags = format!(
+        "--tls-cert {} --tls-key {} --tls-ca {} --tls-verify --tls-first 300ms --ws-listen 9222 \
+         --ws-allowed-origins https://a.example,https://b.example",
+        at("node.crt"),
+        at("node.key"),
+        at("ca.crt")
+    );
+    let config = config(&flags).unwrap();
+    let tls = config.client_tls.unwrap();
+    assert!(tls.verify && !tls.allow_non_tls && tls.ca.is_some());
+    assert_eq!(
+        tls.handshake_first,
+        HandshakeFirst::Auto(Duration::from_millis(300))
+    );
+    let ws = config.websocket.unwrap();
+    assert_eq!(ws.listen.to_string(), "127.0.0.1:9222");
+    assert_eq!(ws.allowed_origins.len(), 2);
+    assert_eq!(ws.tls.unwrap().cert, dir.path().join("node.crt"));
+}

@@ -115,7 +115,11 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<Built, BuildErr
     Ok(Built { config, routes })
 }
 
-fn websocket(options: &Options) -> Result<Option<WebSocket>, BuildError> {
+/// The WebSocket listener.
+///
+/// # Errors
+/// [`BuildError::Host`].
+pub(super) fn websocket(options: &Options) -> Result<Option<WebSocket>, BuildError> {
     let Some(asked) = &options.websocket else {
         return Ok(None);
     };

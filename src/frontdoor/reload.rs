@@ -3,10 +3,10 @@
 
 use tracing::info;
 
-use super::file;
 use super::flags::Flags;
 use super::logging::Log;
-use super::options::Options;
+use super::options::{Options, WebSocketOptions};
+use super::{build, file};
 use crate::node::Node;
 
 /// The options that are in force from here on.
@@ -34,6 +34,14 @@ pub(super) fn reload(
     }
     next.limits.auth_timeout = next.auth.timeout;
     next.limits.check().map_err(|error| error.to_string())?;
+    // Before anything is changed: files that can't be read refuse the whole. They are read again where
+    // nothing else has changed too, since a certificate is renewed in its place.
+    let websocket = build::websocket(&next).map_err(|error| error.to_string())?;
+    node.reload_client_tls(next.tls.as_ref(), websocket.as_ref())
+        .map_err(|error| error.to_string())?;
+    if old.tls != next.tls || old.websocket != next.websocket {
+        info!(target: "nats_server", "Reloaded: tls");
+    }
     if old.limits != next.limits {
         node.set_limits(&next.limits);
         info!(target: "nats_server", "Reloaded: limits");
@@ -47,6 +55,17 @@ pub(super) fn reload(
     }
     info!(target: "nats_server", "Reloaded server configuration");
     Ok(next)
+}
+
+/// The WebSocket listener without what may change while it serves.
+fn place(options: &Options) -> Option<WebSocketOptions> {
+    options.websocket.clone().map(|ws| WebSocketOptions {
+        tls: None,
+        same_origin: false,
+        allowed_origins: Vec::new(),
+        handshake_timeout: None,
+        ..ws
+    })
 }
 
 /// What differs and can't be changed while the server runs.
@@ -67,9 +86,8 @@ fn fixed(old: &Options, next: &Options) -> Vec<&'static str> {
         ("pid_file", old.pid_file != next.pid_file),
         ("ports_file_dir", old.ports_file_dir != next.ports_file_dir),
         ("jetstream", old.jetstream != next.jetstream),
-        ("websocket", old.websocket != next.websocket),
+        ("websocket", place(old) != place(next)),
         ("cluster", old.cluster != next.cluster),
-        ("tls", old.tls != next.tls),
         ("authorization", old.auth.users != next.auth.users),
         ("accounts", old.auth.accounts != next.auth.accounts),
         (

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use unibus_broker::Broker;
+use unibus_broker::{Broker, ClientListener};
 
 use super::NodeError;
+use super::client_tls::ClientListeners;
 use crate::config::NodeConfig;
 use crate::config::args::BusAuth;
 use crate::http::{HttpServer, Surface};
@@ -34,6 +35,9 @@ pub struct Addresses {
 /// What is bound before anything starts, so that a port in use is said at once.
 pub(super) struct Listeners {
     pub(super) client: TcpListener,
+    pub(super) websocket: Option<TcpListener>,
+    /// How the two speak.
+    pub(super) settings: ClientListeners,
     pub(super) http: Option<HttpServer>,
     pub(super) monitor: Option<HttpServer>,
 }
@@ -52,6 +56,16 @@ impl Listeners {
         let client = TcpListener::bind(address)
             .await
             .map_err(failed("--port", address))?;
+        let websocket = match &config.websocket {
+            None => None,
+            Some(ws) => Some(
+                TcpListener::bind(ws.listen)
+                    .await
+                    .map_err(failed("--ws-listen", ws.listen))?,
+            ),
+        };
+        let at = websocket.as_ref().and_then(|ws| ws.local_addr().ok());
+        let settings = ClientListeners::load(config, at)?;
         let open = async |address: Option<SocketAddr>, surface, flag| match address {
             None => Ok(None),
             Some(address) => HttpServer::bind(address, surface, limits.clone())
@@ -63,6 +77,8 @@ impl Listeners {
         let monitor = open(config.monitor_listen, Surface::Monitor, "--monitor-port").await?;
         Ok(Self {
             client,
+            websocket,
+            settings,
             http,
             monitor,
         })
@@ -76,9 +92,9 @@ impl Listeners {
         };
         Addresses {
             client,
+            websocket: self.settings.websocket.as_ref().map(|(_, at)| *at),
             http: at(&self.http),
             monitor: at(&self.monitor),
-            websocket: None,
             cluster: mesh.map(Mesh::local_addr),
         }
     }
@@ -99,7 +115,7 @@ impl Listeners {
 /// should admit, and clients take that refusal for final: so it lets them wait, for a while.
 pub(super) async fn serve_clients(
     broker: Broker,
-    listener: TcpListener,
+    (listener, settings): (TcpListener, ClientListener),
     caught_up: Option<watch::Receiver<bool>>,
     bus_auth: Option<BusAuth>,
     stop: watch::Receiver<bool>,
@@ -109,5 +125,5 @@ pub(super) async fn serve_clients(
         // Without a quorum only the node's own identity is admitted: others are told so.
         let _waited = tokio::time::timeout(ADMISSION_WAIT, waiting).await;
     }
-    broker.serve(listener, stop).await;
+    broker.serve_listener(listener, &settings, stop).await;
 }

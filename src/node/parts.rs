@@ -7,6 +7,7 @@ use unibus_broker::BrokerOptions;
 use unibus_proto::NodeId;
 use unibus_raft::{Observer, Replica, ReplicaOptions, Transport};
 
+use super::listeners::Addresses;
 use super::wiring::{ReplicaSlot, RouteHooks};
 use super::{ADVERTISED_VERSION, NodeError, interfaces};
 use crate::config::limits::Limits;
@@ -32,7 +33,7 @@ pub(super) fn node_id(config: &NodeConfig) -> Result<NodeId, NodeError> {
     Ok(Replica::node_id_in(path)?)
 }
 
-/// How strictly this node is run. Clients' TLS does not exist yet, so `tls` speaks of the routes.
+/// How strictly this node is run. `tls` speaks of the routes: what nodes ask of each other.
 pub(super) fn posture(config: &NodeConfig) -> Posture {
     let clustered = config.cluster.is_some();
     let enforce = config.auth.is_enforced();
@@ -45,7 +46,8 @@ pub(super) fn posture(config: &NodeConfig) -> Posture {
     }
 }
 
-pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerOptions {
+pub(super) fn broker_options(config: &NodeConfig, addresses: &Addresses) -> BrokerOptions {
+    let client = addresses.client;
     let limits = &config.limits;
     let mut own = unibus_broker::Limits::default();
     client_limits(&mut own, limits);
@@ -57,6 +59,7 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
         host: client.ip().to_string(),
         port: client.port(),
         connect_urls: client_urls(config, client),
+        ws_connect_urls: websocket_urls(config, addresses.websocket),
         auth_required: config.auth.is_enforced(),
         always_nonce: true,
         jetstream: config.jetstream.is_some(),
@@ -66,7 +69,6 @@ pub(super) fn broker_options(config: &NodeConfig, client: SocketAddr) -> BrokerO
             0
         },
         limits: own,
-        ..BrokerOptions::default()
     }
 }
 
@@ -82,6 +84,23 @@ pub(super) fn client_limits(own: &mut unibus_broker::Limits, limits: &Limits) {
     own.ping_interval = limits.ping_interval;
     own.pings_out_max = limits.pings_out_max;
     own.route_pending_bytes_max = own.route_pending_bytes_max.max(limits.pending_bytes_max);
+}
+
+/// What clients are told about the WebSocket listener.
+fn websocket_urls(config: &NodeConfig, at: Option<SocketAddr>) -> Vec<String> {
+    let advertised = config
+        .websocket
+        .as_ref()
+        .and_then(|ws| ws.advertise.clone());
+    match (at, advertised) {
+        (None, _) => Vec::new(),
+        (Some(_), _) if config.advertise == Advertise::Nothing => Vec::new(),
+        (Some(_), Some(advertised)) => vec![advertised],
+        (Some(at), None) => interfaces::reachable(at)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
 }
 
 /// Where clients reach this node, as they are told.
