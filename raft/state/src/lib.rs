@@ -13,6 +13,7 @@ mod cursor;
 mod dedupe;
 mod header_scan;
 mod ledger;
+mod lookahead;
 mod publish;
 mod removal_log;
 mod retention;

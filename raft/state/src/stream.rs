@@ -387,7 +387,7 @@ impl Stream {
     }
 
     /// Each matching subject once, whatever filters it matches.
-    fn visit_ids<F: AsRef<[u8]>>(&self, filters: &[F], mut visit: impl FnMut(u32)) {
+    pub(crate) fn visit_ids<F: AsRef<[u8]>>(&self, filters: &[F], mut visit: impl FnMut(u32)) {
         if filters.is_empty() {
             self.subjects.visit(b">", |id, _| {
                 visit(id);

@@ -11,6 +11,8 @@ pub(super) struct Backlog {
     /// Last messages per subject still to be sent before `next_seq` takes over, ascending.
     firsts: VecDeque<u64>,
     next_seq: u64,
+    /// Matching messages from `next_seq` on that were looked up together; some may be gone.
+    ahead: VecDeque<u64>,
     /// How many messages remain up to `counted_to`.
     count: u64,
     counted_to: u64,
@@ -47,6 +49,7 @@ impl Backlog {
             filters,
             firsts,
             next_seq,
+            ahead: VecDeque::new(),
             count: 0,
             counted_to: 0,
             removals: 0,
@@ -57,6 +60,7 @@ impl Backlog {
 
     pub(super) fn set_filters(&mut self, stream: &Stream, filters: Vec<Box<[u8]>>) {
         self.filters = filters;
+        self.ahead.clear();
         self.firsts.retain(|seq| {
             stream
                 .message(*seq)
@@ -77,9 +81,14 @@ impl Backlog {
         if let Some(seq) = self.firsts.front() {
             return Some(*seq);
         }
-        let seq = stream.next_seq_for(&self.filters, self.next_seq)?;
-        self.next_seq = seq;
-        Some(seq)
+        while let Some(seq) = self.ahead.front() {
+            if stream.get(*seq).is_some() {
+                return Some(*seq);
+            }
+            self.ahead.pop_front();
+        }
+        stream.next_seqs_for(&self.filters, self.next_seq, self.count, &mut self.ahead);
+        self.ahead.front().copied()
     }
 
     /// Takes the message that was peeked at.
@@ -87,6 +96,7 @@ impl Backlog {
         if self.firsts.front() == Some(&seq) {
             self.firsts.pop_front();
         } else {
+            self.ahead.pop_front();
             self.next_seq = seq + 1;
         }
         self.count = self.count.saturating_sub(1);
