@@ -4,11 +4,13 @@
 //! same functions serve `cargo fuzz run <target>` (nightly) and the bounded run in
 //! `tests/replay.rs` (stable).
 
+mod acks;
 mod client_decoder;
 mod explore;
 mod headers;
 mod sublist;
 
+pub use acks::acks;
 pub use client_decoder::client_decoder;
 pub use explore::{Budget, explore, read_corpus, replay_arguments};
 pub use headers::headers;

@@ -54,6 +54,25 @@ fn client_decoder() {
 }
 
 #[test]
+fn acks() {
+    let words: [&[u8]; 12] = [
+        b"$JS.ACK.",
+        b".1.2.3.4.5",
+        b"+ACK",
+        b"-NAK ",
+        b"+WPI",
+        b"+TERM ",
+        b"+NXT ",
+        b"{\"delay\":1}",
+        b"{\"batch\":2}",
+        b"\"expires\":9",
+        b"1h2m3.4s",
+        b"18446744073709551616",
+    ];
+    short_run("acks", unibus_fuzz::acks, &words);
+}
+
+#[test]
 fn headers() {
     let words: [&[u8]; 9] = [
         b"NATS/1.0",
