@@ -9,7 +9,10 @@ use bench::{Bench, SECOND, config, refused};
 use unibus_proto::jetstream::config::{Retention, StreamConfig};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_state::command::{Command, ConsumerReset};
-use unibus_state::{AckOutcome, DEAD_LETTER_KEY, Outcome, Poll, Position, STALE_UPDATE};
+use unibus_state::{
+    AckOutcome, ConsumerUpdate, DEAD_LETTER_KEY, EncodedBatch, Outcome, Poll, Position,
+    STALE_UPDATE,
+};
 
 fn with(messages: usize, consumer: ConsumerConfig) -> Host {
     let mut bench = Bench::with(config(&["a.>"]));
@@ -418,4 +421,34 @@ fn samples_are_taken_as_often_as_asked() {
                 .all(|line| line.contains("ack_time_ns: 2000000000"))
         );
     }
+}
+
+#[test]
+fn a_report_costs_what_changed_and_not_what_is_open() {
+    let unlimited = ConsumerConfig {
+        max_ack_pending: -1,
+        ..pull_config()
+    };
+    let mut host = with(5_000, unlimited);
+    host.pull(&batch(5_000), "x");
+    assert_eq!(host.all().len(), 5_000);
+    let all = host.cursor.take_changes().unwrap();
+    assert_eq!((all.pending.len(), all.settled.len()), (5_000, 0));
+    let bytes = |update: &ConsumerUpdate| {
+        let command = Command::ConsumerUpdate(update.clone());
+        EncodedBatch::of(&command).unwrap().bytes.len()
+    };
+    assert!(bytes(&all) < 5_000 * 8, "{}", bytes(&all));
+    host.bench.run(&Command::ConsumerUpdate(all));
+    host.say(4_000, "");
+    let one = host.cursor.take_changes().unwrap();
+    assert_eq!((one.pending.len(), one.settled.len()), (0, 1));
+    assert!(bytes(&one) < 100);
+    host.bench.run(&Command::ConsumerUpdate(one));
+    // Delivered and acknowledged between two reports: the position says it all.
+    host.bench.publish("a.1", &[], "hi");
+    host.pull(&batch(1), "x");
+    host.all();
+    host.say(5_001, "");
+    assert_eq!(host.cursor.take_changes().unwrap().len(), 0);
 }
