@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod identity;
 pub mod permissions;
+pub mod static_users;
 pub mod users;
 
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
-use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, Grant};
+use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, Decision, Grant};
 use unibus_proto::nkey::NkeyPublic;
 use unibus_proto::permissions::Permissions;
 
@@ -274,7 +275,13 @@ fn proven(request: &AuthRequest<'_>) -> Result<Option<NkeyPublic>, AuthError> {
 }
 
 impl Authenticator for Directory {
-    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Decision {
+        self.decide(request).into()
+    }
+}
+
+impl Directory {
+    fn decide(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
         let peer = request.peer;
         let outcome = proven(request).and_then(|key| match key {
             Some(key) if self.shared.internal == Some(key) => Ok(self.admit_internal(&key)),

@@ -9,6 +9,7 @@ mod health;
 mod interfaces;
 mod listeners;
 mod parts;
+mod plane;
 mod readiness;
 mod store;
 mod users;
@@ -23,9 +24,10 @@ use tokio::task::JoinHandle;
 use unibus_broker::{Broker, LameDuck};
 use unibus_proto::NodeId;
 
-use crate::access::{Directory, IdentityError, InternalIdentity};
+use crate::access::IdentityError;
+use crate::access::static_users::{StaticAuthError, StaticUsers};
 use crate::config;
-use crate::config::args::BusAuth;
+use crate::config::auth::StaticAuth;
 use crate::config::tls::ClientTls;
 use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
@@ -36,10 +38,12 @@ pub use self::client_tls::ClientTlsError;
 pub use self::interfaces::every_address;
 pub use self::listeners::Addresses;
 pub use self::parts::server_id;
+pub use self::plane::ReloadError;
 
 use self::client_tls::ClientListeners;
 use self::health::Health;
 use self::listeners::Listeners;
+use self::plane::Plane;
 use self::store::{Joins, Store};
 use self::wiring::{ReplicaSlot, RouteHooks};
 
@@ -78,6 +82,12 @@ pub enum NodeError {
     /// The node's own identity can't be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The configuration's users can't be used.
+    #[error(transparent)]
+    Users(#[from] StaticAuthError),
+    /// The configuration's accounts can't be used.
+    #[error(transparent)]
+    Accounts(#[from] unibus_broker::AccountsError),
     /// The route secret can't be used.
     #[error(transparent)]
     Secret(#[from] mesh::SecretError),
@@ -98,6 +108,7 @@ pub enum NodeError {
 /// A running node.
 pub struct Node {
     broker: Broker,
+    users: Option<StaticUsers>,
     store: Option<Store>,
     mesh: Option<Arc<Mesh>>,
     addresses: Addresses,
@@ -124,7 +135,12 @@ impl Node {
         let id = parts::node_id(&config)?;
         let listeners = Listeners::bind(&config).await?;
         let client = listeners.client_addr(&config)?;
-        let (directory, broker, server_id) = message_plane(&config, &listeners, client, id)?;
+        let Plane {
+            directory,
+            users,
+            broker,
+            server_id,
+        } = Plane::new(&config, &listeners, client, id)?;
         let (trigger, shutdown) = shutdown::channel();
         let slot = Arc::new(ReplicaSlot::default());
         let mesh = match &config.cluster {
@@ -159,6 +175,7 @@ impl Node {
         let addresses = listeners.addresses(client, mesh.as_deref());
         let mut node = Self {
             broker,
+            users,
             store,
             mesh,
             addresses,
@@ -229,6 +246,18 @@ impl Node {
     pub async fn ready(&self, within: Duration) -> Result<(), NodeError> {
         match &self.store {
             Some(store) => store.ready(within).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the users of another configuration, where a configuration names them. Open connections
+    /// follow: new permissions hold at once, and those whose user is gone or changed are closed.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing has changed then.
+    pub fn reload_users(&self, auth: &StaticAuth) -> Result<(), ReloadError> {
+        match &self.users {
+            Some(users) => plane::reload_users(users, &self.broker, auth),
             None => Ok(()),
         }
     }
@@ -321,28 +350,4 @@ struct Parts<'a> {
     broker: &'a Broker,
     store: Option<&'a Store>,
     mesh: Option<&'a Arc<Mesh>>,
-}
-
-/// Who may connect, and the broker they connect to.
-fn message_plane(
-    config: &NodeConfig,
-    listeners: &Listeners,
-    client: SocketAddr,
-    id: NodeId,
-) -> Result<(Arc<Directory>, Broker, String), NodeError> {
-    let identity = match &config.internal_id_file {
-        Some(path) => InternalIdentity::load_or_create(path)?,
-        None => InternalIdentity::generate()?,
-    };
-    let directory = Arc::new(Directory::new(
-        config.auth.bus().unwrap_or(BusAuth::Off),
-        &identity,
-    ));
-    // Nobody is admitted by what a restart finds on disk until the cluster has confirmed it.
-    directory.set_authority(config.auth.bus().is_none());
-    let options = parts::broker_options(config, &listeners.addresses(client, None));
-    let server_id = options.server_id.clone();
-    let broker = Broker::new(options, Arc::clone(&directory) as _);
-    broker.set_node(id);
-    Ok((directory, broker, server_id))
 }

@@ -26,7 +26,7 @@ fn connect(seed: &UserSeed) -> ConnectOptions {
 
 fn ask(directory: &Directory, connect: &ConnectOptions) -> Result<Admission, AuthError> {
     let peer = "127.0.0.1:1".parse().unwrap();
-    directory.authenticate(&AuthRequest {
+    directory.decide(&AuthRequest {
         connect,
         nonce: NONCE,
         peer,
@@ -125,10 +125,7 @@ fn enforce_refuses_no_key_a_foreign_signature_and_an_old_one() {
         certificate: None,
         kind: ConnectionKind::Nats,
     };
-    assert_eq!(
-        directory.authenticate(&request).unwrap_err(),
-        AuthError::Refused
-    );
+    assert_eq!(directory.decide(&request).unwrap_err(), AuthError::Refused);
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl AuthMode {
     pub fn is_enforced(&self) -> bool {
         match self {
             Self::Bus(mode) => *mode == BusAuth::Enforce,
-            Self::Static(auth) => !auth.is_open(),
+            Self::Static(auth) => !auth.is_open() && auth.no_auth_user.is_none(),
         }
     }
 }

@@ -42,6 +42,11 @@ pub(super) fn reload(
     if old.tls != next.tls || old.websocket != next.websocket {
         info!(target: "nats_server", "Reloaded: tls");
     }
+    if old.auth != next.auth {
+        node.reload_users(&next.auth)
+            .map_err(|error| error.to_string())?;
+        info!(target: "nats_server", "Reloaded: authorization");
+    }
     if old.limits != next.limits {
         node.set_limits(&next.limits);
         info!(target: "nats_server", "Reloaded: limits");
@@ -88,8 +93,6 @@ fn fixed(old: &Options, next: &Options) -> Vec<&'static str> {
         ("jetstream", old.jetstream != next.jetstream),
         ("websocket", place(old) != place(next)),
         ("cluster", old.cluster != next.cluster),
-        ("authorization", old.auth.users != next.auth.users),
-        ("accounts", old.auth.accounts != next.auth.accounts),
         (
             "system_account",
             old.auth.system_account != next.auth.system_account,

@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use unibus_broker::{
-    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant,
+    Admission, AuthRequest, Authenticator, Broker, BrokerOptions, Decision, Grant,
 };
 use unibus_proto::NodeId;
 use unibus_proto::permissions::Permissions;
@@ -52,12 +52,12 @@ impl Transport for Alone {
 struct Open(watch::Sender<Grant>);
 
 impl Authenticator for Open {
-    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Decision {
         let internal = request.connect.name.as_deref() == Some("internal");
-        Ok(Admission {
+        Decision::Now(Ok(Admission {
             internal,
             ..Admission::new(self.0.subscribe())
-        })
+        }))
     }
 }
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use unibus_broker::{
-    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Grant, Limits,
+    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, Decision, Grant,
+    Limits,
 };
 use unibus_proto::nkey::NkeyPublic;
 use unibus_proto::permissions::{Permissions, QueueRule, ResponseRule, SubjectSet};
@@ -89,7 +90,13 @@ struct Doorman {
 }
 
 impl Authenticator for Doorman {
-    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Decision {
+        self.admit(request).into()
+    }
+}
+
+impl Doorman {
+    fn admit(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
         let connect = request.connect;
         let permissions = match (self.mode, connect.auth_token.as_deref()) {
             (Mode::Open, _) | (Mode::Token, Some("secret")) => Permissions::all(),

@@ -26,9 +26,9 @@ use crate::clock;
 use crate::io::Io;
 use crate::outbound::{Close, Status};
 use crate::plane::Plane;
-use crate::ports::{AuthError, Grant};
+use crate::ports::{Admission, AuthError, Grant};
 use crate::reason::CloseReason;
-use crate::session::Session;
+use crate::session::{Deciding, Session};
 use crate::shared::Shared;
 use crate::stats::count;
 use crate::violation::Violation;
@@ -134,6 +134,13 @@ impl Connection {
                     turn = std::future::poll_fn(|cx| self.poll_turn(cx)) => turn,
                 },
             };
+            let turn = match turn {
+                Turn::Wait if self.session.deciding.is_some() => Box::pin(self.decide())
+                    .await
+                    .err()
+                    .map_or(Turn::Wait, Turn::Close),
+                turn => turn,
+            };
             if let Some(new) = self.session.new_grant.take() {
                 grant = Some(new);
                 self.follow_limits();
@@ -156,7 +163,8 @@ impl Connection {
             match ready!(self.poll_read(cx)) {
                 Err(reason) => return Poll::Ready(Turn::Close(reason)),
                 Ok(()) => {
-                    if self.session.new_grant.is_some() || self.must_wait() {
+                    let deciding = self.session.deciding.is_some();
+                    if deciding || self.session.new_grant.is_some() || self.must_wait() {
                         return Poll::Ready(Turn::Wait);
                     }
                 }
@@ -267,6 +275,12 @@ impl Connection {
                 break ended;
             }
         };
+        self.after_burst(ended)?;
+        Ok(consumed)
+    }
+
+    /// What every burst ends with.
+    fn after_burst(&mut self, ended: Option<Violation>) -> Result<(), Close> {
         self.session.settle_info(&self.shared);
         self.last_read = self.note_activity();
         let meter = &self.session.outbound.meter;
@@ -278,14 +292,17 @@ impl Connection {
         if self.session.is_admitted() {
             self.admit_by = None;
         }
-        Ok(consumed)
+        Ok(())
     }
 
     /// One burst: to the end of `data`, to what ends the connection, or to a change of account.
     fn act(&mut self, data: &[u8], consumed: &mut usize) -> Option<Violation> {
         let mut burst = Burst::new(&self.shared, &self.plane);
         let mut ended: Option<Violation> = None;
-        while ended.is_none() && self.session.next_plane.is_none() {
+        while ended.is_none()
+            && self.session.next_plane.is_none()
+            && self.session.deciding.is_none()
+        {
             match self.decoder.decode(&data[*consumed..]) {
                 Ok(Some((op, used))) => {
                     *consumed += used;
@@ -301,6 +318,44 @@ impl Connection {
             self.session.complain(text);
         }
         burst.finish(&mut self.session.fanout);
+        ended
+    }
+
+    /// Waits for the decision about a CONNECT, then goes on with what the client sent behind it.
+    async fn decide(&mut self) -> Result<(), Close> {
+        while let Some(mut deciding) = self.session.deciding.take() {
+            let decided = tokio::select! {
+                decided = deciding.decision.get_mut() => decided,
+                reason = std::future::poll_fn(|cx| self.poll_output(cx)) => return Err(reason),
+            };
+            let ended = self.conclude(&deciding, decided);
+            self.after_burst(ended)?;
+            let mut data = std::mem::take(&mut self.kept);
+            let consumed = self.burst(&data)?;
+            data.advance(consumed);
+            self.kept = data;
+        }
+        self.must_wait();
+        Ok(())
+    }
+
+    /// A burst of one operation: the CONNECT that has been decided.
+    fn conclude(
+        &mut self,
+        deciding: &Deciding,
+        decided: Result<Admission, AuthError>,
+    ) -> Option<Violation> {
+        let mut burst = Burst::new(&self.shared, &self.plane);
+        let ended = self.session.conclude(deciding, decided, &mut burst).err();
+        if let Some(text) = ended.as_ref().and_then(|violation| violation.text) {
+            self.session.complain(text);
+        }
+        burst.finish(&mut self.session.fanout);
+        if let Some(plane) = self.session.next_plane.take()
+            && ended.is_none()
+        {
+            self.plane = plane;
+        }
         ended
     }
 

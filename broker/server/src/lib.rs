@@ -49,8 +49,8 @@ pub use lameduck::LameDuck;
 pub use options::{BrokerOptions, Limits};
 pub use plane::Internal;
 pub use ports::{
-    Admission, AuthError, AuthRequest, Authenticator, Events, Grant, Inbound, Origin, Publication,
-    Service, UserLimits,
+    Admission, AuthError, AuthRequest, Authenticator, Decision, Events, Grant, Inbound, Origin,
+    Publication, Service, UserLimits,
 };
 pub use reason::CloseReason;
 pub use report::{

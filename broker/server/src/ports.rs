@@ -18,12 +18,33 @@ use crate::report::{ConnectionKind, ConnectionReport};
 
 /// Decides who a connecting client is and what it may do.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Called on the connection's task for every CONNECT (and once without one when authentication is
-    /// not required and the client's first operation is something else). Must not block.
-    ///
-    /// # Errors
-    /// [`AuthError`]; the client reads its text and is closed.
-    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError>;
+    /// Called on the connection's task for every CONNECT, and once without one when the client's first
+    /// operation is something else. Must not block: what takes long is [`Decision::Later`].
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Decision;
+}
+
+/// What an authenticator says. A refused client reads the [`AuthError`]'s text and is closed.
+pub enum Decision {
+    /// At once.
+    Now(Result<Admission, AuthError>),
+    /// When the future is done. Until then the connection reads nothing more, and its authentication
+    /// timeout holds. The future bounds its own work: it may be dropped at any time.
+    Later(BoxFuture<'static, Result<Admission, AuthError>>),
+}
+
+impl std::fmt::Debug for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Now(decided) => f.debug_tuple("Now").field(decided).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+impl From<Result<Admission, AuthError>> for Decision {
+    fn from(decided: Result<Admission, AuthError>) -> Self {
+        Self::Now(decided)
+    }
 }
 
 /// What a client presents.

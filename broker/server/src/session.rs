@@ -16,6 +16,7 @@ use unibus_proto::permissions::Permissions;
 use unibus_proto::subject;
 use unibus_proto::sublist::Walk;
 
+pub(crate) use self::admission::Deciding;
 use crate::burst::Burst;
 use crate::certificate::CertificateIdentity;
 use crate::fanout::{Fanout, Message, Reach};
@@ -55,6 +56,8 @@ pub(crate) struct Session {
     told_info: Option<Arc<ServerInfo>>,
     permissions: Option<Arc<Permissions>>,
     origin: Origin,
+    /// A CONNECT that is still being decided: nothing after it may be looked at before.
+    pub(crate) deciding: Option<Box<Deciding>>,
     grant: Option<watch::Receiver<Grant>>,
     limits: UserLimits,
     place: Option<Place>,
@@ -120,6 +123,7 @@ impl Session {
             told_info: None,
             permissions: None,
             origin,
+            deciding: None,
             grant: None,
             limits: UserLimits::default(),
             place: None,

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use unibus_proto::handshake::ConnectOptions;
@@ -14,7 +16,7 @@ use super::{Flags, Session};
 use crate::burst::Burst;
 use crate::places::Seat;
 use crate::plane::Plane;
-use crate::ports::{Admission, AuthError, AuthRequest, Grant};
+use crate::ports::{Admission, AuthError, AuthRequest, Decision, Grant};
 use crate::reason::CloseReason;
 use crate::shared::Shared;
 use crate::stats::count;
@@ -23,13 +25,33 @@ use crate::violation::{Violation, connect_violation, withdrawn_subscription};
 /// Grants applied in a row before a burst goes on: each one is newer than the last.
 const REGRANTS_MAX: usize = 8;
 
+/// A CONNECT whose decision takes time.
+pub(crate) struct Deciding {
+    /// What CONNECT said.
+    connect: ConnectOptions,
+    /// The decision; the connection awaits it and hands it to [`Session::conclude`]. Behind a lock
+    /// that is never contended, so that a session can be shared between threads.
+    pub(crate) decision: Mutex<BoxFuture<'static, Result<Admission, AuthError>>>,
+}
+
+impl std::fmt::Debug for Deciding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deciding")
+    }
+}
+
 impl Session {
     /// Where authentication is not required, operations before CONNECT count as an empty CONNECT.
     pub(super) fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
         if burst.shared.is_auth_required() {
             return Err(self.refused(AuthError::Refused, burst));
         }
-        self.authenticate(&ConnectOptions::default(), burst)
+        match self.ask(&ConnectOptions::default(), burst) {
+            Decision::Now(Ok(admission)) => self.admit(admission, burst),
+            Decision::Now(Err(refusal)) => Err(self.refused(refusal, burst)),
+            // Without credentials there is nothing that could take long.
+            Decision::Later(_) => Err(self.refused(AuthError::Refused, burst)),
+        }
     }
 
     pub(super) fn connect(&mut self, json: &[u8], burst: &mut Burst<'_>) -> Result<(), Violation> {
@@ -38,7 +60,42 @@ impl Session {
         if let Some(text) = options.violation() {
             return Err(connect_violation(text));
         }
-        self.authenticate(&options, burst)?;
+        self.introduce(&options);
+        match self.ask(&options, burst) {
+            Decision::Now(decided) => self.decided(&options, decided, burst),
+            Decision::Later(decision) => {
+                self.deciding = Some(Box::new(Deciding {
+                    connect: options,
+                    decision: Mutex::new(decision),
+                }));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the decision that a CONNECT waited for.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection ends.
+    pub(crate) fn conclude(
+        &mut self,
+        deciding: &Deciding,
+        decided: Result<Admission, AuthError>,
+        burst: &mut Burst<'_>,
+    ) -> Result<(), Violation> {
+        self.decided(&deciding.connect, decided, burst)
+    }
+
+    fn decided(
+        &mut self,
+        options: &ConnectOptions,
+        decided: Result<Admission, AuthError>,
+        burst: &mut Burst<'_>,
+    ) -> Result<(), Violation> {
+        match decided {
+            Ok(admission) => self.admit(admission, burst)?,
+            Err(refusal) => return Err(self.refused(refusal, burst)),
+        }
         let owed = options.protocol >= 1 && !self.record.follows_info();
         self.flags = Flags {
             admitted: true,
@@ -55,12 +112,7 @@ impl Session {
         Ok(())
     }
 
-    fn authenticate(
-        &mut self,
-        connect: &ConnectOptions,
-        burst: &mut Burst<'_>,
-    ) -> Result<(), Violation> {
-        self.introduce(connect);
+    fn ask(&self, connect: &ConnectOptions, burst: &Burst<'_>) -> Decision {
         let nonce = self.nonce.as_deref().unwrap_or_default();
         let request = AuthRequest {
             connect,
@@ -70,10 +122,7 @@ impl Session {
             certificate: self.certificate.as_deref(),
             kind: self.record.kind(),
         };
-        match burst.shared.auth.authenticate(&request) {
-            Ok(admission) => self.admit(admission, burst),
-            Err(refusal) => Err(self.refused(refusal, burst)),
-        }
+        burst.shared.auth.authenticate(&request)
     }
 
     fn admit(&mut self, admission: Admission, burst: &mut Burst<'_>) -> Result<(), Violation> {

@@ -288,3 +288,37 @@ async fn a_reload_closes_whom_it_no_longer_admits() {
     late.send("PING\r\n").await;
     assert_eq!(late.rest().await, "-ERR 'Authorization Violation'\r\n");
 }
+
+#[tokio::test]
+async fn a_decision_may_take_time_and_holds_up_nobody_else() {
+    let node = Node::start().await;
+    let mut slow = node.dial().await;
+    slow.send(
+        "CONNECT {\"verbose\":false,\"user\":\"slow\"}\r\nSUB a 1\r\nPUB a 1\r\nx\r\nPING\r\n",
+    )
+    .await;
+    let mut other = node.client().await;
+    other.flush().await;
+    assert_eq!(
+        node.broker.stats().subscriptions,
+        0,
+        "nothing was looked at"
+    );
+    node.gate.add_permits(1);
+    slow.expect("MSG a 1 1\r\nx\r\nPONG\r\n").await;
+    slow.flush().await;
+}
+
+#[tokio::test]
+async fn a_decision_that_takes_too_long_is_a_timeout() {
+    let node = Node::with(|options| {
+        options.auth_required = true;
+        options.limits.auth_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut slow = node.dial().await;
+    slow.send("CONNECT {\"verbose\":false,\"user\":\"slow\"}\r\nPING\r\n")
+        .await;
+    slow.expect("-ERR 'Authentication Timeout'\r\n").await;
+    assert_eq!(slow.rest().await, "");
+}

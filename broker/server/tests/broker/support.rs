@@ -6,44 +6,55 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use unibus_broker::{
-    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, ClientListener, Grant,
-    Limits, ListenerSettings, UserLimits,
+    Admission, AuthError, AuthRequest, Authenticator, Broker, BrokerOptions, ClientListener,
+    Decision, Grant, Limits, ListenerSettings, UserLimits,
 };
 use unibus_proto::permissions::Permissions;
 
 /// Nothing in these tests takes longer, unless it is broken.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Admits everyone who doesn't say `user: nobody`, with one shared grant. `name@A` belongs to account `A`.
+/// Admits everyone who doesn't say `user: nobody`, with one shared grant. `name@A` belongs to account `A`;
+/// `user: slow` has to wait for a turn at the gate.
 pub(crate) struct Anyone {
     grant: watch::Receiver<Grant>,
+    gate: Arc<Semaphore>,
     limits: UserLimits,
     lifetime: Option<Duration>,
 }
 
 impl Authenticator for Anyone {
-    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Admission, AuthError> {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Decision {
         let certified = |name: &&str| {
             let names = request.certificate.map(|c| c.names()).unwrap_or_default();
             names.iter().any(|n| n == name)
         };
         if request.connect.user.as_deref() == Some("nobody") || certified(&"nobody@example") {
-            return Err(AuthError::Refused);
+            return Decision::Now(Err(AuthError::Refused));
         }
         let user = request.connect.user.as_deref();
         let identity = user.map(Arc::from);
         let account = user.and_then(|user| user.split_once('@'));
-        Ok(Admission {
+        let admission = Admission {
             limits: self.limits,
             account: account.map(|(_, account)| Arc::from(account)),
             expires_at: self.lifetime.map(|left| SystemTime::now() + left),
             user: identity.clone(),
             identity,
             ..Admission::new(self.grant.clone())
-        })
+        };
+        if user != Some("slow") {
+            return Decision::Now(Ok(admission));
+        }
+        let gate = Arc::clone(&self.gate);
+        Decision::Later(Box::pin(async move {
+            let turn = gate.acquire().await.map_err(|_| AuthError::Refused)?;
+            turn.forget();
+            Ok(admission)
+        }))
     }
 }
 
@@ -51,6 +62,7 @@ pub(crate) struct Node {
     pub(crate) broker: Broker,
     pub(crate) addr: SocketAddr,
     pub(crate) grant: watch::Sender<Grant>,
+    pub(crate) gate: Arc<Semaphore>,
     stop: watch::Sender<bool>,
 }
 
@@ -77,8 +89,10 @@ impl Node {
         };
         change(&mut options);
         let (grant, receiver) = watch::channel(Grant::Active(Arc::new(Permissions::all())));
+        let gate = Arc::new(Semaphore::new(0));
         let anyone = Anyone {
             grant: receiver,
+            gate: Arc::clone(&gate),
             limits,
             lifetime,
         };
@@ -90,6 +104,7 @@ impl Node {
             broker,
             addr,
             grant,
+            gate,
             stop,
         }
     }
