@@ -12,7 +12,7 @@ use unibus_proto::jetstream::config::add_server_metadata;
 use unibus_proto::jetstream::info::{ClusterInfo, PeerInfo, StreamInfo};
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_raft::{GroupId, Replica, RpcClass, Transport, TransportError};
-use unibus_state::{Location, StoredMessage, Stream};
+use unibus_state::{Location, State, StoredMessage, Stream};
 
 use super::JetStreamOptions;
 use super::api::Counters;
@@ -68,21 +68,29 @@ impl Core {
             .ok()
     }
 
-    pub(super) fn stream_info_of(stream: &Stream, now: Timestamp) -> StreamInfo {
+    pub(super) fn stream_info_of(state: &State, stream: &Stream, now: Timestamp) -> StreamInfo {
+        let mut sources = state.source_infos(stream, now.0);
+        let mirrors = stream.config().mirror.is_some();
         StreamInfo {
             config: stream.config().clone(),
             created: Timestamp(stream.created_ns()),
             state: stream.state(),
             cluster: None,
+            mirror: if mirrors { sources.pop() } else { None },
+            sources,
             ts: now,
         }
     }
 
     /// The info that answers a create or update: with the server's metadata, without the cluster.
     pub(super) fn created_stream_info(&self, name: &str) -> Option<StreamInfo> {
-        let mut info = self
-            .replica
-            .with_state(|state| Some(Self::stream_info_of(state.stream(name)?, Self::now())))?;
+        let mut info = self.replica.with_state(|state| {
+            Some(Self::stream_info_of(
+                state,
+                state.stream(name)?,
+                Self::now(),
+            ))
+        })?;
         let needs = info.config.required_api_level();
         let (level, version) = (self.options.api_level, self.options.version.as_str());
         add_server_metadata(&mut info.config.metadata, needs, level, version);

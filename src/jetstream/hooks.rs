@@ -16,6 +16,8 @@ use unibus_broker::{Broker, Service, ServiceId};
 use unibus_proto::subject::collide;
 use unibus_state::{Effect, State, Stream};
 
+use super::republish::Outbox;
+
 /// Where advisories and metrics are published.
 const EVENTS: &[u8] = b"$JS.EVENT.>";
 
@@ -59,6 +61,11 @@ pub(super) struct Hooks {
     news: Mutex<News>,
     pub(super) wake_delivery: Notify,
     pub(super) wake_clock: Notify,
+    /// Streams that copies may be made of have news, or copies were configured.
+    pub(super) wake_copies: Notify,
+    /// Some stream is a mirror or has sources.
+    copies: AtomicBool,
+    pub(super) republish: Outbox,
 }
 
 impl std::fmt::Debug for Hooks {
@@ -92,6 +99,7 @@ impl Hooks {
 
     /// Makes everything match the state: at start and after a snapshot was installed.
     pub(super) fn resync(&self, state: &State) {
+        self.note_copies(state);
         let known: Vec<String> = self.catalog.read().keys().cloned().collect();
         let present = state.streams().map(|stream| stream.config().name.clone());
         let names: HashSet<String> = known.into_iter().chain(present).collect();
@@ -102,7 +110,7 @@ impl Hooks {
     pub(super) fn applied(&self, state: &State, effects: &[Effect]) {
         let mut reshaped = HashSet::new();
         let mut consumers = HashSet::new();
-        let mut advanced = false;
+        let (mut advanced, mut moved) = (false, false);
         for effect in effects {
             match effect {
                 Effect::StreamCreated { name }
@@ -115,11 +123,16 @@ impl Hooks {
                 | Effect::ConsumerRemoved { stream, name } => {
                     consumers.insert((stream.to_string(), name.to_string()));
                 }
-                Effect::StreamAdvanced { name } => advanced |= self.note_advanced(name),
+                Effect::StreamAdvanced { name } => {
+                    moved = true;
+                    advanced |= self.note_advanced(name);
+                }
+                Effect::Republish { .. } => self.republish.note(effect),
                 Effect::ControlChanged { .. } => {}
             }
         }
         if !reshaped.is_empty() {
+            self.note_copies(state);
             self.refresh(state, &reshaped);
         }
         if !consumers.is_empty() {
@@ -127,6 +140,9 @@ impl Hooks {
         }
         if advanced {
             self.wake_delivery.notify_one();
+        }
+        if (moved || !reshaped.is_empty()) && self.copies.load(Ordering::Relaxed) {
+            self.wake_copies.notify_one();
         }
         self.wake_clock.notify_one();
     }
@@ -158,6 +174,13 @@ impl Hooks {
 
     pub(super) fn take_news(&self) -> News {
         std::mem::take(&mut *self.news.lock())
+    }
+
+    fn note_copies(&self, state: &State) {
+        let copies = state
+            .streams()
+            .any(|stream| stream.origins().next().is_some());
+        self.copies.store(copies, Ordering::Relaxed);
     }
 
     fn refresh_consumers(&self, state: &State, names: HashSet<(String, String)>) {

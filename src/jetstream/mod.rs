@@ -30,10 +30,12 @@ mod internal;
 mod leader;
 mod letters;
 mod orders;
+mod republish;
 mod runner;
 mod sender;
 mod serve;
 mod settle;
+mod sourcing;
 mod subject;
 mod table;
 #[cfg(test)]
@@ -50,6 +52,8 @@ use tokio::task::JoinHandle;
 use unibus_broker::{Broker, ServiceId};
 use unibus_proto::NodeId;
 use unibus_raft::{Replica, Transport};
+use unibus_state::command::Command;
+use unibus_state::limits::Limits;
 use unibus_state::{Effect, State};
 
 use self::api::{Api, Reader};
@@ -72,6 +76,10 @@ pub struct JetStreamOptions {
     pub version: String,
     /// The JetStream API level clients are told, as in INFO.
     pub api_level: u8,
+    /// What the account and the server may use; told to the cluster at start.
+    pub limits: Limits,
+    /// Refuses requests with fields that it does not know (10025).
+    pub strict: bool,
 }
 
 impl JetStreamOptions {
@@ -83,6 +91,8 @@ impl JetStreamOptions {
             domain: None,
             version: "2.14.0".to_owned(),
             api_level: 1,
+            limits: Limits::default(),
+            strict: false,
         }
     }
 }
@@ -152,10 +162,19 @@ impl JetStream {
         tasks.push(tokio::spawn(delivery::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(forward::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(republish::run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(sourcing::run(Arc::clone(&core))));
         core.hooks
             .attach(broker.clone(), Arc::new(Capture { ingest }));
         replica.with_state(|state| core.hooks.resync(state));
         let acknowledgements = Arc::new(Acknowledgements::new(Arc::clone(&core)));
+        if replica.with_state(|state| *state.limits() != core.options.limits) {
+            // First in the queue: whatever this node's clients ask for comes after it.
+            drop(
+                core.ingest
+                    .call(&Command::Limits(core.options.limits.clone())),
+            );
+        }
         let services = vec![
             broker.add_service("$JS.API.>", Arc::new(Api::new(Arc::clone(&core), reader))),
             broker.add_service("$JS.ACK.>", acknowledgements.clone()),

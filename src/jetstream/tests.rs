@@ -1,6 +1,8 @@
 //! One node's JetStream as standard clients see it: a real broker, a real replica in a temporary
 //! folder, and async-nats over loopback TCP.
 
+mod streams;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

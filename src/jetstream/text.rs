@@ -28,6 +28,19 @@ pub(super) struct DirectPlace<'a> {
 /// The header block of a direct get: the stored headers and then the place. Returns its length.
 pub(super) fn direct_headers(out: &mut Vec<u8>, stored: &[u8], place: &DirectPlace<'_>) -> usize {
     let start = out.len();
+    place_headers(out, stored, place);
+    if let Some((pending, last)) = place.batch {
+        out.extend_from_slice(b"\r\nNats-Num-Pending: ");
+        decimal(out, pending);
+        out.extend_from_slice(b"\r\nNats-Last-Sequence: ");
+        decimal(out, last);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+    out.len() - start
+}
+
+/// The stored headers and the place, without the final empty line.
+fn place_headers(out: &mut Vec<u8>, stored: &[u8], place: &DirectPlace<'_>) {
     open_block(out, stored);
     out.extend_from_slice(b"Nats-Stream: ");
     out.extend_from_slice(place.stream.as_bytes());
@@ -38,11 +51,24 @@ pub(super) fn direct_headers(out: &mut Vec<u8>, stored: &[u8], place: &DirectPla
     out.extend_from_slice(b"\r\nNats-Time-Stamp: ");
     // Writing to a Vec does not fail.
     let _ = write!(out, "{}", Timestamp(place.ts_ns));
-    if let Some((pending, last)) = place.batch {
-        out.extend_from_slice(b"\r\nNats-Num-Pending: ");
-        decimal(out, pending);
-        out.extend_from_slice(b"\r\nNats-Last-Sequence: ");
-        decimal(out, last);
+}
+
+/// The header block of a message published again: the stored headers, the place, the last sequence
+/// of its subject before, and the payload's size when the payload is left out. Returns its length.
+pub(super) fn republish_headers(
+    out: &mut Vec<u8>,
+    stored: &[u8],
+    place: &DirectPlace<'_>,
+    last_seq: u64,
+    payload_len: Option<usize>,
+) -> usize {
+    let start = out.len();
+    place_headers(out, stored, place);
+    out.extend_from_slice(b"\r\nNats-Last-Sequence: ");
+    decimal(out, last_seq);
+    if let Some(len) = payload_len {
+        out.extend_from_slice(b"\r\nNats-Msg-Size: ");
+        decimal(out, len as u64);
     }
     out.extend_from_slice(b"\r\n\r\n");
     out.len() - start
@@ -169,6 +195,57 @@ pub(super) fn random_name(len: usize) -> String {
         .collect()
 }
 
+/// Where a sourced message comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin<'a> {
+    pub(super) stream: &'a str,
+    pub(super) seq: u64,
+    pub(super) filters: &'a str,
+    pub(super) destinations: &'a str,
+    pub(super) subject: &'a [u8],
+}
+
+/// The stored headers and where the message comes from:
+/// `Nats-Stream-Source: <stream> <seq> <filters> <destinations> <subject>`.
+pub(super) fn source_headers(out: &mut Vec<u8>, stored: &[u8], origin: &Origin<'_>) {
+    let stored =
+        without_lines(stored, &[b"Nats-Stream-Source:"]).unwrap_or_else(|| stored.to_vec());
+    open_block(out, &stored);
+    out.extend_from_slice(b"Nats-Stream-Source: ");
+    out.extend_from_slice(origin.stream.as_bytes());
+    out.push(b' ');
+    decimal(out, origin.seq);
+    for part in [origin.filters, origin.destinations] {
+        out.push(b' ');
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.push(b' ');
+    out.extend_from_slice(origin.subject);
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// A header block without what its publisher expected of the stream; `None` when it expected nothing.
+pub(super) fn without_expectations(block: &[u8]) -> Option<Vec<u8>> {
+    without_lines(block, &[b"Nats-Expected-"])
+}
+
+/// The block without the lines that begin like this, `None` when there are none. A block of which
+/// nothing is left is empty.
+fn without_lines(block: &[u8], prefixes: &[&[u8]]) -> Option<Vec<u8>> {
+    let doomed = |line: &[u8]| prefixes.iter().any(|prefix| line.starts_with(prefix));
+    let mut lines = block.split_inclusive(|byte| *byte == b'\n');
+    if !lines.clone().any(doomed) {
+        return None;
+    }
+    let kept: Vec<&[u8]> = lines.by_ref().filter(|line| !doomed(line)).collect();
+    // The version line and the empty one.
+    Some(if kept.len() <= 2 {
+        Vec::new()
+    } else {
+        kept.concat()
+    })
+}
+
 /// Starts a header block that goes on after the stored one: its final empty line is left off.
 fn open_block(out: &mut Vec<u8>, stored: &[u8]) {
     match stored.strip_suffix(b"\r\n") {
@@ -195,8 +272,8 @@ fn decimal(out: &mut Vec<u8>, mut number: u64) {
 #[cfg(test)]
 mod tests {
     use super::{
-        AckPlace, DirectPlace, ack_subject, direct_headers, end_of_batch, heartbeat, set_headers,
-        size_headers, status,
+        AckPlace, DirectPlace, Origin, ack_subject, direct_headers, end_of_batch, heartbeat,
+        set_headers, size_headers, source_headers, status, without_expectations,
     };
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -261,6 +338,27 @@ mod tests {
             text,
             "NATS/1.0 204 EOB\r\nNats-Num-Pending: 2\r\nNats-Last-Sequence: 4\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn sourced_headers_are_byte_exact() {
+        let origin = Origin {
+            stream: "O",
+            seq: 1,
+            filters: "o.a",
+            destinations: ">",
+            subject: b"o.a",
+        };
+        let stored = b"NATS/1.0\r\nNats-Msg-Id: x\r\nNats-Expected-Last-Sequence: 0\r\n\r\n";
+        let kept = without_expectations(stored).unwrap();
+        let text = written(|out| source_headers(out, &kept, &origin));
+        assert_eq!(
+            text,
+            "NATS/1.0\r\nNats-Msg-Id: x\r\nNats-Stream-Source: O 1 o.a > o.a\r\n\r\n"
+        );
+        let only = b"NATS/1.0\r\nNats-Expected-Stream: x\r\n\r\n";
+        assert_eq!(without_expectations(only).unwrap(), b"");
+        assert_eq!(without_expectations(&kept), None);
     }
 
     #[test]

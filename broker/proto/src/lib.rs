@@ -16,6 +16,7 @@ pub mod permissions;
 pub mod route;
 pub mod subject;
 pub mod sublist;
+pub mod transform;
 
 use serde::{Deserialize, Serialize};
 

@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::bodies;
 use crate::codec::{CodecError, Reader, len_u32};
 use crate::command::{AppendRef, Command, CommandRef};
 use crate::consumer_update::ConsumerUpdate;
@@ -32,6 +33,8 @@ mod kind {
     pub(super) const CONSUMER_UPDATE: u8 = 11;
     pub(super) const CONSUMER_PAUSE: u8 = 12;
     pub(super) const CONSUMER_RESET: u8 = 13;
+    pub(super) const COPY: u8 = 32;
+    pub(super) const LIMITS: u8 = 33;
 }
 
 /// Commands being gathered by a proposer.
@@ -130,6 +133,11 @@ impl CommandBatch {
                 self.push_body(kind::CONSUMER_UPDATE, &body);
                 Ok(())
             }
+            Command::Copy(body) => {
+                self.push_body(kind::COPY, &bodies::encode_copy(body));
+                Ok(())
+            }
+            Command::Limits(body) => self.push_json(kind::LIMITS, body),
             Command::Tick => {
                 self.push_body(kind::TICK, &[]);
                 Ok(())
@@ -265,6 +273,8 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::CONSUMER_UPDATE => Command::ConsumerUpdate(ConsumerUpdate::decode(body)?),
         kind::CONSUMER_PAUSE => Command::ConsumerPause(json(body)?),
         kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
+        kind::COPY => Command::Copy(bodies::decode_copy(body)?),
+        kind::LIMITS => Command::Limits(json(body)?),
         kind::TICK if body.is_empty() => Command::Tick,
         kind::TICK => return Err(CodecError::Length),
         other => return Err(CodecError::UnknownKind(other)),

@@ -155,6 +155,40 @@ pub struct ConsumerProgress {
     pub stream_seq: u64,
 }
 
+/// One message of a [`CopyBatch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedMessage {
+    /// Its sequence in the origin.
+    pub seq: u64,
+    /// When the origin stored it, Unix nanoseconds.
+    pub ts_ns: u64,
+    /// The subject under which it is copied.
+    pub subject: Bytes,
+    /// How much of `data` is the header block.
+    pub header_len: u32,
+    /// Header block and payload, as the copy stores them.
+    pub data: Bytes,
+}
+
+/// `Copy`: what the leader read of an origin for a mirror or source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyBatch {
+    /// The stream that copies.
+    pub stream: String,
+    /// Its creation: a stream of the same name that came later is not meant.
+    pub created_ns: u64,
+    /// The identity of the mirror or source.
+    pub origin: String,
+    /// The origin's incarnation.
+    pub origin_uid: u64,
+    /// The place in the origin that the batch continues at.
+    pub after: u64,
+    /// The place in the origin that the batch leads to.
+    pub upto: u64,
+    /// What matches in between.
+    pub messages: Vec<CopiedMessage>,
+}
+
 /// Everything that changes the state.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(
@@ -186,6 +220,10 @@ pub enum Command {
     ConsumerPause(ConsumerPause),
     /// Move a consumer back or forth.
     ConsumerReset(ConsumerReset),
+    /// Copy messages of one stream to another.
+    Copy(CopyBatch),
+    /// What the account and the server may use.
+    Limits(crate::limits::Limits),
     /// Let time pass: expire what the entry's stamp says is due.
     Tick,
 }

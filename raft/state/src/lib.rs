@@ -5,10 +5,13 @@
 //! entry, and message bytes go to a [`BlockSink`] at a [`Location`] that the state itself chose.
 
 mod blocks;
+mod bodies;
 mod codec;
+mod compiled;
 mod consumer;
 mod consumer_row;
 mod consumer_update;
+mod copies;
 mod cursor;
 mod dedupe;
 mod header_scan;
@@ -22,11 +25,13 @@ mod rows;
 mod sequences;
 mod subject_table;
 mod validate;
+mod validate_sources;
 
 pub mod batch;
 pub mod command;
 pub mod delivery;
 pub mod fuzzing;
+pub mod limits;
 pub mod location;
 pub mod outcome;
 pub mod record;
@@ -38,6 +43,7 @@ pub use codec::CodecError;
 pub use command::{Append, AppendRef, Command, CommandRef};
 pub use consumer::{Consumer, DEAD_LETTER_KEY, STALE_UPDATE};
 pub use consumer_update::{ConsumerUpdate, Pin};
+pub use copies::{CopyFrom, CopyRules, Progress};
 pub use cursor::ConsumerCursor;
 pub use delivery::{
     AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,

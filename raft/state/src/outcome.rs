@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use unibus_proto::jetstream::error::ApiError;
 
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
+use crate::location::Location;
 
 /// A command that was understood but not granted. Data, not an error: the entry is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,21 @@ pub enum Effect {
         stream: Arc<str>,
         /// Its name.
         name: Arc<str>,
+    },
+    /// A message was stored that its stream wants published again, by the leader.
+    Republish {
+        /// Its stream.
+        stream: Arc<str>,
+        /// Under which subject.
+        subject: Bytes,
+        /// Its sequence.
+        seq: u64,
+        /// The last sequence of its subject before; 0 = it is the first.
+        last_seq: u64,
+        /// Where it is; readable for a while even if it is removed.
+        location: Location,
+        /// Without the payload.
+        headers_only: bool,
     },
     /// A control-plane bucket (`KV_UNIBUS_…`) changed.
     ControlChanged {

@@ -8,6 +8,7 @@ use unibus_proto::subject;
 use crate::blocks::{HEADERS, NEVER, TTL};
 use crate::codec::len_u32;
 use crate::command::AppendRef;
+use crate::compiled::Again;
 use crate::dedupe::{IdKey, Remembered, key_of};
 use crate::header_scan::{
     HEADER_BYTES_MAX, PublishHeaders, Rollup, Ttl, parse_rollup, parse_ttl, scan, stored_form,
@@ -28,7 +29,7 @@ enum Stored {
 impl Stream {
     /// Stores a message whose subject belongs to this stream, or says why not.
     pub(crate) fn append(&mut self, a: AppendRef<'_>, ctx: &mut Context<'_>) -> Outcome {
-        let (seq, duplicate) = match self.try_append(a, ctx) {
+        let (seq, duplicate) = match self.try_append(a, false, ctx) {
             Ok(Stored::New(seq)) => (seq, false),
             Ok(Stored::Duplicate(seq)) => (seq, true),
             Err(error) => {
@@ -49,13 +50,36 @@ impl Stream {
         }
     }
 
-    fn try_append(&mut self, a: AppendRef<'_>, ctx: &mut Context<'_>) -> Result<Stored, ApiError> {
+    /// Stores a copy made for a source: what it expects of its stream was settled at the origin.
+    pub(crate) fn append_copy(
+        &mut self,
+        a: AppendRef<'_>,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), ApiError> {
+        self.try_append(a, true, ctx).map(drop)
+    }
+
+    fn try_append(
+        &mut self,
+        a: AppendRef<'_>,
+        copied: bool,
+        ctx: &mut Context<'_>,
+    ) -> Result<Stored, ApiError> {
         if self.is_control() && !a.privileged {
             return Err(error::RESERVED);
         }
         if self.config.sealed {
             return Err(error::STREAM_SEALED);
         }
+        let renamed = self
+            .compiled
+            .rename
+            .as_ref()
+            .and_then(|t| t.apply(a.subject));
+        let a = AppendRef {
+            subject: renamed.as_deref().unwrap_or(a.subject),
+            ..a
+        };
         let header_len = a.header_len as usize;
         if header_len == 0 {
             return self.store_checked(a, None, None, ctx).map(Stored::New);
@@ -64,7 +88,10 @@ impl Stream {
             return Err(error::HEADER_EXCEEDS_MAXIMUM);
         }
         let (block, payload) = a.data.split_at(header_len);
-        let headers = scan(block)?;
+        let mut headers = scan(block)?;
+        if copied {
+            self.settle_copied(&mut headers);
+        }
         self.check_features(&headers)?;
         let ttl = self.ttl_of(&headers)?;
         let window = u64::try_from(self.config.duplicate_window).unwrap_or(0);
@@ -93,6 +120,26 @@ impl Stream {
         };
         self.remember(key, headers.msg_id, seq, ctx.now_ns);
         Ok(Stored::New(seq))
+    }
+
+    /// Takes out of a copy's headers what was settled when the origin stored it, or what this stream
+    /// does not grant.
+    fn settle_copied(&self, headers: &mut PublishHeaders<'_>) {
+        headers.source = false;
+        headers.batch = false;
+        headers.schedule = false;
+        headers.counter = false;
+        headers.expected_stream = None;
+        headers.expected_last_seq = None;
+        headers.expected_last_subject_seq = None;
+        headers.expected_last_subject = None;
+        headers.expected_last_msg_id = None;
+        if !self.config.allow_msg_ttl {
+            headers.ttl = None;
+        }
+        if !self.config.allow_rollup_hdrs || self.config.deny_purge {
+            headers.rollup = None;
+        }
     }
 
     /// Features a message may ask for that this stream does not have.
@@ -208,13 +255,24 @@ impl Stream {
             Some(Ttl::For(ns)) => (0, Some(ctx.now_ns.saturating_add(ns))),
         };
         let (seq, id) = self.store(a.subject, a.header_len, a.data, flags, expiry, ctx);
+        self.roll_up(rollup, id, seq, ctx);
+        self.enforce_limits(id, ctx);
+        Ok(seq)
+    }
+
+    /// Removes what a message that was stored as `seq` replaces.
+    pub(crate) fn roll_up(
+        &mut self,
+        rollup: Option<Rollup>,
+        id: u32,
+        seq: u64,
+        ctx: &mut Context<'_>,
+    ) {
         match rollup {
             None => {}
             Some(Rollup::Subject) => self.remove_subject_before(id, seq, ctx),
             Some(Rollup::All) => while self.first_seq < seq && self.remove(self.first_seq, ctx) {},
         }
-        self.enforce_limits(id, ctx);
-        Ok(seq)
     }
 
     fn remove_subject_before(&mut self, id: u32, seq: u64, ctx: &mut Context<'_>) {
@@ -226,7 +284,7 @@ impl Stream {
     }
 
     /// `discard: new`: a full stream refuses, except a message that replaces one of its own subject.
-    fn check_limits(
+    pub(crate) fn check_limits(
         &self,
         known: Option<u32>,
         size: u64,
@@ -289,6 +347,20 @@ impl Stream {
         }
     }
 
+    /// Remembers that a message is to be published again.
+    fn note_again(&mut self, id: u32, seq: u64, location: Location) {
+        let republish = self.compiled.republish.as_ref();
+        if let Some(to) = republish.and_then(|again| again.apply(self.subjects.name(id))) {
+            let last_seq = self.subjects.seqs(id).last().unwrap_or(0);
+            self.again.push(Again {
+                to,
+                seq,
+                last_seq,
+                location,
+            });
+        }
+    }
+
     /// Stores without asking. Returns the sequence and the subject's id.
     pub(crate) fn store(
         &mut self,
@@ -315,6 +387,7 @@ impl Stream {
         ctx.sink.append(&at, &[&head, subject, data]);
 
         let id = self.subjects.intern(subject);
+        self.note_again(id, seq, at);
         self.subjects.push(id, seq);
         let has_headers = if header_len > 0 { HEADERS } else { 0 };
         let has_ttl = if expiry_ns.is_some() { TTL } else { 0 };

@@ -14,7 +14,9 @@ use unibus_proto::jetstream::config::StreamConfig;
 use crate::blocks::{Block, HEADERS, STORED_FLAGS, TTL};
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
 use crate::consumer::{Consumer, ConsumerRow};
+use crate::copies::Progress;
 use crate::dedupe::{CHUNK_IDS, Dedupe, Remembered};
+use crate::limits::Limits;
 use crate::location::{BlockId, StreamUid};
 use crate::state::State;
 use crate::stream::{Stream, message_size};
@@ -83,6 +85,8 @@ struct StreamRow {
     dedupe_end: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sweep_from: Option<u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    progress: BTreeMap<String, Progress>,
 }
 
 fn key(kind: u8, uid: StreamUid, tail: &[u8]) -> Vec<u8> {
@@ -146,6 +150,10 @@ impl State {
         let mut row = vec![FORMAT];
         row.extend_from_slice(&self.last_stamp_ns.to_le_bytes());
         row.extend_from_slice(&self.next_uid.to_le_bytes());
+        // Absent while nothing is limited, as in rows written before there were limits.
+        if self.limits != Limits::default() {
+            row.extend(serde_json::to_vec(&self.limits).unwrap_or_default());
+        }
         row
     }
 
@@ -197,6 +205,7 @@ impl Stream {
             dedupe_first: self.dedupe.first,
             dedupe_end: self.dedupe.end(),
             sweep_from: self.sweep_from,
+            progress: self.progress.clone(),
         })
     }
 
@@ -397,6 +406,10 @@ impl State {
         let mut reader = open(value)?;
         self.last_stamp_ns = reader.u64()?;
         self.next_uid = reader.u64()?;
+        if reader.len() > 0 {
+            let limits = serde_json::from_slice(reader.rest());
+            self.limits = limits.map_err(|_| CodecError::Malformed)?;
+        }
         reader.finish()
     }
 }
@@ -461,6 +474,7 @@ fn load_stream(uid: StreamUid, mut parts: Parts) -> Result<Stream, LoadError> {
     stream.last_seq = row.last_seq;
     stream.last_ts_ns = row.last_ts_ns;
     stream.last_msg_id = row.last_msg_id;
+    stream.progress = row.progress;
     stream.blocks.next_id = row.next_block;
     for (id, index) in &parts.index {
         let live = parts.live.get(id).ok_or_else(inconsistent)?;

@@ -11,12 +11,14 @@ use unibus_proto::jetstream::info::AccountInfo;
 
 use crate::batch::Entry;
 use crate::command::{
-    AppendRef, Command, CommandRef, MessageDelete, StreamDelete, StreamPurge, StreamPut,
+    AppendRef, Command, CommandRef, CopyBatch, MessageDelete, StreamDelete, StreamPurge, StreamPut,
 };
+use crate::compiled::Compiled;
+use crate::limits::{Limits, Used};
 use crate::location::{BlockMeta, BlockSink, StreamUid};
-use crate::outcome::{Applied, Effect, Outcome};
+use crate::outcome::{Applied, Effect, Outcome, Refusal};
 use crate::routes::Routes;
-use crate::stream::{Context, Stream};
+use crate::stream::{Context, Stream, is_control_name};
 use crate::validate;
 
 /// Streams at most.
@@ -36,6 +38,9 @@ pub struct State {
     pub(crate) last_stamp_ns: u64,
     /// Entries applied by this memory; marks streams that this entry advanced. Not replicated.
     applies: u64,
+    pub(crate) limits: Limits,
+    /// Bytes in use, if counted. Follows from the streams.
+    pub(crate) used: Option<Used>,
     /// Rows of deleted streams that the next checkpoint removes.
     pub(crate) dead_rows: Vec<Vec<u8>>,
 }
@@ -83,6 +88,9 @@ impl State {
         }
         for slot in std::mem::take(&mut step.touched) {
             self.note_deadline(slot);
+            if let Some(stream) = self.at_mut(slot) {
+                stream.tell_again(&mut step.effects);
+            }
         }
         Applied {
             outcomes,
@@ -138,7 +146,10 @@ impl State {
     /// Use of the account; API counters are the caller's.
     #[must_use]
     pub fn account_info(&self) -> AccountInfo {
-        let mut info = AccountInfo::default();
+        let mut info = AccountInfo {
+            limits: self.limits.account.clone(),
+            ..AccountInfo::default()
+        };
         for stream in self.streams().filter(|stream| !stream.is_control()) {
             info.streams += 1;
             info.consumers += stream.consumers().len() as u64;
@@ -187,19 +198,50 @@ impl State {
         let Some(slot) = self.routes.find(append.subject) else {
             return Outcome::NoStream;
         };
+        if let Err(refused) = self.check_append(slot, &append) {
+            return refused;
+        }
         let applies = self.applies;
         let Some(stream) = self.at_mut(slot) else {
             return Outcome::NoStream;
         };
-        let before = stream.last_seq;
+        let before = (stream.last_seq, stream.bytes);
         let outcome = stream.append(append, &mut step.ctx);
-        if stream.last_seq != before {
+        if stream.last_seq != before.0 {
             step.advanced(slot, stream, applies);
+        }
+        let (storage, after) = (stream.config.storage, stream.bytes);
+        if let Some(used) = &mut self.used {
+            let used = used.of(storage);
+            *used = (*used + after).saturating_sub(before.1);
         }
         outcome
     }
 
+    /// The limits that streams share.
+    fn check_append(&mut self, slot: u32, append: &AppendRef<'_>) -> Result<(), Outcome> {
+        if !self.limits.bounds_bytes() {
+            return Ok(());
+        }
+        let Some(stream) = self.at(slot).filter(|stream| !stream.is_control()) else {
+            return Ok(());
+        };
+        let (name, storage) = (stream.name.clone(), stream.config.storage);
+        let silent = stream.config.no_ack;
+        let bytes = append.subject.len() + append.data.len();
+        self.check_room(storage, bytes as u64).map_err(|error| {
+            Outcome::Refused(Refusal {
+                stream: Some(name),
+                silent,
+                error,
+            })
+        })
+    }
+
     fn change(&mut self, command: Command, step: &mut Step<'_>) -> Result<Outcome> {
+        if !matches!(command, Command::Append(_)) {
+            self.used = None;
+        }
         match command {
             Command::Append(a) => {
                 let append = AppendRef {
@@ -221,6 +263,11 @@ impl State {
             Command::ConsumerUpdate(update) => self.update_consumer(&update, step),
             Command::ConsumerPause(pause) => self.pause_consumer(&pause, step),
             Command::ConsumerReset(reset) => self.reset_consumer(&reset, step),
+            Command::Copy(batch) => self.copy(&batch, step),
+            Command::Limits(limits) => {
+                self.limits = limits;
+                Ok(Outcome::Done)
+            }
             Command::Tick => Ok(self.tick(step)),
         }
     }
@@ -266,6 +313,9 @@ impl State {
             return Err(ApiError::stream_config("stream can not be created sealed"));
         }
         self.check_overlap(&config, None)?;
+        if !is_control_name(&config.name) {
+            self.check_stream_limits(&config, None)?;
+        }
         if self.names.len() >= STREAMS_MAX {
             return Err(error::MAXIMUM_STREAMS_LIMIT);
         }
@@ -300,11 +350,16 @@ impl State {
         let slot = self.slot_of(&put.config.name, put.privileged)?;
         let config = self.check_config(&put)?;
         self.check_overlap(&config, Some(slot))?;
+        if let Some(before) = self.at(slot).filter(|stream| !stream.is_control()) {
+            self.check_stream_limits(&config, Some(&before.config))?;
+        }
         let stream = self.at_mut(slot).ok_or(error::STREAM_NOT_FOUND)?;
         validate::check_update(&stream.config, &config)?;
+        validate::check_consumers(stream, &config)?;
         if stream.config == config {
             return Ok(Outcome::Done);
         }
+        stream.compiled = Compiled::new(&config);
         let before = std::mem::replace(&mut stream.config, config);
         stream.dirty.row = true;
         stream.trim(&mut step.ctx);
@@ -378,6 +433,17 @@ impl State {
         }
         step.advanced(slot, stream, applies);
         Ok(Outcome::Done)
+    }
+
+    fn copy(&mut self, batch: &CopyBatch, step: &mut Step<'_>) -> Result<Outcome> {
+        let applies = self.applies;
+        let (slot, stream) = self.open(&batch.stream, true)?;
+        let before = stream.last_seq;
+        let taken = stream.copy(batch, &mut step.ctx);
+        if stream.last_seq != before {
+            step.advanced(slot, stream, applies);
+        }
+        taken.map(|()| Outcome::Done)
     }
 
     /// Expires in the order of deadlines, a bounded number of messages.

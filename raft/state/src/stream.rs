@@ -10,7 +10,9 @@ use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_proto::subject;
 
 use crate::blocks::{Blocks, HEADERS, IndexEntry, MARKER, NEVER};
+use crate::compiled::{Again, Compiled};
 use crate::consumer::Consumer;
+use crate::copies::Progress;
 use crate::dedupe::Dedupe;
 use crate::header_scan::format_seconds;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
@@ -76,6 +78,12 @@ pub struct Stream {
     /// What was removed, for cursors that count. Not replicated.
     pub(crate) removals: RemovalLog,
     pub(crate) dirty: Dirty,
+    /// What follows from the configuration.
+    pub(crate) compiled: Compiled,
+    /// How far its mirror or sources have come, by their identity.
+    pub(crate) progress: BTreeMap<String, Progress>,
+    /// Stored by this entry, to be published again: becomes effects at its end.
+    pub(crate) again: Vec<Again>,
     /// Whether this entry's effects name the stream already.
     pub(crate) advanced_in: u64,
     /// The deadline the state has noted for this stream.
@@ -85,6 +93,7 @@ pub struct Stream {
 impl Stream {
     pub(crate) fn new(uid: StreamUid, config: StreamConfig, created_ns: u64) -> Self {
         let first_seq = config.first_seq;
+        let compiled = Compiled::new(&config);
         Self {
             uid,
             name: config.name.as_str().into(),
@@ -109,6 +118,9 @@ impl Stream {
                 row: true,
                 ..Dirty::default()
             },
+            compiled,
+            progress: BTreeMap::new(),
+            again: Vec::new(),
             advanced_in: 0,
             noted_deadline: None,
         }

@@ -1,13 +1,14 @@
 //! What a stream's configuration may say: defaults, limits, and what an update may change
-//! (nats-surface §2.3). What this version cannot do is refused by name, never ignored.
+//! (nats-surface §2.3). Mirrors, sources and transforms are in `validate_sources`.
 
 use unibus_proto::jetstream::config::{
-    Discard, Placement, Retention, StreamConfig, strip_server_metadata,
+    Discard, PersistMode, Placement, Retention, Storage, StreamConfig, strip_server_metadata,
 };
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::subject;
 
-use crate::stream::is_control_name;
+use crate::stream::{Stream, is_control_name};
+use crate::validate_sources;
 
 const NAME_BYTES_MAX: usize = 255;
 pub(crate) const DESCRIPTION_BYTES_MAX: usize = 4096;
@@ -30,7 +31,8 @@ fn bad(text: impl Into<std::borrow::Cow<'static, str>>) -> ApiError {
 /// Fills in what the client left out, so that equal wishes are equal configurations.
 pub(crate) fn fill_defaults(config: &mut StreamConfig) {
     strip_server_metadata(&mut config.metadata);
-    if config.subjects.is_empty() {
+    let copies = config.mirror.is_some() || !config.sources.is_empty();
+    if config.subjects.is_empty() && !copies {
         config.subjects.push(config.name.clone());
     }
     for unlimited in [
@@ -47,7 +49,7 @@ pub(crate) fn fill_defaults(config: &mut StreamConfig) {
     if config.num_replicas == 0 {
         config.num_replicas = 1;
     }
-    if config.duplicate_window == 0 {
+    if config.duplicate_window == 0 && !copies {
         let bounded = config.max_age > 0 && config.max_age < DUPLICATE_WINDOW_NS;
         config.duplicate_window = if bounded {
             config.max_age
@@ -58,9 +60,17 @@ pub(crate) fn fill_defaults(config: &mut StreamConfig) {
     if config.placement == Some(Placement::default()) {
         config.placement = None;
     }
-    if config.subject_delete_marker_ttl > 0 {
+    if config.subject_delete_marker_ttl > 0 && config.mirror.is_none() {
         config.allow_msg_ttl = true;
         config.allow_rollup_hdrs = true;
+    }
+    if config.allow_msg_schedules {
+        config.allow_rollup_hdrs = true;
+    }
+    if let Some(republish) = &mut config.republish
+        && republish.src.is_empty()
+    {
+        republish.src.push('>');
     }
     if config.sealed {
         config.discard = Discard::New;
@@ -91,8 +101,9 @@ pub(crate) fn check(config: &StreamConfig, replicas_max: u32) -> Result<(), ApiE
     }
     check_ages(config)?;
     check_flags(config)?;
+    validate_sources::check(config)?;
     check_subjects(config)?;
-    check_supported(config)
+    check_features(config)
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), ApiError> {
@@ -137,7 +148,7 @@ fn check_ages(config: &StreamConfig) -> Result<(), ApiError> {
     if config.max_age > 0 && config.duplicate_window > config.max_age {
         return Err(bad("duplicates window can not be larger then max age"));
     }
-    if config.duplicate_window < SHORTEST_NS {
+    if config.duplicate_window != 0 && config.duplicate_window < SHORTEST_NS {
         return Err(bad("duplicates window needs to be >= 100ms"));
     }
     let marker = config.subject_delete_marker_ttl;
@@ -225,24 +236,44 @@ fn check_reserved(config: &StreamConfig, filter: &[u8]) -> Result<(), ApiError> 
     Ok(())
 }
 
-fn check_supported(config: &StreamConfig) -> Result<(), ApiError> {
-    let unsupported = [
-        (config.mirror.is_some(), "mirrors"),
-        (!config.sources.is_empty(), "sources"),
-        (config.subject_transform.is_some(), "subject transforms"),
-        (config.republish.is_some(), "republishing"),
-        (config.allow_msg_counter, "message counters"),
-        (config.allow_atomic, "atomic batches"),
-        (config.allow_batched, "fast batches"),
-        (config.allow_msg_schedules, "message schedules"),
-        (config.placement.is_some(), "placement"),
+/// Combinations that contradict each other.
+fn check_features(config: &StreamConfig) -> Result<(), ApiError> {
+    let counter = config.allow_msg_counter;
+    let asynchronous = config.persist_mode == PersistMode::Async;
+    let refused = [
+        (
+            counter && config.retention != Retention::Limits,
+            "counter stream can only use limits retention",
+        ),
+        (
+            counter && config.discard == Discard::New,
+            "counter stream cannot use discard new",
+        ),
+        (
+            counter && config.allow_msg_ttl,
+            "counter stream cannot use message TTLs",
+        ),
+        (
+            counter && config.allow_msg_schedules,
+            "counter stream cannot use message schedules",
+        ),
+        (
+            asynchronous && config.storage != Storage::File,
+            "async persist mode is only supported on file storage",
+        ),
+        (
+            asynchronous && config.allow_atomic,
+            "async persist mode is not supported with atomic batch publish",
+        ),
+        (
+            asynchronous && config.num_replicas > 1,
+            "async persist mode is not supported on replicated streams",
+        ),
     ];
-    for (used, what) in unsupported {
-        if used {
-            return Err(bad(format!("{what} are not supported by this server")));
-        }
+    match refused.into_iter().find(|(wrong, _)| *wrong) {
+        Some((_, text)) => Err(bad(text)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The control plane's names and subjects belong to the node itself.
@@ -287,6 +318,9 @@ fn touches_control(filter: &[u8]) -> bool {
 /// What an update of `old` may not change. Both have their defaults.
 pub(crate) fn check_update(old: &StreamConfig, new: &StreamConfig) -> Result<(), ApiError> {
     let workqueue = |config: &StreamConfig| config.retention == Retention::Workqueue;
+    if old.mirror != new.mirror && new.mirror.is_some() {
+        return Err(error::STREAM_MIRROR_NOT_UPDATABLE);
+    }
     let refused = [
         (
             old.sealed && !new.sealed,
@@ -301,10 +335,6 @@ pub(crate) fn check_update(old: &StreamConfig, new: &StreamConfig) -> Result<(),
             "stream configuration update can not change retention policy to/from workqueue",
         ),
         (
-            old.max_consumers != new.max_consumers,
-            "stream configuration update can not change MaxConsumers",
-        ),
-        (
             old.deny_delete && !new.deny_delete,
             "stream configuration update can not cancel deny message deletes",
         ),
@@ -317,6 +347,14 @@ pub(crate) fn check_update(old: &StreamConfig, new: &StreamConfig) -> Result<(),
             "message TTL status can not be disabled",
         ),
         (
+            old.allow_msg_counter != new.allow_msg_counter,
+            "stream configuration update can not change message counter setting",
+        ),
+        (
+            old.allow_msg_schedules && !new.allow_msg_schedules,
+            "message schedules can not be disabled",
+        ),
+        (
             old.persist_mode != new.persist_mode,
             "stream configuration update can not change persist mode",
         ),
@@ -327,6 +365,31 @@ pub(crate) fn check_update(old: &StreamConfig, new: &StreamConfig) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Limits for consumers that become tighter must hold for those there are.
+pub(crate) fn check_consumers(stream: &Stream, new: &StreamConfig) -> Result<(), ApiError> {
+    let (before, after) = (stream.config().consumer_limits, new.consumer_limits);
+    if before == after {
+        return Ok(());
+    }
+    let over = |limit: i64, value: i64| limit > 0 && value > limit;
+    let violated: Vec<&str> = stream
+        .consumers()
+        .filter(|consumer| {
+            let config = consumer.config();
+            over(after.max_ack_pending, config.max_ack_pending)
+                || over(after.inactive_threshold, config.inactive_threshold)
+        })
+        .map(|consumer| &**consumer.name())
+        .collect();
+    if violated.is_empty() {
+        return Ok(());
+    }
+    Err(bad(format!(
+        "change to limits violates consumers: {}",
+        violated.join(", ")
+    )))
 }
 
 #[cfg(test)]
@@ -396,14 +459,6 @@ mod tests {
         assert_eq!(
             checked(rollup).unwrap_err().1,
             "roll-ups require the purge permission"
-        );
-        let mirror = StreamConfig {
-            mirror: Some(serde_json::json!({"name":"X"})),
-            ..config("S", &[])
-        };
-        assert_eq!(
-            checked(mirror).unwrap_err().1,
-            "mirrors are not supported by this server"
         );
     }
 

@@ -189,9 +189,10 @@ fn account_info(core: &Core) -> AccountInfo {
         domain: core.options.domain.clone(),
         api: ApiStats {
             level: core.options.api_level,
-            total,
+            // The question itself does not count.
+            total: total.saturating_sub(1),
             errors,
-            inflight,
+            inflight: inflight.saturating_sub(1),
         },
         ..info
     }
@@ -229,7 +230,7 @@ fn stream_list(core: &Core, request: &PagedRequest, privileged: bool) -> StreamL
         let mut streams = visible(state, privileged);
         streams.retain(|stream| has_subject(stream, &request.subject));
         let infos = streams.iter().map(|stream| {
-            let mut info = Core::stream_info_of(stream, now);
+            let mut info = Core::stream_info_of(state, stream, now);
             info.cluster = Some(cluster.clone());
             info
         });
@@ -256,7 +257,7 @@ fn stream_info(
         .replica
         .with_state(|state| {
             let stream = state.stream(name)?;
-            let mut info = Core::stream_info_of(stream, Core::now());
+            let mut info = Core::stream_info_of(state, stream, Core::now());
             let mut total = 0;
             if !filter.is_empty() {
                 let offset = usize::try_from(request.offset).unwrap_or(usize::MAX);

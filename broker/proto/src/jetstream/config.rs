@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use super::consumer::ConsumerConfig;
+pub use super::source::{Republish, StreamSource, SubjectTransform};
 use super::{is_default, or_default};
 
 /// When messages leave a stream by themselves.
@@ -152,24 +152,24 @@ pub struct StreamConfig {
     /// A wish for a place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
-    /// The stream this one copies (kept as sent).
+    /// The stream this one copies.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mirror: Option<Value>,
-    /// The streams this one gathers (kept as sent).
+    pub mirror: Option<StreamSource>,
+    /// The streams this one gathers.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
-    pub sources: Vec<Value>,
+    pub sources: Vec<StreamSource>,
     /// Compression of stored blocks.
     #[serde(deserialize_with = "or_default")]
     pub compression: Compression,
     /// The first sequence of a new stream; 0 = 1.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "or_default")]
     pub first_seq: u64,
-    /// Renaming of subjects as they are stored (kept as sent).
+    /// Renaming of subjects as they are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject_transform: Option<Value>,
-    /// Publishing of stored messages again (kept as sent).
+    pub subject_transform: Option<SubjectTransform>,
+    /// Publishing of stored messages again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub republish: Option<Value>,
+    pub republish: Option<Republish>,
     /// Serves `DIRECT.GET`.
     #[serde(deserialize_with = "or_default")]
     pub allow_direct: bool,
@@ -248,7 +248,8 @@ impl StreamConfig {
     /// The lowest API level that knows every field this configuration uses.
     #[must_use]
     pub fn required_api_level(&self) -> u8 {
-        if self.allow_batched {
+        let mut copies = self.mirror.iter().chain(&self.sources);
+        if self.allow_batched || copies.any(|source| source.consumer.is_some()) {
             return 4;
         }
         if self.allow_msg_counter

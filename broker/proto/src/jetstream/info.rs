@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{ConsumerConfig, StreamConfig};
 use super::error::ApiError;
 use super::is_default;
+use super::source::SourceInfo;
 use super::timestamp::Timestamp;
 
 /// A stream's numbers.
@@ -93,6 +94,12 @@ pub struct StreamInfo {
     /// Where it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterInfo>,
+    /// How far the mirror has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<SourceInfo>,
+    /// How far each source has come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceInfo>,
     /// When this was said.
     #[serde(default)]
     pub ts: Timestamp,

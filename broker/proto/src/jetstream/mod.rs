@@ -10,6 +10,7 @@ pub mod duration;
 pub mod error;
 pub mod info;
 pub mod pull;
+pub mod source;
 pub mod timestamp;
 
 use serde::{Deserialize, Deserializer};

@@ -21,6 +21,7 @@ impl State {
         create: ConsumerCreate,
         step: &mut Step<'_>,
     ) -> Result<Outcome> {
+        self.check_consumer_limits(&create)?;
         let applies = self.applies;
         let (slot, stream) = self.open(&create.stream, create.privileged)?;
         let mut config = create.config;

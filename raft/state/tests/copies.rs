@@ -1,0 +1,377 @@
+//! Mirrors, sources, subject transforms and republishing, as an observer of the state sees them. A
+//! small driver plays the leader's part: it reads origins and proposes what is new.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bench;
+
+use bench::{Bench, SECOND, config, put, refused, seq};
+use bytes::Bytes;
+use proptest::prelude::*;
+use unibus_proto::jetstream::config::{Republish, StreamConfig, StreamSource, SubjectTransform};
+use unibus_state::command::{Command, CopiedMessage, CopyBatch, StreamDelete};
+use unibus_state::{CommandBatch, CopyRules, Effect, NullSink, Outcome, State, StoredMessage};
+
+fn source(name: &str) -> StreamSource {
+    StreamSource {
+        name: name.into(),
+        ..StreamSource::default()
+    }
+}
+
+fn named(name: &str, subjects: &[&str]) -> StreamConfig {
+    StreamConfig {
+        name: name.into(),
+        ..config(subjects)
+    }
+}
+
+fn mirror_of(source: StreamSource) -> StreamConfig {
+    StreamConfig {
+        mirror: Some(source),
+        ..named("M", &[])
+    }
+}
+
+fn gathering(sources: Vec<StreamSource>) -> StreamConfig {
+    StreamConfig {
+        sources,
+        ..named("M", &[])
+    }
+}
+
+fn read(bench: &Bench, stream: &str, seq: u64) -> StoredMessage {
+    let at = bench.state.stream(stream).unwrap().get(seq).unwrap();
+    let block = &bench.blocks.bytes[&(at.stream, at.block)];
+    let record = &block[at.offset as usize..(at.offset + at.len) as usize];
+    StoredMessage::decode(Bytes::copy_from_slice(record)).unwrap()
+}
+
+/// One round of the leader's work for each copy of stream `M`; how many messages were proposed.
+fn round(bench: &mut Bench, limit: usize) -> usize {
+    let mut batches = Vec::new();
+    let target = bench.state.stream("M").unwrap();
+    for source in target.origins() {
+        let Some(origin) = bench.state.stream(&source.name) else {
+            continue;
+        };
+        let rules = CopyRules::new(source);
+        let from = target.copy_from(source, origin);
+        let (mut upto, mut messages) = (from.after, Vec::new());
+        while let Some((seq, _)) = origin.next_for(&rules.filters, upto + 1) {
+            if messages.len() == limit {
+                break;
+            }
+            upto = seq;
+            let message = read(bench, &source.name, seq);
+            messages.push(CopiedMessage {
+                seq,
+                ts_ns: message.ts_ns,
+                subject: rules
+                    .rename(&message.subject)
+                    .map_or(message.subject, Bytes::from),
+                header_len: message.headers.len() as u32,
+                data: [&message.headers[..], &message.payload[..]].concat().into(),
+            });
+        }
+        batches.push(CopyBatch {
+            stream: "M".into(),
+            created_ns: target.created_ns(),
+            origin: source.identity(),
+            origin_uid: from.origin_uid.0,
+            after: from.after,
+            upto,
+            messages,
+        });
+    }
+    let mut proposed = 0;
+    for batch in batches
+        .into_iter()
+        .filter(|batch| !batch.messages.is_empty())
+    {
+        proposed += batch.messages.len();
+        let command = Command::Copy(batch);
+        bench.run(&command);
+        let before = bench.state.digest();
+        bench.run(&command);
+        assert_eq!(bench.state.digest(), before, "a batch counts once");
+    }
+    proposed
+}
+
+fn all(bench: &Bench, stream: &str) -> Vec<(u64, u64, Vec<u8>, Vec<u8>)> {
+    let held = bench.state.stream(stream).unwrap();
+    (1..=held.last_seq())
+        .filter(|seq| held.get(*seq).is_some())
+        .map(|seq| {
+            let m = read(bench, stream, seq);
+            (m.seq, m.ts_ns, m.subject.to_vec(), m.payload.to_vec())
+        })
+        .collect()
+}
+
+#[test]
+fn a_mirror_keeps_sequences_and_times() {
+    let mut bench = Bench::with(config(&["s.>"]));
+    for n in 1..=5 {
+        bench.now += SECOND;
+        bench.publish("s.a", &[], &n.to_string());
+    }
+    bench.delete(3);
+    assert_eq!(bench.create(mirror_of(source("S"))), Outcome::Done);
+    assert_eq!(round(&mut bench, 2), 2);
+    assert_eq!(round(&mut bench, 9), 2);
+    assert_eq!(all(&bench, "M"), all(&bench, "S"));
+    let state = bench.state.stream("M").unwrap().state();
+    assert_eq!((state.messages, state.num_deleted), (4, 1));
+    let info = &bench
+        .state
+        .source_infos(bench.state.stream("M").unwrap(), bench.now + 5)[0];
+    assert_eq!((info.name.as_str(), info.lag, info.active), ("S", 0, 5));
+    bench.publish("s.b", &[], "6");
+    let info = &bench
+        .state
+        .source_infos(bench.state.stream("M").unwrap(), bench.now)[0];
+    assert_eq!(info.lag, 1);
+    assert_eq!(
+        bench.publish("M", &[], "x"),
+        Outcome::NoStream,
+        "a mirror takes nothing else"
+    );
+}
+
+#[test]
+fn a_mirror_starts_where_it_is_told_and_is_promoted() {
+    let mut bench = Bench::with(config(&["s.>"]));
+    for n in 1..=5 {
+        bench.publish("s.a", &[], &n.to_string());
+    }
+    let late = StreamSource {
+        opt_start_seq: 4,
+        ..source("S")
+    };
+    assert_eq!(bench.create(mirror_of(late)), Outcome::Done);
+    round(&mut bench, 9);
+    let first = bench.state.stream("M").unwrap().first_seq();
+    assert_eq!((first, all(&bench, "M").len()), (4, 2));
+    let other = refused(bench.update(mirror_of(source("X"))));
+    assert_eq!(other.1, 10055);
+    bench.run(&Command::StreamDelete(StreamDelete {
+        name: "S".into(),
+        privileged: false,
+    }));
+    assert_eq!(bench.update(named("M", &["s.>"])), Outcome::Done);
+    assert_eq!(seq(&bench.publish("s.a", &[], "new")), 6);
+}
+
+#[test]
+fn sources_are_filtered_renamed_and_kept_apart() {
+    let mut bench = Bench::with(config(&["s.>"]));
+    assert_eq!(bench.create(named("T", &["t.>"])), Outcome::Done);
+    let renamed = StreamSource {
+        subject_transforms: vec![SubjectTransform {
+            src: "s.a.*".into(),
+            dest: "m.{{wildcard(1)}}".into(),
+        }],
+        ..source("S")
+    };
+    assert_eq!(
+        bench.create(gathering(vec![renamed, source("T")])),
+        Outcome::Done
+    );
+    bench.publish("s.a.x", &[("Nats-Expected-Last-Sequence", "0")], "1");
+    bench.publish("s.b.x", &[], "2");
+    bench.publish("t.q", &[("Nats-Msg-Id", "i")], "3");
+    assert_eq!(round(&mut bench, 9), 2);
+    assert_eq!(round(&mut bench, 9), 0);
+    let copies: Vec<_> = all(&bench, "M").into_iter().map(|m| m.2).collect();
+    assert_eq!(copies, [&b"m.x"[..], b"t.q"]);
+    bench.run(&Command::StreamDelete(StreamDelete {
+        name: "T".into(),
+        privileged: false,
+    }));
+    assert_eq!(bench.create(named("T", &["t.>"])), Outcome::Done);
+    bench.publish("t.r", &[], "4");
+    assert_eq!(round(&mut bench, 9), 1, "an origin made anew begins again");
+}
+
+#[test]
+fn a_full_stream_takes_the_rest_later() {
+    let mut bench = Bench::with(config(&["s"]));
+    for n in 0..4 {
+        bench.publish("s", &[], &n.to_string());
+    }
+    let small = StreamConfig {
+        max_msgs: 2,
+        discard: unibus_proto::jetstream::config::Discard::New,
+        ..gathering(vec![source("S")])
+    };
+    assert_eq!(bench.create(small.clone()), Outcome::Done);
+    round(&mut bench, 9);
+    assert_eq!(all(&bench, "M").len(), 2);
+    assert_eq!(
+        bench.update(StreamConfig {
+            max_msgs: 9,
+            ..small
+        }),
+        Outcome::Done
+    );
+    round(&mut bench, 9);
+    let payloads: Vec<_> = all(&bench, "M").into_iter().map(|m| m.3).collect();
+    assert_eq!(payloads, [b"0", b"1", b"2", b"3"]);
+}
+
+#[test]
+fn copies_survive_a_checkpoint() {
+    let mut bench = Bench::with(config(&["s"]));
+    bench.publish("s", &[], "1");
+    assert_eq!(bench.create(mirror_of(source("S"))), Outcome::Done);
+    round(&mut bench, 9);
+    let mut rows = Vec::new();
+    bench.state.dump_rows(true, &mut |op| {
+        if let unibus_state::RowOp::Put { key, value } = op {
+            rows.push((key, value));
+        }
+    });
+    let loaded = State::load_rows(rows.into_iter()).unwrap();
+    assert_eq!(loaded.digest(), bench.state.digest());
+    bench.state = loaded;
+    assert_eq!(round(&mut bench, 9), 0);
+}
+
+#[test]
+fn subjects_are_renamed_before_everything_else() {
+    let mut bench = Bench::with(StreamConfig {
+        subject_transform: Some(SubjectTransform {
+            src: "a.*".into(),
+            dest: "b.{{partition(1,1)}}.$1".into(),
+        }),
+        max_msgs_per_subject: 1,
+        ..config(&["a.*", "q"])
+    });
+    seq(&bench.publish("a.x", &[], "1"));
+    seq(&bench.publish("q", &[], "2"));
+    let last = &[("Nats-Expected-Last-Subject-Sequence", "1")];
+    assert_eq!(seq(&bench.publish("a.x", last, "3")), 3);
+    assert_eq!(&bench.message(3).subject[..], b"b.0.x");
+    assert_eq!(&bench.message(2).subject[..], b"q");
+    assert_eq!(bench.live(), [2, 3]);
+    let bad = StreamConfig {
+        subject_transform: Some(SubjectTransform {
+            src: "a.*".into(),
+            dest: "b.$2".into(),
+        }),
+        ..config(&["a.*", "q"])
+    };
+    assert_eq!(refused(bench.update(bad)).1, 10156);
+}
+
+#[test]
+fn republished_messages_are_effects() {
+    let mut bench = Bench::with(StreamConfig {
+        republish: Some(Republish {
+            src: "s.*".into(),
+            dest: "again.$1".into(),
+            headers_only: true,
+        }),
+        ..config(&["s.>"])
+    });
+    bench.publish("s.a", &[], "1");
+    let mut batch = CommandBatch::new();
+    batch.push_append(b"s.a", 0, b"2", false).unwrap();
+    batch.push_append(b"s.a.b", 0, b"3", false).unwrap();
+    let effects = bench.apply(batch).effects;
+    let again: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Republish {
+                subject,
+                seq,
+                last_seq,
+                headers_only: true,
+                ..
+            } => Some((&subject[..], *seq, *last_seq)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(again, [(&b"again.a"[..], 2, 1)]);
+    for dest in ["s.x.$1", "$JS.API.$1", "again.$2"] {
+        let looping = StreamConfig {
+            name: "L".into(),
+            republish: Some(Republish {
+                src: "l.*".into(),
+                dest: dest.into(),
+                headers_only: false,
+            }),
+            ..config(&["l.>", "s2", "again2"])
+        };
+        let dest_is_other = dest == "s.x.$1";
+        let outcome = bench.create(looping);
+        assert_eq!(matches!(outcome, Outcome::Done), dest_is_other, "{dest}");
+    }
+}
+
+#[test]
+fn what_is_elsewhere_is_refused_by_name() {
+    let mut bench = Bench::new();
+    let mut far = source("S");
+    far.external = Some(unibus_proto::jetstream::source::ExternalStream::default());
+    assert!(
+        refused(bench.create(mirror_of(far)))
+            .2
+            .contains("other accounts")
+    );
+    let control = mirror_of(source("KV_UNIBUS_users"));
+    assert_eq!(refused(bench.create(control)).0, 403);
+    assert_eq!(
+        refused(bench.create(mirror_of(source("M")))).2,
+        "detected cycle"
+    );
+    let with_subjects = StreamConfig {
+        subjects: vec!["m".into()],
+        ..mirror_of(source("S"))
+    };
+    assert_eq!(refused(bench.create(with_subjects)).1, 10034);
+    let twice = gathering(vec![source("S"), source("S")]);
+    assert_eq!(refused(bench.create(twice)).1, 10140);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever happens to the origin, a mirror that follows holds what the origin held when it was
+    /// read, and replicas that are fed the same entries agree.
+    #[test]
+    fn a_mirror_follows_any_history(steps in prop::collection::vec((0u8..6, 1u64..12), 1..60)) {
+        let mut bench = Bench::with(config(&["s.*"]));
+        bench.create(mirror_of(source("S")));
+        let mut replica = State::new();
+        for name in [config(&["s.*"]), mirror_of(source("S"))] {
+            let mut batch = CommandBatch::new();
+            batch.push(&Command::StreamCreate(put(name))).unwrap();
+            let entry = unibus_state::encode_entry(1000 * SECOND, &[batch.freeze()]);
+            let entry = unibus_state::decode_entry(&entry).unwrap();
+            replica.apply(0, &entry, &mut NullSink);
+        }
+        prop_assert_eq!(replica.digest(), bench.state.digest());
+        let mut seen = std::collections::BTreeMap::new();
+        for (step, n) in steps {
+            bench.now += SECOND;
+            match step {
+                0..3 => drop(bench.publish(&format!("s.{}", n % 3), &[], &n.to_string())),
+                3 => drop(bench.delete(n)),
+                4 => drop(bench.purge("s.1", 0, 0)),
+                _ => drop(round(&mut bench, n as usize)),
+            }
+            for m in all(&bench, "S") {
+                seen.insert(m.0, m);
+            }
+        }
+        while round(&mut bench, 7) > 0 {}
+        for copy in all(&bench, "M") {
+            prop_assert_eq!(Some(&copy), seen.get(&copy.0));
+        }
+        let (copies, origin) = (all(&bench, "M"), all(&bench, "S"));
+        prop_assert!(origin.iter().all(|m| copies.contains(m)));
+    }
+}

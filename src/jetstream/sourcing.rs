@@ -1,0 +1,173 @@
+//! Mirrors and sources: on the leader, reads what is new in the origins and proposes it as copies.
+//! All streams are in one state, so there is no consumer and no traffic in between. It decides
+//! nothing: apply takes a batch only if it continues where the copy stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use unibus_proto::jetstream::source::StreamSource;
+use unibus_state::command::{Command, CopiedMessage, CopyBatch};
+use unibus_state::{CopyRules, Location, Outcome, State, StoredMessage, Stream};
+
+use super::core::Core;
+use super::text;
+
+/// Messages of one copy batch at most.
+const BATCH_MESSAGES_MAX: usize = 512;
+/// Bytes of one copy batch; the first message goes whatever its size.
+const BATCH_BYTES_MAX: u64 = 512 * 1024;
+/// Copies that are read and proposed at once.
+const AT_ONCE_MAX: usize = 32;
+/// Longest time between two looks at all copies.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// Pause after a batch that was refused (a full stream) or could not be proposed.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// One copy that has something to do.
+struct Job {
+    batch: CopyBatch,
+    source: StreamSource,
+    places: Vec<Location>,
+}
+
+/// Copies until the task is aborted.
+pub(super) async fn run(core: Arc<Core>) {
+    let mut leadership = core.replica.leadership();
+    loop {
+        if leadership.wait_for(|known| known.is_leader).await.is_err() {
+            return;
+        }
+        let jobs = core.replica.with_state(find_jobs);
+        if jobs.is_empty() {
+            let news = core.hooks.wake_copies.notified();
+            drop(tokio::time::timeout(LOOK_INTERVAL_MAX, news).await);
+            continue;
+        }
+        let copied = join_all(jobs.into_iter().map(|job| copy(&core, job))).await;
+        if copied.contains(&false) {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+fn find_jobs(state: &State) -> Vec<Job> {
+    let copying = state
+        .streams()
+        .filter(|stream| stream.origins().next().is_some());
+    copying
+        .flat_map(|stream| stream.origins().map(move |source| (stream, source)))
+        .filter_map(|(stream, source)| find_job(state, stream, source))
+        .take(AT_ONCE_MAX)
+        .collect()
+}
+
+fn find_job(state: &State, stream: &Stream, source: &StreamSource) -> Option<Job> {
+    let origin = state.stream(&source.name)?;
+    let from = stream.copy_from(source, origin);
+    let rules = CopyRules::new(source);
+    let (mut places, mut bytes, mut upto) = (Vec::new(), 0, from.after);
+    while places.len() < BATCH_MESSAGES_MAX && (places.is_empty() || bytes < BATCH_BYTES_MAX) {
+        let Some((seq, place)) = origin.next_for(&rules.filters, upto.saturating_add(1)) else {
+            break;
+        };
+        bytes += u64::from(place.len);
+        upto = seq;
+        places.push(place);
+    }
+    if places.is_empty() {
+        return None;
+    }
+    let batch = CopyBatch {
+        stream: stream.name().to_string(),
+        created_ns: stream.created_ns(),
+        origin: source.identity(),
+        origin_uid: from.origin_uid.0,
+        after: from.after,
+        upto,
+        messages: Vec::new(),
+    };
+    Some(Job {
+        batch,
+        source: source.clone(),
+        places,
+    })
+}
+
+/// Whether the batch was taken.
+async fn copy(core: &Core, mut job: Job) -> bool {
+    let rules = CopyRules::new(&job.source);
+    let mirror = core.replica.with_state(|state| {
+        let stream = state.stream(&job.batch.stream);
+        stream.is_some_and(|stream| stream.config().mirror.is_some())
+    });
+    for place in &job.places {
+        // Removed since it was found: not copied, like any message removed before its copy.
+        let Some(message) = core.read_message(place) else {
+            continue;
+        };
+        let renamed = rules.rename(&message.subject);
+        let copied = if mirror {
+            as_mirrored(message, renamed)
+        } else {
+            as_sourced(message, renamed, &job.source)
+        };
+        job.batch.messages.push(copied);
+    }
+    let stream = job.batch.stream.clone();
+    let call = core.ingest.call(&Command::Copy(job.batch));
+    match call.await {
+        Ok(Ok(answered)) => match answered.outcome {
+            Outcome::Refused(refusal) => {
+                tracing::debug!(%stream, error = %refusal.error, "a copy was refused");
+                false
+            }
+            _ => true,
+        },
+        Ok(Err(error)) => {
+            tracing::debug!(%stream, %error, "a copy was not applied");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+fn as_mirrored(message: StoredMessage, renamed: Option<Vec<u8>>) -> CopiedMessage {
+    let headers = text::without_expectations(&message.headers);
+    let headers = headers.as_deref().unwrap_or(&message.headers);
+    copied(&message, renamed, headers)
+}
+
+fn as_sourced(
+    message: StoredMessage,
+    renamed: Option<Vec<u8>>,
+    source: &StreamSource,
+) -> CopiedMessage {
+    let stripped = text::without_expectations(&message.headers);
+    let stored = stripped.as_deref().unwrap_or(&message.headers);
+    let (filters, destinations) = source.described();
+    let mut headers = Vec::with_capacity(stored.len() + 96);
+    let origin = text::Origin {
+        stream: &source.name,
+        seq: message.seq,
+        filters: &filters,
+        destinations: &destinations,
+        subject: &message.subject,
+    };
+    text::source_headers(&mut headers, stored, &origin);
+    copied(&message, renamed, &headers)
+}
+
+fn copied(message: &StoredMessage, renamed: Option<Vec<u8>>, headers: &[u8]) -> CopiedMessage {
+    let mut data = Vec::with_capacity(headers.len() + message.payload.len());
+    data.extend_from_slice(headers);
+    data.extend_from_slice(&message.payload);
+    CopiedMessage {
+        seq: message.seq,
+        ts_ns: message.ts_ns,
+        subject: renamed.map_or_else(|| message.subject.clone(), Bytes::from),
+        header_len: u32::try_from(headers.len()).unwrap_or(u32::MAX),
+        data: data.into(),
+    }
+}
