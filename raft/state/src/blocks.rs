@@ -253,7 +253,11 @@ impl Blocks {
             } else {
                 let skip = usize::try_from(from - block.base).unwrap_or(usize::MAX);
                 let rest = block.entries.get(skip..).unwrap_or_default();
-                count += rest.iter().filter(|entry| entry.is_live()).count() as u64;
+                count += if block.live as usize == block.entries.len() {
+                    rest.len() as u64
+                } else {
+                    rest.iter().filter(|entry| entry.is_live()).count() as u64
+                };
             }
         }
         count

@@ -15,6 +15,7 @@ mod copies;
 mod cursor;
 mod dedupe;
 mod header_scan;
+mod interest;
 mod ledger;
 mod lookahead;
 mod publish;

@@ -16,7 +16,7 @@ use crate::header_scan::{
 use crate::location::Location;
 use crate::outcome::{Outcome, Refusal};
 use crate::record::{self, RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
-use crate::stream::{Context, Stream, limit, matches_any, message_size};
+use crate::stream::{Context, Stream, limit, message_size};
 
 /// Sequences end here, far from where counting on would overflow.
 const SEQUENCE_MAX: u64 = 1 << 63;
@@ -320,10 +320,7 @@ impl Stream {
 
     /// Interest retention stores only what some consumer will see.
     fn has_no_interest(&self, name: &[u8]) -> bool {
-        self.config.retention == Retention::Interest
-            && !self.consumers.values().any(|consumer| {
-                consumer.filters().is_empty() || matches_any(consumer.filters(), name)
-            })
+        self.config.retention == Retention::Interest && self.interest.of(name).next().is_none()
     }
 
     /// Gives a sequence to a message that is not stored.

@@ -4,14 +4,35 @@
 use std::sync::Arc;
 
 use unibus_proto::jetstream::config::Retention;
-use unibus_proto::jetstream::consumer::AckPolicy;
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 
+use crate::consumer::Consumer;
 use crate::stream::{Context, Stream};
 
 /// Messages times consumers that are compared in one step, while every node waits.
 const SWEEP_CHECKS_MAX: usize = 1 << 20;
 
 impl Stream {
+    pub(crate) fn add_consumer(&mut self, consumer: Consumer) {
+        let name = Arc::clone(consumer.name());
+        self.interest.insert(&name, consumer.filters());
+        self.consumers.insert(name, consumer);
+    }
+
+    pub(crate) fn remove_consumer(&mut self, name: &str) -> Option<Arc<str>> {
+        let (name, consumer) = self.consumers.remove_entry(name)?;
+        self.interest.remove(&name, consumer.filters());
+        Some(name)
+    }
+
+    pub(crate) fn reconfigure_consumer(&mut self, name: &Arc<str>, config: ConsumerConfig) {
+        if let Some(consumer) = self.consumers.get_mut(name) {
+            self.interest.remove(name, consumer.filters());
+            consumer.reconfigure(config);
+            self.interest.insert(name, consumer.filters());
+        }
+    }
+
     /// Removes what a consumer has settled, as far as nobody else needs it: the messages named, and for
     /// a consumer without acknowledgements those it delivered after `delivered_before`. Returns how
     /// many went.
@@ -47,7 +68,10 @@ impl Stream {
         if consumer.config().ack_policy != AckPolicy::None {
             return Vec::new();
         }
-        let live = self.blocks.iter_from(after + 1).map(|(seq, ..)| seq);
+        let live = self
+            .blocks
+            .iter_from(after.saturating_add(1))
+            .map(|(seq, ..)| seq);
         live.take_while(|seq| *seq <= to).collect()
     }
 
@@ -57,11 +81,11 @@ impl Stream {
             return false;
         };
         let own = self.consumers.get(consumer);
-        let meant = own.is_some_and(|own| own.wants(view.subject));
-        if !meant || self.is_needed(seq, view.subject) {
+        if !own.is_some_and(|own| own.wants(view.subject)) {
             return false;
         }
-        self.remove(seq, ctx)
+        self.needed_by = self.needed_by(seq, view.subject);
+        self.needed_by.is_none() && self.remove(seq, ctx)
     }
 
     /// A consumer is gone or wants less: finds out, in steps, what nobody needs any more.
@@ -83,9 +107,13 @@ impl Stream {
         let live = self.blocks.iter_from(from).map(|(seq, ..)| seq);
         let step: Vec<u64> = live.take(budget).collect();
         for seq in &step {
-            let subject = self.message(*seq).map(|view| view.subject);
-            if subject.is_some_and(|subject| !self.is_needed(*seq, subject)) {
-                self.remove(*seq, ctx);
+            let view = self.message(*seq);
+            match view.map(|view| self.needed_by(*seq, view.subject)) {
+                None => {}
+                Some(None) => {
+                    self.remove(*seq, ctx);
+                }
+                Some(other) => self.needed_by = other,
             }
         }
         let more = step.len() == budget;
@@ -94,13 +122,18 @@ impl Stream {
         step.len()
     }
 
-    /// Whether a consumer of an interest stream still waits for a message. On a work queue the one that
+    /// A consumer of an interest stream that still waits for a message. On a work queue the one that
     /// settled it was the only one.
-    fn is_needed(&self, seq: u64, subject: &[u8]) -> bool {
-        self.config.retention == Retention::Interest
-            && self
-                .consumers
-                .values()
-                .any(|other| other.ledger().needs(seq) && other.wants(subject))
+    fn needed_by(&self, seq: u64, subject: &[u8]) -> Option<Arc<str>> {
+        if self.config.retention != Retention::Interest {
+            return None;
+        }
+        let needs = |name: &&Arc<str>| {
+            let consumer = self.consumers.get(*name);
+            consumer.is_some_and(|other| other.ledger().needs(seq) && other.wants(subject))
+        };
+        let last = self.needed_by.iter().find(needs);
+        last.or_else(|| self.interest.of(subject).find(needs))
+            .cloned()
     }
 }

@@ -5,7 +5,6 @@
 //! Keys: `kind:u8 | stream:u64be | …`. Values start with a format byte.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -487,9 +486,7 @@ fn load_stream(uid: StreamUid, mut parts: Parts) -> Result<Stream, LoadError> {
     for value in &parts.consumers {
         let row = ConsumerRow::decode(value).map_err(|e| row_error(kind::CONSUMER, e))?;
         let consumer = Consumer::of_row(row);
-        stream
-            .consumers
-            .insert(Arc::clone(&consumer.name), consumer);
+        stream.add_consumer(consumer);
     }
     stream.dedupe.first = row.dedupe_first;
     for value in parts.dedupe.values() {

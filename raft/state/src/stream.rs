@@ -15,6 +15,7 @@ use crate::consumer::Consumer;
 use crate::copies::Progress;
 use crate::dedupe::Dedupe;
 use crate::header_scan::format_seconds;
+use crate::interest::Interest;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
 use crate::removal_log::RemovalLog;
 use crate::subject_table::SubjectTable;
@@ -72,7 +73,11 @@ pub struct Stream {
     pub(crate) by_expiry: BTreeSet<(u64, u64)>,
     /// Every live message below survives the maximum age.
     pub(crate) age_cursor: u64,
+    /// Changed through `retention` only, which keeps `interest` true.
     pub(crate) consumers: BTreeMap<Arc<str>, Consumer>,
+    pub(crate) interest: Interest,
+    /// The consumer that was last found to need a message: likely to need the next one as well.
+    pub(crate) needed_by: Option<Arc<str>>,
     /// From here on it has to be found out what no consumer needs any more.
     pub(crate) sweep_from: Option<u64>,
     /// What was removed, for cursors that count. Not replicated.
@@ -112,6 +117,8 @@ impl Stream {
             by_expiry: BTreeSet::new(),
             age_cursor: 0,
             consumers: BTreeMap::new(),
+            interest: Interest::default(),
+            needed_by: None,
             sweep_from: None,
             removals: RemovalLog::default(),
             dirty: Dirty {

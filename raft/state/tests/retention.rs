@@ -4,13 +4,19 @@
 
 mod bench;
 
+use std::collections::BTreeMap;
+
 use bench::host::{Host, batch, pull_config};
 use bench::{Bench, config, refused, seq};
+use bytes::Bytes;
+use proptest::prelude::*;
+use unibus_proto::jetstream::ack::{AckKind, AckTokens};
 use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::{Retention, StreamConfig};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy};
-use unibus_state::Outcome;
+use unibus_proto::subject::matches;
 use unibus_state::command::{Command, ConsumerDelete};
+use unibus_state::{ConsumerCursor, Outcome, Poll};
 
 fn stream(retention: Retention) -> Bench {
     Bench::with(StreamConfig {
@@ -199,4 +205,98 @@ fn long_sweeps_go_on_with_the_ticks() {
         assert!(ticks < 10);
     }
     assert_eq!(bench.live().len(), 1200);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Publish(u8),
+    Create(u8, u8),
+    Delete(u8),
+    /// The consumer, how many messages it gets, which of them it settles.
+    Serve(u8, u8, u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let few = || 0..4u8;
+    prop_oneof![
+        4 => few().prop_map(Op::Publish),
+        1 => (few(), few()).prop_map(|(name, filter)| Op::Create(name, filter)),
+        1 => few().prop_map(Op::Delete),
+        6 => (few(), 1..4u8, any::<u8>()).prop_map(|(name, count, which)| Op::Serve(name, count, which)),
+    ]
+}
+
+/// A leader of the moment delivers some messages and reports what was settled.
+fn serve(bench: &mut Bench, name: &str, count: u8, which: u8) {
+    let stream = bench.stream();
+    let Some(consumer) = stream.consumer(name) else {
+        return;
+    };
+    let mut cursor = ConsumerCursor::new(stream, consumer, bench.now);
+    cursor.handle_pull(
+        stream,
+        &batch(count.into()),
+        Bytes::from_static(b"r"),
+        bench.now,
+    );
+    let mut open: Vec<u64> = cursor.ledger().pending().keys().copied().collect();
+    loop {
+        match cursor.poll(stream, bench.now) {
+            Poll::Deliver(delivery) => open.push(delivery.seq),
+            Poll::Idle { .. } => break,
+            _ => {}
+        }
+    }
+    for (at, seq) in open.iter().enumerate() {
+        let subject = format!("$JS.ACK.S.{name}.1.{seq}.1.1.1");
+        let tokens = AckTokens::parse(subject.as_bytes()).unwrap();
+        if which >> (at % 8) & 1 == 1 {
+            cursor.handle_ack(&AckKind::Ack, &tokens, bench.now);
+        }
+    }
+    if let Some(update) = cursor.take_changes() {
+        assert_eq!(bench.run(&Command::ConsumerUpdate(update)), Outcome::Done);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A message of an interest stream is there as long as some consumer that wants it has not settled
+    /// it, and not longer.
+    #[test]
+    fn interest_is_exact(ops in proptest::collection::vec(op(), 1..80)) {
+        let mut bench = stream(Retention::Interest);
+        let mut held: BTreeMap<u64, String> = BTreeMap::new();
+        for op in ops {
+            bench.now += 1;
+            match op {
+                Op::Publish(at) => {
+                    let subject = format!("a.{at}");
+                    let seq = seq(&bench.publish(&subject, &[], "x"));
+                    held.insert(seq, subject);
+                }
+                Op::Create(name, filter) => {
+                    let filter = ["", "a.1", "a.2", "a.*"][usize::from(filter)];
+                    bench.consumer(named(&format!("c{name}"), filter), ConsumerAction::CreateOrUpdate);
+                }
+                Op::Delete(name) => {
+                    delete(&mut bench, &format!("c{name}"));
+                }
+                Op::Serve(name, count, which) => serve(&mut bench, &format!("c{name}"), count, which),
+            }
+            held.retain(|seq, subject| {
+                bench.stream().consumers().any(|consumer| {
+                    let ledger = consumer.ledger();
+                    let open = ledger.pending().contains_key(seq);
+                    let filters = consumer.filters();
+                    let wants = filters.is_empty()
+                        || filters.iter().any(|f| matches(f, subject.as_bytes()));
+                    wants && (*seq > ledger.delivered().stream_seq || open)
+                })
+            });
+            let live: Vec<u64> = held.keys().copied().collect();
+            prop_assert_eq!(bench.live(), live);
+        }
+    }
 }

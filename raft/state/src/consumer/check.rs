@@ -406,19 +406,14 @@ pub(crate) fn check_workqueue(config: &ConsumerConfig, stream: &Stream) -> Resul
         return Ok(());
     }
     let own: Vec<&[u8]> = config.filters().map(str::as_bytes).collect();
-    for other in stream
-        .consumers()
-        .filter(|other| **other.name() != *config.name)
-    {
-        if own.is_empty() {
-            return Err(error::CONSUMER_WORKQUEUE_MULTIPLE_UNFILTERED);
-        }
-        let collides = |filter: &[u8]| own.iter().any(|own| subject::collide(own, filter));
-        if other.filters().is_empty() || other.filters().iter().any(|filter| collides(filter)) {
-            return Err(error::CONSUMER_WORKQUEUE_NOT_UNIQUE);
-        }
+    if !stream.interest.overlaps(&own, &config.name) {
+        return Ok(());
     }
-    Ok(())
+    Err(if own.is_empty() {
+        error::CONSUMER_WORKQUEUE_MULTIPLE_UNFILTERED
+    } else {
+        error::CONSUMER_WORKQUEUE_NOT_UNIQUE
+    })
 }
 
 /// What an update of `old` may not change.

@@ -43,7 +43,7 @@ impl State {
                 consumer::check_count(stream)?;
                 consumer::check_workqueue(&config, stream)?;
                 let consumer = Consumer::new(config, step.ctx.now_ns, stream);
-                stream.consumers.insert(name.clone(), consumer);
+                stream.add_consumer(consumer);
                 step.effects.push(Effect::ConsumerCreated {
                     stream: stream.name.clone(),
                     name: name.clone(),
@@ -56,9 +56,7 @@ impl State {
                 }
                 consumer::check_update(&before, &config)?;
                 consumer::check_workqueue(&config, stream)?;
-                if let Some(consumer) = stream.consumers.get_mut(&name) {
-                    consumer.reconfigure(config);
-                }
+                stream.reconfigure_consumer(&name, config);
                 if stream.start_sweep(&mut step.ctx) > 0 {
                     step.advanced(slot, stream, applies);
                 }
@@ -89,9 +87,8 @@ impl State {
         if born.is_none() || delete.created_ns.is_some_and(|meant| Some(meant) != born) {
             return Err(error::CONSUMER_NOT_FOUND);
         }
-        let Some((name, _)) = stream.consumers.remove_entry(delete.name.as_str()) else {
-            return Err(error::CONSUMER_NOT_FOUND);
-        };
+        let name = stream.remove_consumer(&delete.name);
+        let name = name.ok_or(error::CONSUMER_NOT_FOUND)?;
         stream.dirty.consumers.insert(name.clone());
         step.effects.push(Effect::ConsumerRemoved {
             stream: stream.name.clone(),
@@ -149,7 +146,7 @@ impl State {
         let mut config = (**consumer.config()).clone();
         config.pause_until = (pause.until_ns > now_ns).then_some(Timestamp(pause.until_ns));
         if config != **consumer.config() {
-            consumer.reconfigure(config);
+            stream.reconfigure_consumer(&name, config);
             step.consumer_updated(stream, &name);
             stream.dirty.consumers.insert(name);
         }
