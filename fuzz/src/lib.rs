@@ -15,6 +15,7 @@ pub use client_decoder::client_decoder;
 pub use explore::{Budget, explore, read_corpus, replay_arguments};
 pub use headers::headers;
 pub use sublist::sublist;
+pub use unibus_node::frontdoor::conf::fuzzing::configuration;
 pub use unibus_state::fuzzing::state_machine;
 
 /// Makes a harness the entry point of a fuzz target: libFuzzer's under `cargo fuzz`, else a `main`

@@ -89,6 +89,27 @@ fn headers() {
 }
 
 #[test]
+fn configuration() {
+    let words: [&[u8]; 14] = [
+        b"include x\n",
+        b"include 'x'",
+        b"a: $a\n",
+        b"$E",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"(\n",
+        b"\n)\n",
+        b"\\u00e9",
+        b"\0",
+        b"# x\n",
+        b"1kb",
+    ];
+    short_run("configuration", unibus_fuzz::configuration, &words);
+}
+
+#[test]
 fn sublist() {
     short_run("sublist", unibus_fuzz::sublist, &[]);
 }

@@ -68,6 +68,16 @@ pub enum Command {
     User(users::UserCommand),
     /// Judge a configuration as starting would, and print what it means, without starting
     CheckConfig(Box<RunArgs>),
+    /// Tell a running node to leave (ldm: clients are sent to the other nodes first), to stop, or to
+    /// read its certificates and configuration again (reload)
+    Signal {
+        /// What to do: ldm, reload, stop
+        #[arg(value_parser = ["ldm", "reload", "stop"])]
+        command: String,
+        /// The file that the node was given with --pid-file
+        #[arg(long, value_name = "FILE", env = "UNIBUS_PID_FILE")]
+        pid_file: std::path::PathBuf,
+    },
     /// Be a nats-server: its command line and its configuration file; see nats-server --help
     #[command(disable_help_flag = true, disable_version_flag = true)]
     NatsServer {
@@ -111,6 +121,7 @@ pub async fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Pki(command)) => pki::pki(&command),
         Some(Command::User(command)) => Box::pin(users::user(&command)).await,
         Some(Command::CheckConfig(args)) => check_config(&args),
+        Some(Command::Signal { command, pid_file }) => signal(&command, &pid_file),
         // `main` has seen to it already, except where this is called with a command line of its own.
         Some(Command::NatsServer { .. }) => {
             tell("unibus-node: nats-server has to be the first word");
@@ -130,6 +141,16 @@ fn check_config(args: &RunArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => refused(&error),
+    }
+}
+
+fn signal(command: &str, pid_file: &std::path::Path) -> ExitCode {
+    match frontdoor::send::send(&format!("{command}={}", pid_file.display())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("unibus-node: {error}"));
+            ExitCode::from(FAILED)
+        }
     }
 }
 

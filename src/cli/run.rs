@@ -1,17 +1,24 @@
 //! Running one node: configuration, logging, start, five lines, wait, stop.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::out::{say, tell};
 use super::{FAILED, WRONG, banner, refused};
 use crate::config::NodeConfig;
 use crate::config::args::RunArgs;
+use crate::frontdoor::files::Left;
+use crate::frontdoor::signals::{Signals, Wish};
 use crate::node::Node;
-use crate::shutdown::Shutdown;
-use crate::{shutdown, telemetry};
+use crate::telemetry;
+
+/// How long clients have, once told, before the first of them is closed.
+const LAME_DUCK_GRACE: Duration = Duration::from_secs(10);
+/// Over how long they are closed then.
+const LAME_DUCK_DURATION: Duration = Duration::from_secs(110);
 
 pub(super) async fn run(args: &RunArgs) -> ExitCode {
     if let Err(error) = telemetry::init(&args.log) {
@@ -26,14 +33,14 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         tell(&format!("unibus-node: {words}"));
         ExitCode::from(FAILED)
     };
-    let mut shutdown = match shutdown::on_signals() {
-        Ok(shutdown) => shutdown,
+    let mut signals = match Signals::install() {
+        Ok(signals) => signals,
         Err(error) => return failed(format!("can't listen for signals: {error}")),
     };
     // A signal during a long start ends it: nothing is served yet, so nothing has to be handed over.
     let started = tokio::select! {
         started = Box::pin(Node::start(config.clone())) => started,
-        () = shutdown.wait() => return ExitCode::SUCCESS,
+        () = stop_asked(&mut signals) => return ExitCode::SUCCESS,
     };
     let node = match started {
         Ok(node) => node,
@@ -42,37 +49,62 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     for line in banner::lines(&config, node.addresses()) {
         say(&line);
     }
-    follow_hangups(&node, args, &mut shutdown).await;
-    Box::pin(node.shutdown()).await;
+    let _pid = match pid_file(args.node.pid_file.as_deref()) {
+        Ok(left) => left,
+        Err(words) => return failed(words),
+    };
+    heed(&node, args, &mut signals).await;
+    tokio::select! {
+        () = Box::pin(node.shutdown()) => {}
+        () = signals.only_stop() => {}
+    }
     info!("stopped");
     ExitCode::SUCCESS
 }
 
-/// Waits for the end. At each SIGHUP the certificates of client listeners are read again: a renewed one
-/// serves from then on, and nobody is disconnected.
-async fn follow_hangups(node: &Node, args: &RunArgs, shutdown: &mut Shutdown) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => {
-            warn!(%error, "can't listen for SIGHUP: renewed certificates need a restart");
-            return shutdown.wait().await;
-        }
-    };
+/// A signal during a long start.
+async fn stop_asked(signals: &mut Signals) {
+    while !matches!(signals.next().await, Wish::Stop(_) | Wish::LameDuck) {}
+}
+
+/// Does what signals ask for until one asks to stop.
+async fn heed(node: &Node, args: &RunArgs, signals: &mut Signals) {
     loop {
-        tokio::select! {
-            () = shutdown.wait() => return,
-            Some(()) = hangups.recv() => {}
-        }
-        let reloaded = NodeConfig::from_args(args)
-            .map_err(|error| error.to_string())
-            .and_then(|now| {
-                let (tls, websocket) = (now.client_tls.as_ref(), now.websocket.as_ref());
-                let reloaded = node.reload_client_tls(tls, websocket);
-                reloaded.map_err(|error| error.to_string())
-            });
-        match reloaded {
-            Ok(()) => info!("certificates of client listeners read again"),
-            Err(error) => warn!(%error, "nothing reloaded: everything stays as it was"),
+        match signals.next().await {
+            Wish::Stop(signal) => {
+                info!(signal, "shutting down");
+                return;
+            }
+            Wish::LameDuck => {
+                info!("lame duck mode: clients are sent to the other nodes");
+                tokio::select! {
+                    () = node.lame_duck(LAME_DUCK_GRACE, LAME_DUCK_DURATION) => {}
+                    () = stop_asked(signals) => {}
+                }
+                return;
+            }
+            Wish::Reload => reload(node, args),
+            Wish::Reopen => {}
         }
     }
+}
+
+/// Reads the certificates of client listeners again: a renewed one serves from then on, and nobody is
+/// disconnected.
+fn reload(node: &Node, args: &RunArgs) {
+    let reloaded = NodeConfig::from_args(args)
+        .map_err(|error| error.to_string())
+        .and_then(|now| {
+            let (tls, websocket) = (now.client_tls.as_ref(), now.websocket.as_ref());
+            let reloaded = node.reload_client_tls(tls, websocket);
+            reloaded.map_err(|error| error.to_string())
+        });
+    match reloaded {
+        Ok(()) => info!("certificates of client listeners read again"),
+        Err(error) => warn!(%error, "nothing reloaded: everything stays as it was"),
+    }
+}
+
+fn pid_file(path: Option<&Path>) -> Result<Option<Left>, String> {
+    path.map(Left::with_pid).transpose()
 }

@@ -90,6 +90,9 @@ pub struct NodeArgs {
     /// Folder of everything the node stores [default: ./unibus-data]
     #[arg(long, value_name = "DIR", env = "UNIBUS_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Write the process id here, for signals; removed at exit
+    #[arg(long, value_name = "FILE", env = "UNIBUS_PID_FILE")]
+    pub pid_file: Option<PathBuf>,
     /// Name of this node [default: the route certificate's name, else the host's name]
     #[arg(long, value_name = "NAME", env = "UNIBUS_SERVER_NAME")]
     pub server_name: Option<String>,

@@ -2,7 +2,7 @@
 //! when the server goes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -13,24 +13,27 @@ use crate::node::{Addresses, every_address};
 
 /// Removes its file when it is dropped.
 #[derive(Debug)]
-pub(super) struct Left(PathBuf);
+pub struct Left(PathBuf);
+
+impl Left {
+    /// A file with this process's id.
+    ///
+    /// # Errors
+    /// Words for a person.
+    pub fn with_pid(path: &Path) -> Result<Self, String> {
+        let pid = std::process::id().to_string();
+        std::fs::write(path, pid).map_err(|error| {
+            format!("the pid file {} can't be written: {error}", path.display())
+        })?;
+        Ok(Self(path.to_owned()))
+    }
+}
 
 impl Drop for Left {
     fn drop(&mut self) {
         // Somebody else may have removed it; there is nothing left to do about it.
         let _gone = std::fs::remove_file(&self.0);
     }
-}
-
-/// Writes the process id to `pid_file`, where there is one.
-pub(super) fn write_pid(options: &Options) -> Result<Option<Left>, String> {
-    let Some(path) = &options.pid_file else {
-        return Ok(None);
-    };
-    let pid = std::process::id().to_string();
-    std::fs::write(path, pid)
-        .map_err(|error| format!("the pid file {} can't be written: {error}", path.display()))?;
-    Ok(Some(Left(path.clone())))
 }
 
 /// `nats-server_PID.ports`: for each listener the URLs by which it can be reached.

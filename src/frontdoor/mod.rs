@@ -8,7 +8,7 @@ pub mod build;
 pub mod conf;
 pub mod directives;
 mod file;
-mod files;
+pub mod files;
 pub mod flags;
 mod help;
 pub mod logging;
@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use self::flags::Flags;
 use self::options::Options;
+use crate::access::static_users::StaticUsers;
 use crate::node::{ADVERTISED_VERSION, server_id};
 
 /// The name of this front door: a subcommand, and a file name of the binary.
@@ -94,6 +95,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 
 /// `-t`: the configuration is judged as starting would, and nothing is started.
 fn test(flags: &Flags, options: &Options) -> ExitCode {
+    if let Err(error) = StaticUsers::new(&options.auth) {
+        return wrong(&error.to_string());
+    }
     match build::node_config(options, &server_id()) {
         Err(error) => wrong(&error.to_string()),
         Ok(_) => {

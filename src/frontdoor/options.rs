@@ -279,6 +279,7 @@ impl Options {
             }
         }
         self.apply_auth(flags)?;
+        self.limits.auth_timeout = self.auth.timeout;
         self.apply_tls(flags)?;
         self.apply_cluster(flags)?;
         for flag in &flags.ignored {

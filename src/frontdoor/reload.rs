@@ -24,7 +24,7 @@ pub(super) fn reload(
             "can only reload config when a file is provided using -c or --config".to_owned(),
         );
     }
-    let mut next = file::options(flags)?;
+    let next = file::options(flags)?;
     let fixed = fixed(old, &next);
     if !fixed.is_empty() {
         return Err(format!(
@@ -32,7 +32,6 @@ pub(super) fn reload(
             fixed.join(", ")
         ));
     }
-    next.limits.auth_timeout = next.auth.timeout;
     next.limits.check().map_err(|error| error.to_string())?;
     // Before anything is changed: files that can't be read refuse the whole. They are read again where
     // nothing else has changed too, since a certificate is renewed in its place.

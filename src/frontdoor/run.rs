@@ -57,7 +57,11 @@ async fn serve(
     log: &Log,
     mut signals: Signals,
 ) -> Result<(), String> {
-    let _pid = files::write_pid(&options)?;
+    let _pid = options
+        .pid_file
+        .as_deref()
+        .map(Left::with_pid)
+        .transpose()?;
     let Built { config, routes } = built;
     let started = tokio::select! {
         started = Box::pin(Node::start(config.clone())) => started,

@@ -22,8 +22,9 @@ pub(super) async fn follow(
         if others != told {
             told = others;
             broker.update_info(|info| {
-                // A node that is leaving sends its clients to the others only.
-                let own = own.iter().filter(|_| !info.ldm);
+                // A node that is leaving sends its clients to the others only, and one without others
+                // tells nothing: its clients know where it is.
+                let own = own.iter().filter(|_| !info.ldm && !told.is_empty());
                 info.connect_urls = own.chain(&told).cloned().collect();
             });
         }

@@ -58,7 +58,8 @@ pub(super) fn broker_options(config: &NodeConfig, addresses: &Addresses) -> Brok
         cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
         host: client.ip().to_string(),
         port: client.port(),
-        connect_urls: client_urls(config, client),
+        // Told once there are other nodes: see `advertise`.
+        connect_urls: Vec::new(),
         ws_connect_urls: websocket_urls(config, addresses.websocket),
         auth_required: config.auth.is_enforced(),
         always_nonce: true,

@@ -128,6 +128,8 @@ impl Table {
                 })?)
             }
             None if nkey.is_some() || config.map_certificates => None,
+            // Nobody logs in by this name: it is who clients without credentials are.
+            None if config.no_auth_user.as_deref() == Some(name) => None,
             None => return Err(StaticAuthError::NoPassword(name.to_owned())),
         };
         let account = user.account.as_deref().filter(|name| !is_global(name));

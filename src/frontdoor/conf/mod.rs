@@ -1,6 +1,7 @@
 //! nats-server's configuration language: text in, a tree of values with their places out. Pure: files
 //! and the environment are asked for through [`Sources`]. Knows no directive.
 
+pub mod fuzzing;
 pub mod lexer;
 pub mod parser;
 pub mod value;

@@ -395,9 +395,6 @@ fn integer(text: &str) -> Option<i64> {
 fn float(text: &str) -> Option<f64> {
     let (whole, fraction) = text.strip_prefix('-').unwrap_or(text).split_once('.')?;
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if digits(whole) && digits(fraction) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    let number = (digits(whole) && digits(fraction)).then(|| text.parse().ok());
+    number.flatten().filter(|number: &f64| number.is_finite())
 }

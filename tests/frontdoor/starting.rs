@@ -1,0 +1,111 @@
+//! Starting: flags, files, what is served with and without JetStream, and what `-t` says.
+
+use async_nats::RequestErrorKind;
+use futures::StreamExt;
+
+use crate::server::{Server, configuration, output};
+
+const HERE: [&str; 4] = ["-a", "127.0.0.1", "-p", "-1"];
+
+#[tokio::test]
+async fn a_server_without_jetstream_passes_messages_and_stores_nothing() {
+    let mut server = Server::start(&[&HERE[..], &["-m", "-1"]].concat())
+        .await
+        .unwrap();
+    let log = server.log();
+    assert!(
+        log.contains("[INF] Listening for client connections on 127.0.0.1:"),
+        "{log}"
+    );
+    let pid = std::fs::read_to_string(server.pid_file()).unwrap();
+    assert_eq!(pid, server.pid().to_string());
+    assert_eq!(server.urls("monitoring").len(), 1);
+    let client = server.connect().await.unwrap();
+    let info = client.server_info();
+    assert!(!info.jetstream && info.version == "2.14.0" && info.connect_urls.is_empty());
+    let mut inbox = client.subscribe("a.*").await.unwrap();
+    client.publish("a.b", "x".into()).await.unwrap();
+    assert_eq!(inbox.next().await.unwrap().payload, "x");
+    let error = client.request("$JS.API.INFO", "".into()).await.unwrap_err();
+    assert_eq!(error.kind(), RequestErrorKind::NoResponders);
+    server.signal("-TERM");
+    assert!(server.ended().await.unwrap().success());
+    assert!(!server.pid_file().exists() && !server.ports_file().exists());
+}
+
+#[tokio::test]
+async fn streams_outlive_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = format!("-sd={}", dir.path().join("s").display());
+    let flags = [&HERE[..], &["-js", &store]].concat();
+    let mut server = Server::start_in(dir, &flags).await.unwrap();
+    let context = async_nats::jetstream::new(server.connect().await.unwrap());
+    let bucket = async_nats::jetstream::kv::Config {
+        bucket: "b".to_owned(),
+        ..Default::default()
+    };
+    let bucket = context.create_key_value(bucket).await.unwrap();
+    bucket.put("k", "v".into()).await.unwrap();
+    server.signal("-INT");
+    assert!(server.ended().await.unwrap().success());
+    let dir = server.into_dir();
+    assert!(dir.path().join("s/jetstream").is_dir());
+    let server = Server::start_in(dir, &flags).await.unwrap();
+    let context = async_nats::jetstream::new(server.connect().await.unwrap());
+    let bucket = context.get_key_value("b").await.unwrap();
+    assert_eq!(bucket.get("k").await.unwrap().unwrap(), "v");
+}
+
+#[tokio::test]
+async fn a_file_decides_and_flags_win() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "port: 1\nhost: 127.0.0.1\nserver_name: of-the-file\nmax_payload: 2kb\nlimit: 7\n\
+                max_subscriptions: $limit";
+    let file = configuration(dir.path(), text);
+    let server = Server::start_in(dir, &["-c", &file, "-p", "-1"])
+        .await
+        .unwrap();
+    let info = server.connect().await.unwrap().server_info();
+    assert_eq!(
+        (info.server_name.as_str(), info.max_payload),
+        ("of-the-file", 2048)
+    );
+}
+
+#[test]
+fn a_test_of_the_file_tells_every_mistake_and_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = configuration(dir.path(), "port: 4222\nprot: 1\nhttp: x\n");
+    let run = output(&["-t", "-c", &file]);
+    let words = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1));
+    assert!(
+        words.contains("a.conf:2:1: unknown field \"prot\""),
+        "{words}"
+    );
+    assert!(words.contains("a.conf:3:7: http is \"x\""), "{words}");
+    let file = configuration(dir.path(), "port: 4222");
+    let run = output(&["-t", "-c", &file]);
+    assert!(run.status.success());
+    assert!(String::from_utf8(run.stderr).unwrap().contains("is valid"));
+}
+
+#[test]
+fn the_version_and_mistakes_in_flags_are_told() {
+    for flag in ["-v", "--version", "version"] {
+        assert_eq!(output(&[flag]).stdout, b"nats-server: v2.14.0\n");
+    }
+    let link = tempfile::tempdir().unwrap();
+    let link = link.path().join("nats-server");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_unibus-node"), &link).unwrap();
+    let run = std::process::Command::new(&link)
+        .arg("-v")
+        .output()
+        .unwrap();
+    assert_eq!(run.stdout, b"nats-server: v2.14.0\n");
+    let run = output(&["-nope"]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8(run.stderr).unwrap().contains("-nope"));
+    let run = output(&["--signal", "ldm=/nope"]);
+    assert_eq!(run.status.code(), Some(1));
+}
