@@ -4,6 +4,7 @@ mod consumers;
 mod core;
 mod kv;
 mod objects;
+mod secure;
 mod streams;
 
 use std::path::Path;

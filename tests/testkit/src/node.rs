@@ -99,6 +99,25 @@ impl NodeProcess {
         self
     }
 
+    /// The same process with further flags.
+    #[must_use]
+    pub fn with_args(mut self, args: Vec<String>) -> Self {
+        self.args.extend(args);
+        self
+    }
+
+    /// Sends the process a signal by its name without `SIG`: `HUP`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        let (flag, pid) = (format!("-{name}"), child.id().to_string());
+        let status = Command::new("kill").args([&flag, &pid]).status()?;
+        anyhow::ensure!(status.success(), "kill {flag} {pid}: {status}");
+        Ok(())
+    }
+
     /// A single node with its data in `dir`, nothing secured.
     ///
     /// # Errors
