@@ -16,6 +16,8 @@ use super::ingest::Call;
 use super::internal;
 
 const ADVISORY: &str = "$JS.EVENT.ADVISORY";
+/// Where answered requests are told.
+pub(super) const API: &str = "$JS.EVENT.ADVISORY.API";
 const METRIC: &str = "$JS.EVENT.METRIC";
 /// Streams whose new leader is told of.
 const ELECTIONS_TOLD_MAX: usize = 1024;
@@ -66,6 +68,14 @@ pub(super) enum Event {
         consumer: String,
         group: String,
         reason: &'static str,
+    },
+    /// A request of the API was answered.
+    Api {
+        subject: String,
+        request: String,
+        response: String,
+        server: String,
+        client: Value,
     },
     /// Another node leads the group that holds a stream.
     LeaderElected { stream: String, leader: String },
@@ -149,6 +159,7 @@ impl Event {
                 consumer: name,
                 ..
             } => consumer("UNPINNED", stream, name),
+            Self::Api { .. } => API.to_owned(),
             Self::LeaderElected { stream, .. } => {
                 format!("{ADVISORY}.STREAM.LEADER_ELECTED.{stream}")
             }
@@ -166,6 +177,7 @@ impl Event {
             Self::Acked { .. } => "io.nats.jetstream.metric.v1.consumer_ack",
             Self::Pinned { .. } => "io.nats.jetstream.advisory.v1.consumer_group_pinned",
             Self::Unpinned { .. } => "io.nats.jetstream.advisory.v1.consumer_group_unpinned",
+            Self::Api { .. } => "io.nats.jetstream.advisory.v1.api_audit",
             Self::LeaderElected { .. } => "io.nats.jetstream.advisory.v1.stream_leader_elected",
         }
     }
@@ -220,6 +232,16 @@ impl Event {
                 reason,
             } => json!({
                 "stream": stream, "consumer": consumer, "group": group, "reason": reason,
+            }),
+            Self::Api {
+                subject,
+                request,
+                response,
+                server,
+                client,
+            } => json!({
+                "subject": subject, "request": request, "response": response,
+                "server": server, "client": client,
             }),
             Self::LeaderElected { stream, leader } => {
                 json!({"stream": stream, "leader": leader, "replicas": []})

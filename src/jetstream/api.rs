@@ -4,6 +4,7 @@
 //! the order the connection sent them, reads wait for a read barrier and look at local state. A
 //! request is planned on the connection's task and answered on another; nothing here blocks.
 
+mod audit;
 mod consumer;
 mod consumer_read;
 mod consumer_write;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
-use unibus_broker::{Inbound, Service};
+use unibus_broker::{Inbound, Origin, Service};
 use unibus_proto::headers::HeaderMap;
 use unibus_proto::jetstream::api::error_response;
 use unibus_proto::jetstream::error::{self, ApiError};
@@ -32,6 +33,7 @@ use super::text;
 
 pub(super) use read::Reader;
 
+use audit::Audit;
 use plan::{Caller, Plan, plan, response_type};
 
 /// Requests being served before connections wait with their next read.
@@ -55,6 +57,8 @@ pub(super) struct Counters {
 pub(super) struct Ticket {
     core: Arc<Core>,
     pub(super) reply: Vec<u8>,
+    /// The request, when somebody wants to know of all requests.
+    audit: Option<Box<Audit>>,
 }
 
 /// The service.
@@ -113,11 +117,12 @@ impl Api {
             _ if level > self.core.options.api_level => {
                 ticket.refuse(response_type(endpoint), &error::REQUIRED_API_LEVEL);
             }
-            _ => self.serve_json(endpoint, body, m.origin.internal, ticket),
+            _ => self.serve_json(endpoint, body, m.origin, ticket),
         }
     }
 
-    fn serve_json(&self, endpoint: &Endpoint<'_>, body: &[u8], privileged: bool, ticket: Ticket) {
+    fn serve_json(&self, endpoint: &Endpoint<'_>, body: &[u8], origin: &Origin, ticket: Ticket) {
+        let privileged = origin.internal;
         let kind = response_type(endpoint);
         let group_size = match endpoint {
             Endpoint::StreamCreate(_) | Endpoint::StreamUpdate(_) => {
@@ -128,6 +133,7 @@ impl Api {
         let caller = Caller {
             internal: privileged,
             group_size,
+            limits: self.core.options.consumer_limits,
         };
         match plan(endpoint, body, caller, generated_name) {
             Err(error) => ticket.refuse(kind, &error),
@@ -136,7 +142,7 @@ impl Api {
                 tokio::spawn(consumer_write::at_leader(kind, task, ticket));
             }
             Ok(Plan::Write { command, then }) => {
-                if let Some(error) = consumer_write::bound_elsewhere(&self.core, &command) {
+                if let Some(error) = consumer_write::refuse(&self.core, origin, &command) {
                     return ticket.refuse(kind, &error);
                 }
                 let call = self.core.ingest.call(&command);
@@ -149,13 +155,14 @@ impl Api {
 impl Service for Api {
     fn deliver(&self, m: &Inbound<'_>) -> bool {
         let endpoint = subject::parse(m.subject);
-        if !self.takes(&endpoint, m.origin.internal) {
+        if !self.takes(&endpoint, m.origin.internal) || !may_be_answered(m) {
             return false;
         }
         if let Endpoint::ConsumerNext { .. } = endpoint {
             return self.next(m);
         }
-        let ticket = Ticket::new(&self.core, m.reply.unwrap_or_default());
+        let mut ticket = Ticket::new(&self.core, m.reply.unwrap_or_default());
+        ticket.audit = Audit::of(&self.core, m);
         if self.core.counters.serving.load(Ordering::Relaxed) > REQUESTS_MAX {
             ticket.refuse(response_type(&endpoint), &error::TOO_MANY_REQUESTS);
         } else {
@@ -203,6 +210,7 @@ impl Ticket {
         Self {
             core: Arc::clone(core),
             reply: reply.to_vec(),
+            audit: None,
         }
     }
 
@@ -213,12 +221,21 @@ impl Ticket {
     /// A JSON answer.
     fn answer(&self, body: &[u8]) {
         self.send(0, body);
+        self.tell(body);
     }
 
     /// A JSON error.
     fn refuse(&self, kind: &str, error: &ApiError) {
         self.core.counters.errors.fetch_add(1, Ordering::Relaxed);
-        self.send(0, &error_response(kind, error));
+        let body = error_response(kind, error);
+        self.send(0, &body);
+        self.tell(&body);
+    }
+
+    fn tell(&self, response: &[u8]) {
+        if let Some(audit) = &self.audit {
+            audit.tell(&self.core, response);
+        }
     }
 
     /// A status line without a body.
@@ -245,6 +262,12 @@ impl Drop for Ticket {
             self.core.counters.finished.notify_waiters();
         }
     }
+}
+
+/// A node answers only where the asker could publish or listen himself.
+pub(super) fn may_be_answered(m: &Inbound<'_>) -> bool {
+    m.reply
+        .is_none_or(|reply| reply.is_empty() || m.origin.may_be_answered_at(reply))
 }
 
 /// The `Nats-Required-Api-Level` of a request, 0 without one.

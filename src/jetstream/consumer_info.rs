@@ -16,20 +16,33 @@ const LEADER_ANSWER_MAX: Duration = Duration::from_secs(1);
 impl Core {
     /// A consumer as the replicated state has it.
     pub(super) fn consumer_info(&self, stream: &str, name: &str) -> Option<ConsumerInfo> {
-        let cluster = self.cluster_info();
+        let alone = self.replica.status().voters.len() <= 1;
+        let cluster = (!alone).then(|| self.cluster_info());
         let mut info = self.replica.with_state(|state| {
             let held = state.stream(stream)?;
             held.consumer(name)
                 .map(|consumer| replicated(held, consumer))
         })?;
         info.ts = Self::now();
-        info.cluster = Some(cluster);
+        info.cluster = cluster;
         let deliver = info.config.deliver_subject.as_bytes();
         info.push_bound = info.config.is_push() && self.broker.has_interest(deliver);
         tell_pause(&mut info);
         let needs = info.config.required_api_level();
         let (level, version) = (self.options.api_level, self.options.version.as_str());
         add_server_metadata(&mut info.config.metadata, needs, level, version);
+        Some(info)
+    }
+
+    /// A consumer as lists tell of it: without the server's own metadata.
+    pub(super) fn listed_consumer_info(&self, stream: &str, name: &str) -> Option<ConsumerInfo> {
+        let mut info = self.consumer_info(stream, name)?;
+        if self.is_leader() {
+            self.add_live(&mut info);
+        }
+        for key in ["_nats.level", "_nats.ver"] {
+            info.config.metadata.remove(key);
+        }
         Some(info)
     }
 
@@ -48,7 +61,7 @@ impl Core {
             for state in &mut info.priority_groups {
                 if *state.group == *group {
                     state.pinned_client_id = pin.to_string();
-                    state.pinned_ts = Some(Timestamp(since_ns));
+                    state.pinned_ts = Timestamp(since_ns);
                 }
             }
         }
@@ -94,7 +107,7 @@ fn replicated(stream: &Stream, consumer: &Consumer) -> ConsumerInfo {
         PriorityGroupState {
             group: group.clone(),
             pinned_client_id: pin.map_or_else(String::new, |pin| pin.id.to_string()),
-            pinned_ts: pin.map(|pin| Timestamp(pin.since_ns)),
+            pinned_ts: pin.map_or_else(Timestamp::default, |pin| Timestamp(pin.since_ns)),
         }
     });
     ConsumerInfo {

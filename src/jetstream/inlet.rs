@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use unibus_broker::{Inbound, Service};
 
+use super::api::may_be_answered;
 use super::core::Core;
 use super::flow;
 use super::inputs::{self, InputKind};
@@ -143,8 +144,10 @@ impl Acknowledgements {
 impl Service for Acknowledgements {
     fn deliver(&self, m: &Inbound<'_>) -> bool {
         // An acknowledgement of a consumer that is gone has no responders.
-        self.kind(m)
-            .is_some_and(|kind| self.core.inlet.push(kind, m))
+        may_be_answered(m)
+            && self
+                .kind(m)
+                .is_some_and(|kind| self.core.inlet.push(kind, m))
     }
 
     fn ready(&self) -> Option<BoxFuture<'static, ()>> {

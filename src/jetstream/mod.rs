@@ -80,6 +80,25 @@ pub struct JetStreamOptions {
     pub limits: Limits,
     /// Refuses requests with fields that it does not know (10025).
     pub strict: bool,
+    /// What a consumer may ask for.
+    pub consumer_limits: ConsumerLimits,
+}
+
+/// What a consumer may ask for; `None` = no limit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ConsumerLimits {
+    /// Messages of one pull request.
+    pub max_request_batch: Option<u64>,
+    /// Unacknowledged messages.
+    pub max_ack_pending: Option<u64>,
+}
+
+impl ConsumerLimits {
+    /// No limits.
+    pub const NONE: Self = Self {
+        max_request_batch: None,
+        max_ack_pending: None,
+    };
 }
 
 impl JetStreamOptions {
@@ -93,6 +112,7 @@ impl JetStreamOptions {
             api_level: 1,
             limits: Limits::default(),
             strict: false,
+            consumer_limits: ConsumerLimits::NONE,
         }
     }
 }

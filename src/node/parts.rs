@@ -12,7 +12,7 @@ use super::wiring::{ReplicaSlot, RouteHooks};
 use super::{ADVERTISED_VERSION, NodeError, interfaces};
 use crate::config::limits::Limits;
 use crate::config::{Advertise, ClusterConfig, NodeConfig, RouteSecret};
-use crate::jetstream::JetStreamOptions;
+use crate::jetstream::{ConsumerLimits, JetStreamOptions};
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 
 /// JetStream API level: TTLs and markers, nothing later yet.
@@ -124,7 +124,12 @@ pub fn server_id() -> String {
 }
 
 pub(super) fn jetstream_options(config: &NodeConfig) -> JetStreamOptions {
+    let limits = config.jetstream.as_ref().map(|js| &js.limits);
     JetStreamOptions {
+        consumer_limits: ConsumerLimits {
+            max_request_batch: limits.and_then(|limits| limits.max_request_batch),
+            max_ack_pending: limits.and_then(|limits| limits.max_ack_pending),
+        },
         domain: config.jetstream.as_ref().and_then(|js| js.domain.clone()),
         cluster_name: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
         version: ADVERTISED_VERSION.to_owned(),

@@ -4,15 +4,18 @@
 use serde::Deserialize;
 use unibus_proto::jetstream::api::{ConsumerAction, ConsumerCreateRequest};
 use unibus_proto::jetstream::config::strip_server_metadata;
-use unibus_proto::jetstream::consumer::ConsumerConfig;
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_state::Command;
 use unibus_state::command::{ConsumerCreate, ConsumerDelete, ConsumerPause, ConsumerReset};
 
 use super::plan::{AtLeader, Caller, Plan, Target, Then, optional, required};
-use crate::jetstream::internal;
 use crate::jetstream::subject::ConsumerTarget;
+use crate::jetstream::{ConsumerLimits, internal};
+
+/// Unacknowledged messages of a consumer that names no number.
+const ACK_PENDING_DEFAULT: i64 = 1000;
 
 /// `CONSUMER.DELETE`.
 pub(super) fn delete(stream: &str, consumer: &str, caller: Caller) -> Plan {
@@ -114,6 +117,7 @@ pub(super) fn create(
     if !caller.internal && !deliver.is_empty() && !internal::is_deliverable(deliver) {
         return Err(error::DELIVER_SUBJECT_NOT_VALID);
     }
+    limit(&mut config, caller.limits)?;
     strip_server_metadata(&mut config.metadata);
     Ok(command(
         target.stream,
@@ -122,6 +126,35 @@ pub(super) fn create(
         caller,
         generated,
     ))
+}
+
+/// Fills in and holds to what the server allows.
+fn limit(config: &mut ConsumerConfig, limits: ConsumerLimits) -> Result<(), ApiError> {
+    let over = |asked: i64, max: i64| asked > max;
+    let bounded = |max: u64| i64::try_from(max).unwrap_or(i64::MAX);
+    if let Some(max) = limits.max_request_batch.map(bounded)
+        && !config.is_push()
+    {
+        if config.max_batch == 0 {
+            config.max_batch = max;
+        }
+        if over(config.max_batch, max) {
+            let text = format!("consumer max request batch exceeds server limit of {max}");
+            return Err(ApiError::with(400, 10125, text));
+        }
+    }
+    if let Some(max) = limits.max_ack_pending.map(bounded)
+        && config.ack_policy != AckPolicy::None
+    {
+        if config.max_ack_pending == 0 {
+            config.max_ack_pending = max.min(ACK_PENDING_DEFAULT);
+        }
+        if over(config.max_ack_pending, max) {
+            let text = format!("consumer max ack pending exceeds system limit of {max}");
+            return Err(ApiError::with(400, 10121, text));
+        }
+    }
+    Ok(())
 }
 
 fn command(
@@ -179,12 +212,14 @@ fn check_filter(target: &ConsumerTarget<'_>, config: &ConsumerConfig) -> Result<
 mod tests {
     use unibus_state::Command;
 
+    use crate::jetstream::ConsumerLimits;
     use crate::jetstream::api::plan::{Caller, Plan, plan};
     use crate::jetstream::subject::parse;
 
     const USER: Caller = Caller {
         internal: false,
         group_size: 1,
+        limits: ConsumerLimits::NONE,
     };
 
     fn planned(subject: &str, body: &str, caller: Caller) -> Result<Plan, u16> {
@@ -196,6 +231,35 @@ mod tests {
 
     fn refused(subject: &str, body: &str) -> u16 {
         planned(subject, body, USER).unwrap_err()
+    }
+
+    #[test]
+    fn the_servers_limits_are_filled_in_and_held() {
+        let caller = Caller {
+            limits: ConsumerLimits {
+                max_request_batch: Some(100),
+                max_ack_pending: Some(50),
+            },
+            ..USER
+        };
+        let plan = |config: &str| {
+            let body = format!(r#"{{"stream_name":"S","config":{config}}}"#);
+            planned("$JS.API.CONSUMER.CREATE.S.c", &body, caller)
+        };
+        let Ok(Plan::Write {
+            command: Command::ConsumerCreate(create),
+            ..
+        }) = plan(r#"{"ack_policy":"explicit"}"#)
+        else {
+            panic!("not planned");
+        };
+        assert_eq!(
+            (create.config.max_batch, create.config.max_ack_pending),
+            (100, 50)
+        );
+        assert_eq!(plan(r#"{"max_batch":101}"#).unwrap_err(), 10125);
+        let asked = r#"{"ack_policy":"all","max_ack_pending":51}"#;
+        assert_eq!(plan(asked).unwrap_err(), 10121);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(super) fn list(
         limit: LIST_PAGE_MAX as u64,
         consumers: names
             .iter()
-            .filter_map(|name| core.consumer_info(stream, name))
+            .filter_map(|name| core.listed_consumer_info(stream, name))
             .collect(),
     })
 }

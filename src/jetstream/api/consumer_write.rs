@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use unibus_broker::Origin;
+use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::info::ConsumerInfo;
 use unibus_proto::jetstream::timestamp::Timestamp;
+use unibus_state::command::ConsumerCreate;
 use unibus_state::{Command, Outcome};
 
 use super::Ticket;
@@ -45,21 +48,44 @@ struct Stepdown {
 #[derive(Serialize)]
 struct Unpinned {}
 
-/// A push consumer that somebody listens to may not be told to deliver elsewhere (10013).
-pub(super) fn bound_elsewhere(core: &Core, command: &Command) -> Option<ApiError> {
+/// Why a consumer may not be made as asked, as far as this node's connections decide that.
+pub(super) fn refuse(core: &Core, origin: &Origin, command: &Command) -> Option<ApiError> {
     let Command::ConsumerCreate(create) = command else {
         return None;
     };
+    if !may_deliver(origin, &create.config) {
+        return Some(error::DELIVER_SUBJECT_NOT_VALID);
+    }
+    is_bound_elsewhere(core, create).then_some(error::CONSUMER_NAME_IN_USE)
+}
+
+/// Nobody has the node deliver where he could neither publish nor listen himself.
+fn may_deliver(origin: &Origin, config: &ConsumerConfig) -> bool {
+    let deliver = config.deliver_subject.as_bytes();
+    let group = config.deliver_group.as_bytes();
+    deliver.is_empty()
+        || origin.may_be_answered_at(deliver)
+        || (!group.is_empty()
+            && origin
+                .permissions
+                .as_deref()
+                .is_none_or(|held| held.can_subscribe(deliver, Some(group))))
+}
+
+/// A push consumer that somebody listens to may not be told to deliver elsewhere.
+fn is_bound_elsewhere(core: &Core, create: &ConsumerCreate) -> bool {
     let config = &create.config;
     let name = match config.name.as_str() {
         "" => config.durable_name.as_str(),
         name => name,
     };
-    let deliver = core.hooks.deliver_subject(&create.stream, name)?;
+    let Some(deliver) = core.hooks.deliver_subject(&create.stream, name) else {
+        return false;
+    };
     let moves = !deliver.is_empty()
         && !config.deliver_subject.is_empty()
         && *deliver != *config.deliver_subject;
-    (moves && core.broker.has_interest(deliver.as_bytes())).then_some(error::CONSUMER_NAME_IN_USE)
+    moves && core.broker.has_interest(deliver.as_bytes())
 }
 
 /// `CONSUMER.CREATE`.

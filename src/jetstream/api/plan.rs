@@ -11,8 +11,8 @@ use unibus_state::Command;
 use unibus_state::command::{MessageDelete, StreamDelete, StreamPurge, StreamPut};
 
 use super::consumer;
-use crate::jetstream::internal;
 use crate::jetstream::subject::{ConsumerTarget, Endpoint};
+use crate::jetstream::{ConsumerLimits, internal};
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -105,6 +105,8 @@ pub(super) struct Caller {
     pub(super) internal: bool,
     /// Voting members of the cluster; 0 = not known yet.
     pub(super) group_size: usize,
+    /// What a consumer may ask for.
+    pub(super) limits: ConsumerLimits,
 }
 
 /// The type of an endpoint's response, without its prefix.
@@ -334,15 +336,18 @@ mod tests {
     use unibus_state::Command;
 
     use super::{Caller, Plan, Read, names_one_message, plan};
+    use crate::jetstream::ConsumerLimits;
     use crate::jetstream::subject::parse;
 
     const USER: Caller = Caller {
         internal: false,
         group_size: 1,
+        limits: ConsumerLimits::NONE,
     };
     const NODE: Caller = Caller {
         internal: true,
         group_size: 1,
+        limits: ConsumerLimits::NONE,
     };
 
     fn planned(subject: &str, body: &str, caller: Caller) -> Result<Plan, u16> {

@@ -168,9 +168,9 @@ pub struct PriorityGroupState {
     /// The client that is served, by the pin it was given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pinned_client_id: String,
-    /// Since when.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pinned_ts: Option<Timestamp>,
+    /// Since when; zero without one.
+    #[serde(default)]
+    pub pinned_ts: Timestamp,
 }
 
 /// `message` of `STREAM.MSG.GET`; headers and data are standard base64.
