@@ -238,9 +238,8 @@ impl Ticket {
         }
     }
 
-    /// A status line without a body.
+    /// A status line without a body. Direct gets and pulls are no requests of the API that fail.
     fn status(&self, code: u16, description: &str) {
-        self.core.counters.errors.fetch_add(1, Ordering::Relaxed);
         let mut block = Vec::new();
         text::status(&mut block, code, description);
         self.send(block.len(), &block);
