@@ -11,6 +11,7 @@ use crate::bodies;
 use crate::codec::{CodecError, Reader, len_u32};
 use crate::command::{AppendRef, Command, CommandRef};
 use crate::consumer_update::ConsumerUpdate;
+use crate::control::ControlChange;
 
 /// Format of commands and entries written by this version.
 pub const FORMAT: u8 = 1;
@@ -35,6 +36,7 @@ mod kind {
     pub(super) const CONSUMER_RESET: u8 = 13;
     pub(super) const COPY: u8 = 32;
     pub(super) const LIMITS: u8 = 33;
+    pub(super) const CONTROL: u8 = 64;
 }
 
 /// Commands being gathered by a proposer.
@@ -138,6 +140,10 @@ impl CommandBatch {
                 Ok(())
             }
             Command::Limits(body) => self.push_json(kind::LIMITS, body),
+            Command::Control(change) => {
+                self.push_body(kind::CONTROL, &change.encode()?);
+                Ok(())
+            }
             Command::Tick => {
                 self.push_body(kind::TICK, &[]);
                 Ok(())
@@ -275,6 +281,7 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
         kind::COPY => Command::Copy(bodies::decode_copy(body)?),
         kind::LIMITS => Command::Limits(json(body)?),
+        kind::CONTROL => Command::Control(ControlChange::decode(body)?),
         kind::TICK if body.is_empty() => Command::Tick,
         kind::TICK => return Err(CodecError::Length),
         other => return Err(CodecError::UnknownKind(other)),

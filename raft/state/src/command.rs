@@ -8,6 +8,7 @@ use unibus_proto::jetstream::config::StreamConfig;
 use unibus_proto::jetstream::consumer::ConsumerConfig;
 
 pub use crate::consumer_update::ConsumerUpdate;
+use crate::control::ControlChange;
 
 /// Stores one message in whatever stream its subject belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +225,8 @@ pub enum Command {
     Copy(CopyBatch),
     /// What the account and the server may use.
     Limits(crate::limits::Limits),
+    /// Change records of the control plane, all or none.
+    Control(ControlChange),
     /// Let time pass: expire what the entry's stamp says is due.
     Tick,
 }

@@ -30,6 +30,7 @@ mod validate_sources;
 
 pub mod batch;
 pub mod command;
+pub mod control;
 pub mod delivery;
 pub mod fuzzing;
 pub mod limits;
@@ -50,6 +51,7 @@ pub use delivery::{
     AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,
 };
 pub use ledger::{Ledger, Position, Unsettled};
+pub use control::{ControlChange, ControlCheck, ControlRecord};
 pub use location::{BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
 pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
 pub use record::{RecordError, StoredMessage};

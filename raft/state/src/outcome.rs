@@ -54,6 +54,11 @@ pub enum Outcome {
     NoStream,
     /// Stored (or a duplicate) in a stream that acknowledges nothing.
     Silent,
+    /// An expectation of a control change does not hold; nothing was written.
+    CheckFailed {
+        /// Its place in the change's list.
+        check: u32,
+    },
 }
 
 /// What every node has to react to after an entry, deduplicated per entry.
@@ -141,6 +146,7 @@ mod kind {
     pub(super) const REFUSED: u8 = 5;
     pub(super) const NO_STREAM: u8 = 6;
     pub(super) const SILENT: u8 = 7;
+    pub(super) const CHECK_FAILED: u8 = 64;
     /// Published in the same stream as the outcome before: the common case of a batch.
     pub(super) const PUBLISHED_SAME: u8 = 8;
 }
@@ -206,6 +212,10 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
         }
         Outcome::NoStream => out.push(kind::NO_STREAM),
         Outcome::Silent => out.push(kind::SILENT),
+        Outcome::CheckFailed { check } => {
+            out.push(kind::CHECK_FAILED);
+            out.extend_from_slice(&check.to_le_bytes());
+        }
     }
 }
 
@@ -266,6 +276,9 @@ fn decode_outcome(
         }
         kind::NO_STREAM => Outcome::NoStream,
         kind::SILENT => Outcome::Silent,
+        kind::CHECK_FAILED => Outcome::CheckFailed {
+            check: reader.u32()?,
+        },
         other => return Err(CodecError::UnknownKind(other)),
     })
 }
@@ -313,6 +326,7 @@ mod tests {
             Outcome::Refused(error::STREAM_NOT_FOUND.into()),
             Outcome::NoStream,
             Outcome::Silent,
+            Outcome::CheckFailed { check: 2 },
         ]
     }
 

@@ -46,7 +46,7 @@ pub struct State {
 }
 
 /// One entry being applied.
-struct Step<'a> {
+pub(crate) struct Step<'a> {
     ctx: Context<'a>,
     effects: Vec<Effect>,
     touched: Vec<u32>,
@@ -194,7 +194,7 @@ impl State {
         Ok((slot, stream))
     }
 
-    fn append(&mut self, append: AppendRef<'_>, step: &mut Step<'_>) -> Outcome {
+    pub(crate) fn append(&mut self, append: AppendRef<'_>, step: &mut Step<'_>) -> Outcome {
         let Some(slot) = self.routes.find(append.subject) else {
             return Outcome::NoStream;
         };
@@ -268,6 +268,7 @@ impl State {
                 self.limits = limits;
                 Ok(Outcome::Done)
             }
+            Command::Control(change) => self.control(change, step),
             Command::Tick => Ok(self.tick(step)),
         }
     }
@@ -299,7 +300,7 @@ impl State {
         Ok(())
     }
 
-    fn create_stream(&mut self, put: StreamPut, step: &mut Step<'_>) -> Result<Outcome> {
+    pub(crate) fn create_stream(&mut self, put: StreamPut, step: &mut Step<'_>) -> Result<Outcome> {
         let config = self.check_config(&put)?;
         if let Some(existing) = self.stream(&config.name) {
             // Asking twice for the same is fine: retries have to be safe.
