@@ -3,6 +3,7 @@
 //! Pure code: no I/O, no clocks, no threads, no environment. Everything a socket or a store needs to
 //! know about NATS is decided here, so that it can be tested and fuzzed without either.
 
+pub mod control;
 pub mod decoder;
 pub mod encoder;
 pub mod handshake;
@@ -14,6 +15,7 @@ pub mod nkey;
 pub mod op;
 pub mod permissions;
 pub mod route;
+pub mod signing;
 pub mod subject;
 pub mod sublist;
 pub mod transform;
