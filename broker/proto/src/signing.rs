@@ -117,12 +117,12 @@ impl RequestProof {
         let key = NkeyPublic::parse(key)
             .map_err(|_| malformed(HEADER_KEY, "an Ed25519 public key in 64 hex digits"))?;
         let seconds = "Unix seconds in decimal digits";
-        let timestamp = read_timestamp(timestamp).ok_or(malformed(HEADER_TIMESTAMP, seconds))?;
+        let timestamp = read_timestamp(timestamp).ok_or_else(|| malformed(HEADER_TIMESTAMP, seconds))?;
         let nonce_bytes = BASE64
             .decode(nonce.as_bytes())
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
-            .ok_or(malformed(HEADER_NONCE, "16 random bytes in base64"))?;
+            .ok_or_else(|| malformed(HEADER_NONCE, "16 random bytes in base64"))?;
         // 64 bytes in base64, with or without padding.
         if !(86..=88).contains(&signature.len()) {
             return Err(malformed(
