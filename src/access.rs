@@ -6,19 +6,24 @@
 pub mod accounts;
 pub mod identity;
 pub mod permissions;
+mod rooms;
 pub mod static_users;
 pub mod users;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, Decision, Grant};
+use unibus_proto::control::EndpointId;
 use unibus_proto::nkey::NkeyPublic;
 use unibus_proto::permissions::Permissions;
+
+use self::rooms::RoomTable;
 
 pub use self::identity::{IdentityError, InternalIdentity};
 pub use self::users::{Grants, RecordError, Role, Status, USERS_BUCKET, UserRecord};
@@ -47,9 +52,48 @@ struct Shared {
     table: Mutex<Table>,
 }
 
+/// A bucket that decides what connections may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Book {
+    /// `UNIBUS_users`.
+    Users,
+    /// `UNIBUS_rooms`.
+    Rooms,
+    /// `UNIBUS_members`.
+    Members,
+}
+
+/// What became of a bucket's records.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Which bucket.
+    pub book: Book,
+    /// `records` is all there is; whatever was known before is forgotten.
+    pub anew: bool,
+    /// Keys and their JSON, in the order of writing; `None` = the key is gone.
+    pub records: Vec<(String, Option<Bytes>)>,
+}
+
+impl Change {
+    /// Nothing is left.
+    #[must_use]
+    pub fn emptied(book: Book) -> Self {
+        Self {
+            book,
+            anew: true,
+            records: Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Table {
     users: HashMap<NkeyPublic, Arc<UserRecord>>,
+    /// Users by endpoint.
+    endpoints: HashMap<EndpointId, NkeyPublic>,
+    rooms: RoomTable,
+    /// What is known of rooms may be out of date: it opens nothing.
+    suspended: bool,
     /// One sender for each identity with open connections, and some whose connections have ended.
     followed: HashMap<NkeyPublic, watch::Sender<Grant>>,
     /// When `followed` has this many entries, those without a follower are dropped.
@@ -91,43 +135,53 @@ impl Directory {
         self.shared.authority.load(Ordering::Acquire)
     }
 
-    /// Takes `records` (key in hex, JSON value) as all there are: after a start or a snapshot.
-    pub fn replace_users<K: AsRef<str>, V: AsRef<[u8]>>(
-        &self,
-        records: impl IntoIterator<Item = (K, V)>,
-    ) {
-        let users = records
-            .into_iter()
-            .filter_map(|(key, value)| readable(key.as_ref(), value.as_ref()))
-            .collect();
+    /// Whether rooms open anything: a node that is cut off may have missed that somebody was removed.
+    /// Open connections lose their rooms' subjects, and get them back when `suspended` ends.
+    pub fn suspend_rooms(&self, suspended: bool) {
         let mut table = self.shared.table.lock();
-        table.users = users;
-        let followed: Vec<NkeyPublic> = table.followed.keys().copied().collect();
-        for key in followed {
-            table.tell(&key);
+        if std::mem::replace(&mut table.suspended, suspended) != suspended {
+            table.tell_all();
         }
     }
 
-    /// Takes one record that was written. A record that can't be read removes its user.
-    pub fn upsert(&self, key: &str, value: &[u8]) {
-        match readable(key, value) {
-            Some((public, record)) => {
-                let mut table = self.shared.table.lock();
-                table.users.insert(public, record);
-                table.tell(&public);
+    /// Takes what was written to the buckets, and tells every open connection that it concerns.
+    pub fn take(&self, changes: Vec<Change>) {
+        let mut table = self.shared.table.lock();
+        let mut concerned = HashSet::new();
+        let mut everybody = false;
+        for change in changes {
+            everybody |= change.anew;
+            table.take(change, &mut concerned);
+        }
+        if everybody {
+            table.tell_all();
+        } else {
+            for key in concerned {
+                table.tell(&key);
             }
-            None => self.remove(key),
         }
     }
 
-    /// Takes note that a record was deleted: its user gets nothing from here on.
-    pub fn remove(&self, key: &str) {
-        let Ok(public) = NkeyPublic::parse(key) else {
-            return;
-        };
-        let mut table = self.shared.table.lock();
-        table.users.remove(&public);
-        table.tell(&public);
+    /// The room that publishes on `subject`.
+    #[must_use]
+    pub fn room_on(&self, subject: &str) -> Option<String> {
+        let table = self.shared.table.lock();
+        table.rooms.by_subject(subject).map(str::to_owned)
+    }
+
+    /// Whether some active service was granted `subject` by a pattern that begins with a literal
+    /// token.
+    #[must_use]
+    pub fn is_granted(&self, subject: &str) -> bool {
+        let table = self.shared.table.lock();
+        table.users.values().any(|user| {
+            let lists = [&user.grants.publish, &user.grants.subscribe];
+            user.status == Status::Active
+                && lists.into_iter().flatten().any(|pattern| {
+                    !pattern.starts_with(['*', '>'])
+                        && unibus_proto::subject::matches(pattern.as_bytes(), subject.as_bytes())
+                })
+        })
     }
 
     /// Whether `key` is an active user. Unknown is no.
@@ -175,7 +229,7 @@ impl Directory {
         let grant = match table.users.get(key) {
             None => return Err(AuthError::Refused),
             Some(user) if user.status == Status::Revoked => return Err(AuthError::Revoked),
-            Some(user) => Grant::Active(Arc::new(permissions::permissions_of(user))),
+            Some(user) => Grant::Active(Arc::new(table.permissions_of(user))),
         };
         let grant = table.follow(key, grant);
         Ok(Admission {
@@ -194,6 +248,63 @@ impl Directory {
 }
 
 impl Table {
+    fn take(&mut self, change: Change, concerned: &mut HashSet<NkeyPublic>) {
+        let mut endpoints = Vec::new();
+        if change.anew {
+            match change.book {
+                Book::Users => {
+                    self.users.clear();
+                    self.endpoints.clear();
+                }
+                Book::Rooms => endpoints = self.rooms.clear_rooms(),
+                Book::Members => endpoints = self.rooms.clear_members(),
+            }
+        }
+        for (key, value) in change.records {
+            let value = value.as_deref();
+            match change.book {
+                Book::Users => concerned.extend(self.set_user(&key, value)),
+                Book::Rooms => endpoints.extend(self.rooms.set_room(&key, value)),
+                Book::Members => endpoints.extend(self.rooms.set_member(&key, value)),
+            }
+        }
+        let known = endpoints.iter().filter_map(|id| self.endpoints.get(id));
+        concerned.extend(known);
+    }
+
+    /// A record that can't be read removes its user.
+    fn set_user(&mut self, key: &str, value: Option<&[u8]>) -> Option<NkeyPublic> {
+        let public = NkeyPublic::parse(key).ok()?;
+        let endpoint = EndpointId::of(&public);
+        match value.and_then(|value| readable(key, value)) {
+            Some((_, record)) => {
+                self.users.insert(public, record);
+                self.endpoints.insert(endpoint, public);
+            }
+            None => {
+                self.users.remove(&public);
+                self.endpoints.remove(&endpoint);
+            }
+        }
+        Some(public)
+    }
+
+    fn permissions_of(&self, user: &UserRecord) -> Permissions {
+        let key = NkeyPublic::parse(&user.sign_pub);
+        let rooms = match key {
+            Ok(key) if !self.suspended => self.rooms.of(&EndpointId::of(&key)),
+            _ => Vec::new(),
+        };
+        permissions::permissions_of(user, &rooms)
+    }
+
+    fn tell_all(&mut self) {
+        let followed: Vec<NkeyPublic> = self.followed.keys().copied().collect();
+        for key in followed {
+            self.tell(&key);
+        }
+    }
+
     /// Tells those who are connected as `key` what holds for them.
     fn tell(&mut self, key: &NkeyPublic) {
         let Some(sender) = self.followed.get(key) else {
@@ -201,7 +312,7 @@ impl Table {
         };
         let grant = match self.users.get(key) {
             Some(user) if user.status == Status::Active => {
-                Grant::Active(Arc::new(permissions::permissions_of(user)))
+                Grant::Active(Arc::new(self.permissions_of(user)))
             }
             _ => Grant::Revoked,
         };

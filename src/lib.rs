@@ -4,6 +4,7 @@ pub mod access;
 pub mod boot_guard;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod frontdoor;
 pub mod http;
 pub mod jetstream;

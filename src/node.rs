@@ -12,7 +12,6 @@ mod parts;
 mod plane;
 mod readiness;
 mod store;
-mod users;
 mod wiring;
 
 use std::net::SocketAddr;
@@ -31,6 +30,7 @@ use crate::config::auth::StaticAuth;
 use crate::config::tls::ClientTls;
 use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
+use crate::control::{ControlTlsError, PlaneParts};
 use crate::mesh::{self, Mesh};
 use crate::shutdown::{self, Shutdown, Trigger};
 
@@ -91,6 +91,9 @@ pub enum NodeError {
     /// The route secret can't be used.
     #[error(transparent)]
     Secret(#[from] mesh::SecretError),
+    /// The control plane's certificate can't be used.
+    #[error(transparent)]
+    ControlTls(#[from] ControlTlsError),
     /// The mesh does not start.
     #[error(transparent)]
     Mesh(#[from] mesh::MeshError),
@@ -190,7 +193,7 @@ impl Node {
         {
             node.ready(START_PATIENCE).await?;
         }
-        node.serve(&config, listeners, &health, &shutdown);
+        node.serve(&config, listeners, (&directory, &health), &shutdown);
         Ok(node)
     }
 
@@ -286,7 +289,7 @@ impl Node {
         &mut self,
         config: &NodeConfig,
         listeners: Listeners,
-        health: &Arc<Health>,
+        (directory, health): (&Arc<Directory>, &Arc<Health>),
         shutdown: &Shutdown,
     ) {
         let nats = (listeners.client, self.clients.nats.clone());
@@ -311,6 +314,17 @@ impl Node {
             let tell =
                 advertise::follow(Arc::clone(mesh), self.broker.clone(), own, shutdown.clone());
             self.tasks.push(tokio::spawn(tell));
+        }
+        if let (Some(control), Some(store)) = (listeners.control, &self.store) {
+            let parts = PlaneParts {
+                replica: store.replica.clone(),
+                directory: Arc::clone(directory),
+                transport: Arc::clone(&store.transport),
+                health: Arc::clone(health) as _,
+                mode: config.auth.bus().unwrap_or(BusAuth::Off),
+            };
+            let run = control.run(parts, shutdown.clone());
+            self.tasks.push(tokio::spawn(run));
         }
         for server in [listeners.http, listeners.monitor].into_iter().flatten() {
             let run = server.run(Arc::clone(health) as _, shutdown.clone());

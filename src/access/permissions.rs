@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use unibus_proto::control::{RoomAccess, SERVICE_INFO_SUBJECT, STREAM_USES};
 use unibus_proto::permissions::{Filters, Permissions, SubjectSet};
 use unibus_proto::subject::SubjectFilter;
 
@@ -28,9 +29,6 @@ const INBOXES: &str = "_INBOX.>";
 /// allowed `_INBOX.>` would let its holder harvest everybody's replies.
 const OWN_INBOXES: [&str; 2] = ["_INBOX.*", "_INBOX.*.>"];
 
-/// What a `service`'s own request needs beside its streams.
-const ACCOUNT_INFO: &str = "$JS.API.INFO";
-
 /// Where one stream is named in the JetStream API; `{}` is its name. A pattern here may refuse a
 /// consumer that is called like one of our streams, which nobody needs.
 const STREAM_SUBJECTS: [&str; 11] = [
@@ -45,27 +43,6 @@ const STREAM_SUBJECTS: [&str; 11] = [
     "$JS.ACK.*.*.{}.>",
     "$JS.FC.{}.>",
     "$JS.EVENT.ADVISORY.*.*.{}.>",
-];
-
-/// What a user who was granted a stream may ask about it: reading and consuming, not changing it.
-///
-/// Every position is spelled out: a `*` before the stream's name would also match requests about
-/// other streams in which the name is a consumer's.
-const STREAM_GRANTS: [&str; 14] = [
-    "$JS.API.STREAM.INFO.{}",
-    "$JS.API.STREAM.MSG.GET.{}",
-    "$JS.API.DIRECT.GET.{}",
-    "$JS.API.DIRECT.GET.{}.>",
-    "$JS.API.CONSUMER.CREATE.{}",
-    "$JS.API.CONSUMER.CREATE.{}.>",
-    "$JS.API.CONSUMER.DURABLE.CREATE.{}.>",
-    "$JS.API.CONSUMER.INFO.{}.>",
-    "$JS.API.CONSUMER.NAMES.{}",
-    "$JS.API.CONSUMER.LIST.{}",
-    "$JS.API.CONSUMER.DELETE.{}.>",
-    "$JS.API.CONSUMER.MSG.NEXT.{}.>",
-    "$JS.ACK.{}.>",
-    "$JS.FC.{}.>",
 ];
 
 /// What is denied to everybody but the internal identity: the control plane's buckets and object
@@ -105,13 +82,17 @@ pub fn open() -> Permissions {
     }
 }
 
-/// What an active user may do. Anybody may answer a request and make one; rooms add their subjects.
+/// What an active user may do. Anybody may answer a request and make one; the rooms it has joined
+/// add their subjects.
 #[must_use]
-pub fn permissions_of(user: &UserRecord) -> Permissions {
+pub fn permissions_of(user: &UserRecord, rooms: &[RoomAccess]) -> Permissions {
     let mut publish = vec![INBOXES.to_owned()];
     let mut subscribe = Vec::new();
     if user.role == Role::Service {
         granted(user, &mut publish, &mut subscribe);
+    }
+    for room in rooms {
+        room.open(&mut publish, &mut subscribe);
     }
     Permissions {
         publish: closed(publish),
@@ -134,11 +115,11 @@ fn granted(user: &UserRecord, publish: &mut Vec<String>, subscribe: &mut Vec<Str
         streams.push(format!("KV_{bucket}"));
     }
     if !streams.is_empty() {
-        publish.push(ACCOUNT_INFO.to_owned());
+        publish.push(SERVICE_INFO_SUBJECT.to_owned());
     }
     for stream in &streams {
         publish.extend(
-            STREAM_GRANTS
+            STREAM_USES
                 .iter()
                 .map(|pattern| pattern.replace("{}", stream)),
         );
@@ -180,7 +161,7 @@ mod tests {
             ..Grants::default()
         };
         let key = UserSeed::from_bytes([7; 32]).public();
-        permissions_of(&UserRecord::new(&key, "", role, grants).unwrap())
+        permissions_of(&UserRecord::new(&key, "", role, grants).unwrap(), &[])
     }
 
     fn publishes(p: &Permissions, subject: &str) -> bool {
@@ -298,7 +279,10 @@ mod tests {
             ..Grants::default()
         };
         let key = UserSeed::from_bytes([7; 32]).public();
-        let p = permissions_of(&UserRecord::new(&key, "", Role::Service, grants).unwrap());
+        let p = permissions_of(
+            &UserRecord::new(&key, "", Role::Service, grants).unwrap(),
+            &[],
+        );
         for subject in [
             "$KV.config.a.b",
             "$JS.API.INFO",
@@ -320,7 +304,10 @@ mod tests {
             streams: vec!["S".to_owned()],
             ..Grants::default()
         };
-        let p = permissions_of(&UserRecord::new(&key, "", Role::Service, grants).unwrap());
+        let p = permissions_of(
+            &UserRecord::new(&key, "", Role::Service, grants).unwrap(),
+            &[],
+        );
         for legitimate in [
             "$JS.API.CONSUMER.CREATE.S.c.a.>",
             "$JS.API.CONSUMER.DURABLE.CREATE.S.c",

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, ConnectionKind, Grant};
+use unibus_proto::control::{EndpointId, MemberRecord, MemberRole, Policy, RoomRecord, SignPublic};
 use unibus_proto::handshake::ConnectOptions;
 use unibus_proto::nkey::UserSeed;
 
-use super::{Directory, Grants, Role, SWEEP_AT_LEAST, UserRecord};
+use super::{Book, Change, Directory, Grants, Role, SWEEP_AT_LEAST, UserRecord};
 use crate::config::args::BusAuth;
 
 const NONCE: &str = "a-fresh-nonce";
@@ -46,7 +47,27 @@ fn service(seed: &UserSeed, publish: &[&str]) -> UserRecord {
 }
 
 fn put(directory: &Directory, record: &UserRecord) {
-    directory.upsert(&record.sign_pub, &record.encode());
+    write(
+        directory,
+        Book::Users,
+        &record.sign_pub,
+        Some(record.encode()),
+    );
+}
+
+fn write(directory: &Directory, book: Book, key: &str, value: Option<Vec<u8>>) {
+    directory.take(vec![Change {
+        book,
+        anew: false,
+        records: vec![(key.to_owned(), value.map(Into::into))],
+    }]);
+}
+
+fn replace(directory: &Directory, key: &str, value: Vec<u8>) {
+    directory.take(vec![Change {
+        records: vec![(key.to_owned(), Some(value.into()))],
+        ..Change::emptied(Book::Users)
+    }]);
 }
 
 fn may_publish(grant: &watch::Receiver<Grant>, subject: &str) -> bool {
@@ -219,7 +240,7 @@ fn a_snapshot_replaces_everything_and_tells_those_who_are_gone() {
     let stays = ask(&directory, &connect(&kept)).unwrap().grant;
     let goes = ask(&directory, &connect(&gone)).unwrap().grant;
     let record = service(&kept, &["a"]);
-    directory.replace_users([(record.sign_pub.as_str(), record.encode())]);
+    replace(&directory, &record.sign_pub, record.encode());
     assert!(!stays.has_changed().unwrap() && is_revoked(&goes));
     assert_eq!(directory.len(), 1);
 }
@@ -230,14 +251,20 @@ fn a_record_that_cannot_be_read_grants_nothing() {
     let user = seed(1);
     put(&directory, &service(&user, &["a"]));
     let grant = ask(&directory, &connect(&user)).unwrap().grant;
-    directory.upsert(&user.public().to_hex(), b"{ damaged");
+    let hex = user.public().to_hex();
+    write(&directory, Book::Users, &hex, Some(b"{ damaged".to_vec()));
     assert!(is_revoked(&grant));
     assert_eq!(
         ask(&directory, &connect(&user)).unwrap_err(),
         AuthError::Refused
     );
-    directory.upsert("no key at all", b"{}");
-    directory.replace_users([("no key", b"{}")]);
+    write(
+        &directory,
+        Book::Users,
+        "no key at all",
+        Some(b"{}".to_vec()),
+    );
+    replace(&directory, "no key", b"{}".to_vec());
     assert!(directory.is_empty());
 }
 
@@ -279,4 +306,105 @@ fn a_node_without_authority_admits_nobody_new_but_itself() {
     assert!(may_publish(&admitted.grant, "a.b"), "open connections stay");
     directory.set_authority(true);
     assert!(ask(&directory, &connect(&user)).is_ok());
+}
+
+/// Puts a user into the directory, and a persisted room it belongs to.
+fn room_of(directory: &Directory, user: &UserSeed, joined: bool) -> (String, MemberRecord) {
+    put(directory, &service(user, &["app"]));
+    let sign_pub = SignPublic(user.public());
+    let endpoint = EndpointId::of(&user.public());
+    let room = RoomRecord {
+        id: "r1".parse().unwrap(),
+        subject: "room.one".parse().unwrap(),
+        policy: Policy::MATRIX,
+        owner: endpoint.clone(),
+        epoch: 1,
+        created_at: String::new(),
+        owner_signature: String::new(),
+        needs_rekey: false,
+    };
+    let json = serde_json::to_vec(&room).unwrap();
+    write(directory, Book::Rooms, "r1", Some(json));
+    let member = MemberRecord {
+        endpoint: endpoint.clone(),
+        sign_pub,
+        kex_pub: "11".repeat(32).parse().unwrap(),
+        role: MemberRole::Member,
+        joined_at: joined.then(String::new),
+        inviter: endpoint.clone(),
+        inviter_signature: String::new(),
+    };
+    let key = format!("r1.{endpoint}");
+    let json = serde_json::to_vec(&member).unwrap();
+    write(directory, Book::Members, &key, Some(json));
+    (key, member)
+}
+
+#[test]
+fn joining_opens_a_room_and_leaving_closes_it_on_an_open_connection() {
+    let directory = Directory::of(BusAuth::Enforce, None);
+    let user = seed(1);
+    put(&directory, &service(&user, &["app"]));
+    let grant = ask(&directory, &connect(&user)).unwrap().grant;
+    let (key, mut member) = room_of(&directory, &user, false);
+    assert!(
+        !may_publish(&grant, "room.one"),
+        "an invitation is no membership"
+    );
+    member.joined_at = Some(String::new());
+    let json = |member: &MemberRecord| Some(serde_json::to_vec(member).unwrap());
+    write(&directory, Book::Members, &key, json(&member));
+    assert!(may_publish(&grant, "room.one") && may_publish(&grant, "app"));
+    assert!(may_publish(&grant, "$JS.API.STREAM.INFO.UNIBUS_r1"));
+    assert!(!may_publish(&grant, "room.two"));
+    let stranger = ask(&directory, &connect(&seed(2)));
+    assert_eq!(stranger.unwrap_err(), AuthError::Refused);
+    write(&directory, Book::Members, &key, None);
+    assert!(!may_publish(&grant, "room.one") && may_publish(&grant, "app"));
+    write(&directory, Book::Members, &key, json(&member));
+    write(&directory, Book::Rooms, "r1", Some(b"damaged".to_vec()));
+    assert!(
+        !may_publish(&grant, "room.one"),
+        "a damaged room opens nothing"
+    );
+}
+
+#[test]
+fn a_member_record_of_another_key_opens_nothing() {
+    let directory = Directory::of(BusAuth::Enforce, None);
+    let (user, thief) = (seed(1), seed(2));
+    let (_, member) = room_of(&directory, &user, true);
+    put(&directory, &service(&thief, &["app"]));
+    let key = format!("r1.{}", EndpointId::of(&thief.public()));
+    let json = Some(serde_json::to_vec(&member).unwrap());
+    write(&directory, Book::Members, &key, json);
+    let grant = ask(&directory, &connect(&thief)).unwrap().grant;
+    assert!(!may_publish(&grant, "room.one"));
+    let grant = ask(&directory, &connect(&user)).unwrap().grant;
+    assert!(may_publish(&grant, "room.one"));
+}
+
+#[test]
+fn suspended_rooms_open_nothing_until_the_node_is_certain_again() {
+    let directory = Directory::of(BusAuth::Enforce, None);
+    let user = seed(1);
+    room_of(&directory, &user, true);
+    let grant = ask(&directory, &connect(&user)).unwrap().grant;
+    assert!(may_publish(&grant, "room.one"));
+    directory.suspend_rooms(true);
+    assert!(!may_publish(&grant, "room.one") && may_publish(&grant, "app"));
+    directory.suspend_rooms(false);
+    assert!(may_publish(&grant, "room.one"));
+}
+
+#[test]
+fn a_subject_is_known_to_be_taken() {
+    let directory = Directory::of(BusAuth::Enforce, None);
+    room_of(&directory, &seed(1), true);
+    put(&directory, &service(&seed(2), &["orders.>"]));
+    put(&directory, &service(&seed(3), &[">"]));
+    assert_eq!(directory.room_on("room.one").as_deref(), Some("r1"));
+    assert_eq!(directory.room_on("room.two"), None);
+    assert!(directory.is_granted("orders.new"));
+    assert!(!directory.is_granted("room.two"));
 }

@@ -83,6 +83,23 @@ pub struct NodeArgs {
     /// TCP port of the control plane (GET /healthz, /livez); 0 takes a free one [default: 8470]
     #[arg(long, value_name = "PORT", env = "UNIBUS_HTTP_PORT")]
     pub http_port: Option<u16>,
+    /// Certificate chain of the control plane (PEM), read again when it changes [default: plain
+    /// HTTP]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "http_tls_key",
+        env = "UNIBUS_HTTP_TLS_CERT"
+    )]
+    pub http_tls_cert: Option<PathBuf>,
+    /// The control plane's private key (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "http_tls_cert",
+        env = "UNIBUS_HTTP_TLS_KEY"
+    )]
+    pub http_tls_key: Option<PathBuf>,
     /// TCP port of monitoring (GET /varz, /healthz), on loopback only; 0 turns it off
     /// [default: 8222]
     #[arg(long, short = 'm', value_name = "PORT", env = "UNIBUS_MONITOR_PORT")]
@@ -217,6 +234,13 @@ pub struct LimitArgs {
     /// Log written between two checkpoints of the store, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "UNIBUS_CHECKPOINT_LOG_MB")]
     pub checkpoint_log_mb: Option<u64>,
+    /// Requests a second that one address may make to the control plane; twice that at once
+    /// [default: 200]
+    #[arg(long, value_name = "N", env = "UNIBUS_HTTP_RATE")]
+    pub http_rate: Option<std::num::NonZeroU32>,
+    /// Most bytes of request bodies that the control plane holds at a time [default: 128MB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_BODY_BUDGET")]
+    pub http_body_budget: Option<u64>,
 }
 
 /// Logging.

@@ -1,6 +1,7 @@
 //! Every bound a node works within: name, unit, default, hard ceiling, and the relations between
 //! them. Holds numbers only; each part of the node enforces its own.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::ConfigError;
@@ -10,6 +11,11 @@ const MIB: u64 = 1024 * KIB;
 
 /// Hard ceiling of `payload_bytes_max`: the protocol's own (nats-surface §1.7).
 pub const PAYLOAD_BYTES_CEILING: u64 = 64 * MIB;
+
+/// Requests a second that one address may make.
+const RATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();
+/// What an address may make at once, in seconds of its rate.
+const RATE_BURST_SECONDS: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
 /// The bounds of one node. Made by [`Limits::new`] from the few that an operator may set; the
 /// others are constants of the product that live here so that they can be read in one place.
@@ -53,8 +59,19 @@ pub struct HttpLimits {
     pub header_read_timeout: Duration,
     /// Most bytes of a body on a route that takes one.
     pub body_bytes_max: u64,
-    /// How long one request may take from its headers to the end of its answer.
+    /// How long one request may take from its headers to the end of its answer; on the control plane,
+    /// how long its JSON body may take.
     pub request_timeout: Duration,
+    /// Most bytes of a blob.
+    pub blob_bytes_max: u64,
+    /// How long a blob's body may take.
+    pub blob_timeout: Duration,
+    /// Most bytes of bodies in flight, over all connections (`--http-body-budget`).
+    pub bodies_bytes_max: u64,
+    /// Requests a second that one address may make in the long run (`--http-rate`).
+    pub rate_per_second: NonZeroU32,
+    /// Requests that one address may make at once.
+    pub rate_burst: NonZeroU32,
 }
 
 impl Default for HttpLimits {
@@ -65,6 +82,24 @@ impl Default for HttpLimits {
             header_read_timeout: Duration::from_secs(5),
             body_bytes_max: MIB,
             request_timeout: Duration::from_secs(10),
+            blob_bytes_max: 16 * MIB,
+            blob_timeout: Duration::from_secs(60),
+            bodies_bytes_max: 128 * MIB,
+            rate_per_second: RATE_PER_SECOND,
+            rate_burst: RATE_PER_SECOND.saturating_mul(RATE_BURST_SECONDS),
+        }
+    }
+}
+
+impl HttpLimits {
+    fn new(set: &LimitSettings) -> Self {
+        let base = Self::default();
+        let rate = set.http_rate.unwrap_or(base.rate_per_second);
+        Self {
+            rate_per_second: rate,
+            rate_burst: rate.saturating_mul(RATE_BURST_SECONDS),
+            bodies_bytes_max: set.http_body_budget.unwrap_or(base.bodies_bytes_max),
+            ..base
         }
     }
 }
@@ -103,6 +138,10 @@ pub struct LimitSettings {
     pub cache_mib: Option<u64>,
     /// Mebibytes of log between checkpoints.
     pub checkpoint_log_mib: Option<u64>,
+    /// Requests a second that one address may make to the control plane.
+    pub http_rate: Option<NonZeroU32>,
+    /// Bytes of bodies in flight on the control plane.
+    pub http_body_budget: Option<u64>,
 }
 
 impl Limits {
@@ -123,6 +162,7 @@ impl Limits {
                 .cache_mib
                 .map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
             checkpoint_log_bytes: set.checkpoint_log_mib.map(|mib| mib.saturating_mul(MIB)),
+            http: HttpLimits::new(set),
             ..base
         };
         limits.check()?;
@@ -151,6 +191,11 @@ impl Limits {
         }
         if self.cache_bytes < 8 * MIB {
             return Err(limit("--cache-mb", self.cache_bytes / MIB, "at least 8"));
+        }
+        let http = &self.http;
+        if http.bodies_bytes_max < http.blob_bytes_max {
+            let wanted = "at least 16777216 bytes: one blob";
+            return Err(limit("--http-body-budget", http.bodies_bytes_max, wanted));
         }
         if self.checkpoint_log_bytes == Some(0) {
             return Err(limit("--checkpoint-log-mb", 0, "at least 1"));

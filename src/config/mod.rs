@@ -26,6 +26,7 @@ use self::settings::Settings;
 use self::tls::ClientTls;
 use self::websocket::WebSocket;
 use crate::boot_guard::{self, Violation};
+use crate::control::ControlTls;
 use crate::mesh::RouteAddr;
 
 /// Longest node or cluster name, in bytes.
@@ -104,6 +105,8 @@ pub struct NodeConfig {
     pub websocket: Option<WebSocket>,
     /// Where the control plane listens (TCP); `None` is off.
     pub http_listen: Option<SocketAddr>,
+    /// Its certificate; `None` is plain HTTP.
+    pub http_tls: Option<ControlTls>,
     /// Where monitoring listens (TCP); `None` is off.
     pub monitor_listen: Option<SocketAddr>,
     /// Folder of everything stored. Not looked at where [`Self::jetstream`] is off.
@@ -329,6 +332,7 @@ impl NodeConfig {
             client_tls: set.client.tls(),
             websocket: set.client.websocket(),
             http_listen: Some(SocketAddr::new(set.bind, set.http_port)),
+            http_tls: set.http_tls.clone(),
             monitor_listen: (set.monitor_port != 0)
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),
             data_dir: set.data_dir.clone(),

@@ -6,11 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{BusAuth, ClusterArgs, RunArgs};
+use super::args::{BusAuth, ClusterArgs, NodeArgs, RunArgs};
 use super::client::ClientSettings;
 use super::files::{self, FileFact};
 use super::limits::{LimitSettings, Limits};
 use super::{ConfigError, Timing, is_loopback, is_name};
+use crate::control::ControlTls;
 use crate::mesh::{ROUTE_PORT_DEFAULT, RouteAddr};
 
 /// TCP port of the NATS listener where none is given.
@@ -34,6 +35,8 @@ pub struct Settings {
     pub client: ClientSettings,
     /// TCP port of the control plane.
     pub http_port: u16,
+    /// Its certificate, where it has one of its own.
+    pub http_tls: Option<ControlTls>,
     /// TCP port of monitoring; 0 is off.
     pub monitor_port: u16,
     /// Folder of everything stored.
@@ -117,6 +120,7 @@ impl Settings {
             port: node.port.unwrap_or(PORT_DEFAULT),
             client: ClientSettings::gather(&args.client, bind),
             http_port: node.http_port.unwrap_or(HTTP_PORT_DEFAULT),
+            http_tls: http_tls(node),
             monitor_port: node.monitor_port.unwrap_or(MONITOR_PORT_DEFAULT),
             internal_id_file: internal_id_file.unwrap_or_else(|| data_dir.join("internal.json")),
             data_dir,
@@ -264,6 +268,12 @@ fn default_bind(routes: &[RouteAddr]) -> IpAddr {
     }
 }
 
+/// clap sees to it that the two come together.
+fn http_tls(node: &NodeArgs) -> Option<ControlTls> {
+    let (cert, key) = (node.http_tls_cert.clone()?, node.http_tls_key.clone()?);
+    Some(ControlTls { cert, key })
+}
+
 fn default_cluster_bind(bind: IpAddr, routes: &[RouteAddr]) -> IpAddr {
     let six = bind.is_ipv6() || routes.iter().any(|route| route.host.contains(':'));
     match (routes.iter().all(is_loopback), six) {
@@ -293,5 +303,7 @@ fn limits(args: &RunArgs) -> Result<Limits, ConfigError> {
         ping_interval_ms: args.limits.ping_interval_ms,
         cache_mib: args.limits.cache_mb,
         checkpoint_log_mib: args.limits.checkpoint_log_mb,
+        http_rate: args.limits.http_rate,
+        http_body_budget: args.limits.http_body_budget,
     })
 }

@@ -89,6 +89,7 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<Built, BuildErr
         client_tls: options.tls.clone(),
         websocket: websocket(options)?,
         http_listen: None,
+        http_tls: None,
         monitor_listen: options
             .http_port
             .map(|port| SocketAddr::new(http_host, port.bind())),

@@ -12,10 +12,10 @@ use super::health::{HealthReport, HealthSource};
 use super::server::Surface;
 
 /// The body of every answer.
-pub(super) type Body = Full<Bytes>;
+pub(crate) type Body = Full<Bytes>;
 
 /// Answers one request on a surface. HEAD gets what GET would; hyper leaves its body out.
-pub(super) fn answer(
+pub(crate) fn answer(
     surface: Surface,
     method: &Method,
     path: &str,

@@ -1,5 +1,6 @@
 //! A node that has been without a leader for long does not know whom the others have revoked: it
-//! admits nobody new until it has caught up again (cluster.md, no quorum).
+//! admits nobody new, and rooms open nothing on its connections, until it has caught up again
+//! (cluster.md, no quorum).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ async fn follow_leader(replica: &Replica, directory: &Directory) {
     let mut leadership = replica.leadership();
     loop {
         directory.set_authority(true);
+        directory.suspend_rooms(false);
         if leadership
             .wait_for(|known| known.leader.is_none())
             .await
@@ -49,8 +51,10 @@ async fn follow_leader(replica: &Replica, directory: &Directory) {
             continue;
         }
         directory.set_authority(false);
+        directory.suspend_rooms(true);
         tracing::warn!(
-            "no leader for {ACCESS_STALENESS:?}: nobody new is admitted until there is one"
+            "no leader for {ACCESS_STALENESS:?}: nobody new is admitted, and rooms are suspended on \
+             this node's connections, until there is one"
         );
         while replica.read_barrier().await.is_err() {
             if leadership

@@ -1,6 +1,7 @@
 //! The sockets of a node: bound before anything starts, so that a port in use is said at once.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -11,6 +12,7 @@ use super::NodeError;
 use super::client_tls::ClientListeners;
 use crate::config::NodeConfig;
 use crate::config::args::BusAuth;
+use crate::control::{ControlServer, PreparedTls};
 use crate::http::{HttpServer, Surface};
 use crate::mesh::Mesh;
 
@@ -38,6 +40,9 @@ pub(super) struct Listeners {
     pub(super) websocket: Option<TcpListener>,
     /// How the two speak.
     pub(super) settings: ClientListeners,
+    /// The control plane of a node that keeps its records.
+    pub(super) control: Option<ControlServer>,
+    /// What is left of it on a node that does not: health.
     pub(super) http: Option<HttpServer>,
     pub(super) monitor: Option<HttpServer>,
 }
@@ -73,12 +78,26 @@ impl Listeners {
                 .map(Some)
                 .map_err(failed(flag, address)),
         };
-        let http = open(config.http_listen, Surface::Control, "--http-port").await?;
+        let keeps_records = config.auth.bus().is_some() && config.jetstream.is_some();
+        let (control, health) = match config.http_listen {
+            Some(address) if keeps_records => (Some(address), None),
+            address => (None, address),
+        };
+        let control = match control {
+            None => None,
+            Some(address) => Some(
+                ControlServer::bind(address, control_tls(config)?, limits.clone())
+                    .await
+                    .map_err(failed("--http-port", address))?,
+            ),
+        };
+        let http = open(health, Surface::Control, "--http-port").await?;
         let monitor = open(config.monitor_listen, Surface::Monitor, "--monitor-port").await?;
         Ok(Self {
             client,
             websocket,
             settings,
+            control,
             http,
             monitor,
         })
@@ -93,7 +112,10 @@ impl Listeners {
         Addresses {
             client,
             websocket: self.settings.websocket.as_ref().map(|(_, at)| *at),
-            http: at(&self.http),
+            http: at(&self.http).or_else(|| {
+                let server = self.control.as_ref()?;
+                Some(server.local_addr().unwrap_or(unknown))
+            }),
             monitor: at(&self.monitor),
             cluster: mesh.map(Mesh::local_addr),
         }
@@ -109,6 +131,13 @@ impl Listeners {
         };
         self.client.local_addr().map_err(failed)
     }
+}
+
+fn control_tls(config: &NodeConfig) -> Result<Option<Arc<PreparedTls>>, NodeError> {
+    let Some(files) = config.http_tls.clone() else {
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(PreparedTls::load(files)?)))
 }
 
 /// Accepts clients. Under `enforce` a node that does not know the users yet would refuse people it

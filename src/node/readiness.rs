@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use unibus_raft::Replica;
 
-use super::users::USERS_STREAM;
+use crate::control::buckets;
 use crate::shutdown::Shutdown;
 
 /// Between two attempts at a read barrier while there is no leader.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Sets `caught_up` when a read barrier has passed and the users' bucket is there, where users are
-/// kept in one; then ends.
+/// Sets `caught_up` when a read barrier has passed and the control plane's buckets are there, where
+/// it has any; then ends.
 pub(super) async fn watch_for(
     replica: Replica,
     caught_up: watch::Sender<bool>,
@@ -31,13 +31,11 @@ pub(super) async fn watch_for(
 
 async fn catch_up(replica: &Replica, users_bucket: bool) {
     loop {
-        if replica.read_barrier().await.is_ok() && (!users_bucket || has_users(replica)) {
+        if replica.read_barrier().await.is_ok()
+            && (!users_bucket || replica.with_state(buckets::complete))
+        {
             return;
         }
         tokio::time::sleep(RETRY).await;
     }
-}
-
-fn has_users(replica: &Replica) -> bool {
-    replica.with_state(|state| state.stream(USERS_STREAM).is_some())
 }

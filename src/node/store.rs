@@ -12,9 +12,11 @@ use unibus_proto::NodeId;
 use unibus_raft::{Replica, Transport};
 
 use super::wiring::{Alone, Dispatch, ReplicaSlot, StateObserver};
-use super::{NodeError, STOP_PATIENCE, authority, formation, parts, readiness, users};
+use super::{NodeError, STOP_PATIENCE, authority, formation, parts, readiness};
 use crate::access::Directory;
 use crate::config::NodeConfig;
+use crate::control::buckets;
+use crate::control::follow::Follower;
 use crate::jetstream::{JetStream, JetStreamHooks};
 use crate::mesh::Mesh;
 use crate::shutdown::Shutdown;
@@ -41,6 +43,7 @@ fn account_of(config: &NodeConfig, broker: &Broker) -> Broker {
 /// An open store.
 pub(super) struct Store {
     pub(super) replica: Replica,
+    pub(super) transport: Arc<dyn Transport>,
     jetstream: JetStream,
     pub(super) caught_up: watch::Receiver<bool>,
     slot: Arc<ReplicaSlot>,
@@ -56,21 +59,23 @@ impl Store {
         };
         let hooks = JetStreamHooks::new();
         let observer = Arc::new(StateObserver {
-            directory: config.auth.bus().map(|_| Arc::clone(joins.directory)),
+            follower: config
+                .auth
+                .bus()
+                .map(|_| Follower::new(Arc::clone(joins.directory))),
             jetstream: hooks.clone(),
             replica: Arc::clone(joins.slot),
         });
+        let observing = Arc::clone(&observer) as _;
         let replica =
-            parts::start_replica(config, joins.id, &transport, observer, joins.slot).await?;
-        if config.auth.bus().is_some() {
-            replica.with_state(|state| users::load(state, &replica, joins.directory));
-        }
+            parts::start_replica(config, joins.id, &transport, observing, joins.slot).await?;
+        replica.with_state(|state| observer.resync(state, &replica));
         let options = parts::jetstream_options(config);
         let jetstream = JetStream::start(
             account_of(config, joins.broker),
             replica.clone(),
             options,
-            transport,
+            Arc::clone(&transport),
             &hooks,
         );
         if let Some(mesh) = joins.mesh {
@@ -82,6 +87,7 @@ impl Store {
         let mut store = Self {
             caught_up: watch::channel(false).1,
             replica,
+            transport,
             jetstream,
             slot: Arc::clone(joins.slot),
             tasks: Vec::new(),
@@ -108,8 +114,8 @@ impl Store {
             joins.shutdown.clone(),
         ));
         if config.auth.bus().is_some() {
-            let bucket = users::ensure_bucket(self.replica.clone(), joins.shutdown.clone());
-            self.spawn(bucket);
+            let making = buckets::ensure(self.replica.clone(), joins.shutdown.clone());
+            self.spawn(making);
         }
     }
 

@@ -10,10 +10,9 @@ use parking_lot::Mutex;
 use unibus_broker::{Broker, Peer};
 use unibus_proto::NodeId;
 use unibus_raft::{GroupId, Observer, Replica, RpcClass, RpcHandler, Transport, TransportError};
-use unibus_state::{Effect, State};
+use unibus_state::{Effect, Location, State};
 
-use super::users;
-use crate::access::Directory;
+use crate::control::follow::Follower;
 use crate::jetstream::{JetStream, JetStreamHooks};
 use crate::mesh::{MeshHooks, PeerInfo, PeerLocalStatus};
 
@@ -77,18 +76,28 @@ impl MeshHooks for RouteHooks {
 /// Lets permissions and streams follow what is applied, before it is acknowledged.
 pub(super) struct StateObserver {
     /// `None` where users are not kept in the store.
-    pub(super) directory: Option<Arc<Directory>>,
+    pub(super) follower: Option<Follower>,
     pub(super) jetstream: JetStreamHooks,
     pub(super) replica: Arc<ReplicaSlot>,
 }
 
+impl StateObserver {
+    /// Takes all that `state` holds: what was applied before the replica was known.
+    pub(super) fn resync(&self, state: &State, replica: &Replica) {
+        if let Some(follower) = &self.follower {
+            let read = |at: &Location| replica.read_record(at).map_err(|error| error.to_string());
+            follower.resync(state, &read);
+        }
+    }
+}
+
 impl Observer for StateObserver {
     fn applied(&self, state: &State, effects: &[Effect]) {
-        if let Some(directory) = &self.directory
-            && users::concerned(effects)
+        if let Some(follower) = &self.follower
             && let Some(replica) = self.replica.get()
         {
-            users::load(state, &replica, directory);
+            let read = |at: &Location| replica.read_record(at).map_err(|error| error.to_string());
+            follower.applied(state, effects, &read);
         }
         self.jetstream.applied(state, effects);
     }
@@ -138,7 +147,7 @@ impl Transport for Alone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::InternalIdentity;
+    use crate::access::{Directory, InternalIdentity};
     use crate::config::args::BusAuth;
     use unibus_broker::BrokerOptions;
 

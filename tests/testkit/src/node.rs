@@ -201,6 +201,18 @@ impl NodeProcess {
             .is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
+    /// Bytes of memory that the process has resident now.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
+    }
+
     /// Everything the process has printed.
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

@@ -1,0 +1,236 @@
+//! What is enforced before anybody is asked who they are: a token bucket for each address, and one
+//! budget for all bodies in flight (control-plane.md, Denial-of-service limits). Counts what it
+//! refuses.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Addresses that are remembered at most; above that, those at rest are forgotten, and if that is
+/// not enough, newcomers share one bucket.
+const ADDRESSES_MAX: usize = 65_536;
+/// Bits of an IPv6 address that tell hosts apart: whoever has one address has its whole /64.
+const IPV6_PREFIX_BITS: u32 = 64;
+
+/// What the control plane has counted since the node started. For the metrics endpoint.
+#[derive(Debug, Default)]
+pub struct ControlCounters {
+    /// Requests whose head was read.
+    pub requests: AtomicU64,
+    /// 413: bodies over their ceiling.
+    pub bodies_too_large: AtomicU64,
+    /// 429: addresses over their rate.
+    pub rate_limited: AtomicU64,
+    /// 503: bodies over the budget.
+    pub shed: AtomicU64,
+    /// 408 and connections whose head took too long.
+    pub too_slow: AtomicU64,
+    /// 401, replays apart.
+    pub unauthorized: AtomicU64,
+    /// 401 for nonces that were seen before.
+    pub replayed: AtomicU64,
+    /// 403.
+    pub forbidden: AtomicU64,
+    /// Other refusals that are the store's: 503 without a quorum.
+    pub unavailable: AtomicU64,
+    /// Requests let through by `soft` that `enforce` would refuse.
+    pub tolerated: AtomicU64,
+    /// Changes that were made.
+    pub changes: AtomicU64,
+    /// Bytes of bodies in flight now.
+    pub body_bytes: AtomicU64,
+}
+
+impl ControlCounters {
+    pub(crate) fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A token bucket for each address. A bucket is kept as the moment at which it will be full again
+/// (the generic cell rate algorithm), so that one at rest need not be kept at all.
+#[derive(Debug)]
+pub(crate) struct PerAddress {
+    /// Time in which one token comes back.
+    interval: Duration,
+    /// How far ahead of now a bucket's moment may be before a request.
+    tolerance: Duration,
+    full_at: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+impl PerAddress {
+    /// `per_second` requests in the long run, `burst` at once.
+    pub(crate) fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+        let interval = Duration::from_secs(1) / per_second.get();
+        Self {
+            interval,
+            tolerance: interval * (burst.get() - 1),
+            full_at: Mutex::default(),
+        }
+    }
+
+    /// Takes one token of `address`, or says how long there is none.
+    pub(crate) fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        let mut buckets = self.full_at.lock();
+        let mut key = host(address);
+        if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&key) {
+            buckets.retain(|_, full_at| *full_at > now);
+            if buckets.len() >= ADDRESSES_MAX {
+                key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            }
+        }
+        let full_at = buckets.entry(key).or_insert(now);
+        let ahead = full_at.saturating_duration_since(now);
+        if ahead > self.tolerance {
+            return Err(ahead - self.tolerance);
+        }
+        *full_at = (*full_at).max(now) + self.interval;
+        Ok(())
+    }
+}
+
+/// The part of an address that one party holds.
+fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) => {
+            let prefix = u128::from(six) >> (128 - IPV6_PREFIX_BITS) << (128 - IPV6_PREFIX_BITS);
+            IpAddr::V6(Ipv6Addr::from(prefix))
+        }
+        four => four,
+    }
+}
+
+/// Bytes of bodies in flight, over all connections.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes_max: u64,
+    counters: Arc<ControlCounters>,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes_max: u64, counters: &Arc<ControlCounters>) -> Arc<Self> {
+        Arc::new(Self {
+            bytes_max,
+            counters: Arc::clone(counters),
+        })
+    }
+
+    /// A share that can grow; given back when it is dropped, however the request ends.
+    pub(crate) fn share(self: &Arc<Self>) -> Share {
+        Share {
+            budget: Arc::clone(self),
+            bytes: 0,
+        }
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let grown = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+        self.counters
+            .body_bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, grown)
+            .is_ok()
+    }
+}
+
+/// One request's part of the budget.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Share {
+    /// Makes the share at least `bytes`; false = the budget is used up.
+    pub(crate) fn at_least(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let granted = more == 0 || self.budget.take(more);
+        if granted {
+            self.bytes = self.bytes.max(bytes);
+        }
+        granted
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let held = &self.budget.counters.body_bytes;
+        held.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_given_back_on_every_path() {
+        let counters = Arc::new(ControlCounters::default());
+        let held = || counters.body_bytes.load(Ordering::Relaxed);
+        let budget = Budget::new(100, &counters);
+        let mut a = budget.share();
+        let mut b = budget.share();
+        assert!(a.at_least(60) && a.at_least(50) && b.at_least(40));
+        assert!(!a.at_least(61) && !b.at_least(41));
+        assert_eq!(held(), 100);
+        drop(a);
+        assert_eq!(held(), 40);
+        assert!(b.at_least(100) && !b.at_least(u64::MAX));
+        drop(b);
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn one_address_over_its_rate_leaves_others_alone() {
+        let limits = PerAddress::new(NonZeroU32::new(2).unwrap(), NonZeroU32::new(3).unwrap());
+        let (one, other): (IpAddr, IpAddr) =
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let start = Instant::now();
+        let taken = (0..10).filter(|_| limits.take(one, start).is_ok());
+        assert_eq!(taken.count(), 3);
+        let half = Duration::from_millis(500);
+        assert_eq!(limits.take(one, start), Err(half));
+        assert!(limits.take(other, start).is_ok());
+        assert!(limits.take(one, start + half).is_ok());
+        assert_eq!(limits.take(one, start + half), Err(half));
+        let much_later = start + Duration::from_secs(60);
+        let taken = (0..10).filter(|_| limits.take(one, much_later).is_ok());
+        assert_eq!(taken.count(), 3, "no more than the burst is saved up");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let limits = PerAddress::new(NonZeroU32::MIN, NonZeroU32::MIN);
+        let start = Instant::now();
+        let address = |n: u32| IpAddr::V4(std::net::Ipv4Addr::from(n));
+        let many = u32::try_from(ADDRESSES_MAX).unwrap();
+        for n in 0..many {
+            assert!(limits.take(address(n), start).is_ok());
+        }
+        assert!(limits.take(address(many), start).is_ok());
+        assert!(
+            limits.take(address(many + 1), start).is_err(),
+            "newcomers share a bucket"
+        );
+        assert!(limits.full_at.lock().len() <= ADDRESSES_MAX + 1);
+        let later = start + Duration::from_secs(2);
+        assert!(limits.take(address(many), later).is_ok());
+        assert_eq!(
+            limits.full_at.lock().len(),
+            1,
+            "those at rest are forgotten"
+        );
+    }
+
+    #[test]
+    fn a_whole_ipv6_network_and_a_mapped_address_are_one_host() {
+        let of = |text: &str| host(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+}

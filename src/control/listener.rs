@@ -1,0 +1,218 @@
+//! The control plane's listener: its own accept loop, with TLS where it is set. Connections, header
+//! bytes and header time are bounded before anything of a request is believed
+//! (control-plane.md, Denial-of-service limits).
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{debug, warn};
+use unibus_raft::{Replica, Transport};
+
+use super::limits::{Budget, ControlCounters, PerAddress};
+use super::plane::Plane;
+use super::records::Records;
+use super::router;
+use super::tls::{ControlTls, ControlTlsError, ServerTls};
+use crate::access::Directory;
+use crate::config::args::BusAuth;
+use crate::config::limits::HttpLimits;
+use crate::http::HealthSource;
+use crate::shutdown::Shutdown;
+
+/// Pause after an accept that failed, so that a lack of file descriptors does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// A bound listener that is ready to run.
+#[derive(Debug)]
+pub struct ControlServer {
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    limits: HttpLimits,
+    connections: Arc<Semaphore>,
+    counters: Arc<ControlCounters>,
+    budget: Arc<Budget>,
+}
+
+/// What the control plane works on.
+pub(crate) struct PlaneParts {
+    pub(crate) replica: Replica,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) health: Arc<dyn HealthSource>,
+    pub(crate) mode: BusAuth,
+}
+
+impl ControlServer {
+    /// Binds `address`; port 0 takes a free one, told by [`ControlServer::local_addr`].
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<Arc<PreparedTls>>,
+        limits: HttpLimits,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let counters = Arc::default();
+        Ok(Self {
+            listener,
+            tls: tls.map(|tls| Arc::clone(&tls.0)),
+            connections: Arc::new(Semaphore::new(limits.connections_max)),
+            budget: Budget::new(limits.bodies_bytes_max, &counters),
+            counters,
+            limits,
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What is counted here; for the metrics endpoint.
+    #[must_use]
+    pub fn counters(&self) -> Arc<ControlCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Accepts and answers until `shutdown` fires. Open connections are then cut: a client is
+    /// expected to ask another node.
+    pub(crate) async fn run(self, parts: PlaneParts, mut shutdown: Shutdown) {
+        let plane = Arc::new(self.plane(parts));
+        if let Some(tls) = &self.tls {
+            tokio::spawn(Arc::clone(tls).follow(shutdown.clone()));
+        }
+        loop {
+            // A permit first: a full house waits in the kernel's backlog, not in our memory.
+            let permit = Arc::clone(&self.connections).acquire_owned();
+            let next = async {
+                let permit = permit.await.ok()?;
+                Some((permit, self.listener.accept().await))
+            };
+            let accepted = tokio::select! {
+                accepted = next => accepted,
+                () = shutdown.wait() => return,
+            };
+            match accepted {
+                Some((permit, Ok((stream, peer)))) => {
+                    self.spawn(stream, peer, permit, &plane, shutdown.clone());
+                }
+                Some((_, Err(error))) => {
+                    warn!(%error, "control accept failed");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn plane(&self, parts: PlaneParts) -> Plane {
+        let public = self
+            .local_addr()
+            .is_ok_and(|address| !address.ip().is_loopback());
+        Plane {
+            records: Records::new(parts.replica),
+            directory: parts.directory,
+            transport: parts.transport,
+            health: parts.health,
+            mode: parts.mode,
+            public,
+            addresses: PerAddress::new(self.limits.rate_per_second, self.limits.rate_burst),
+            budget: Arc::clone(&self.budget),
+            counters: Arc::clone(&self.counters),
+            creating: tokio::sync::Mutex::new(()),
+            limits: self.limits.clone(),
+        }
+    }
+
+    fn spawn(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        plane: &Arc<Plane>,
+        mut shutdown: Shutdown,
+    ) {
+        let (plane, tls) = (Arc::clone(plane), self.tls.clone());
+        tokio::spawn(async move {
+            let _held_until_the_end = permit;
+            tokio::select! {
+                () = connection(stream, peer, plane, tls) => {}
+                () = shutdown.wait() => {}
+            }
+        });
+    }
+}
+
+/// A certificate that was read before anything listens.
+#[derive(Debug)]
+pub struct PreparedTls(Arc<ServerTls>);
+
+impl PreparedTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`ControlTlsError`] naming the file.
+    pub fn load(files: ControlTls) -> Result<Self, ControlTlsError> {
+        Ok(Self(Arc::new(ServerTls::load(files)?)))
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    plane: Arc<Plane>,
+    tls: Option<Arc<ServerTls>>,
+) {
+    // Answers are small and written at once.
+    drop(stream.set_nodelay(true));
+    let Some(tls) = tls else {
+        return serve(stream, peer, plane).await;
+    };
+    let handshake = tls.acceptor.accept(stream);
+    match tokio::time::timeout(plane.limits.header_read_timeout, handshake).await {
+        Ok(Ok(stream)) => serve(stream, peer, plane).await,
+        Ok(Err(error)) => debug!(%peer, %error, "control TLS handshake failed"),
+        Err(_) => {
+            ControlCounters::add(&plane.counters.too_slow);
+            debug!(%peer, "control TLS handshake took too long");
+        }
+    }
+}
+
+async fn serve<S>(stream: S, peer: SocketAddr, plane: Arc<Plane>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let address: IpAddr = peer.ip();
+    let service = service_fn(|request: Request<Incoming>| {
+        let plane = Arc::clone(&plane);
+        async move { Ok::<_, Infallible>(router::serve(&plane, address, request).await) }
+    });
+    let outcome = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(plane.limits.header_read_timeout)
+        .max_buf_size(plane.limits.header_bytes_max)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = outcome {
+        if error.is_timeout() {
+            plane.counters.too_slow.fetch_add(1, Ordering::Relaxed);
+        }
+        debug!(%peer, %error, "control connection ended");
+    }
+}

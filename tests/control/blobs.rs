@@ -1,0 +1,114 @@
+//! Blobs: once per content, streamed back whole or in part, visible as objects to the node itself.
+
+use sha2::{Digest, Sha256};
+use unibus_testkit::{PATIENCE, eventually};
+
+use crate::people::Person;
+use crate::world::World;
+
+const MIB: usize = 1024 * 1024;
+
+fn hash(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
+}
+
+async fn fetch(
+    port: u16,
+    person: &Person,
+    hash: &str,
+    range: &str,
+) -> anyhow::Result<(u16, Vec<u8>)> {
+    let mut request = person.request("GET", &format!("/blobs/{hash}"), b"");
+    if !range.is_empty() {
+        request.headers.push(("range", range.to_owned()));
+    }
+    let answer = request.send(port).await?;
+    Ok((answer.status, answer.body))
+}
+
+#[tokio::test]
+async fn a_blob_is_stored_once_and_streamed_back_in_whole_and_in_part() -> anyhow::Result<()> {
+    let world = World::single().await?;
+    let person = world.person().await?;
+    let port = world.http[0];
+    // Not a multiple of a chunk, and more than one batch of them.
+    let blob: Vec<u8> = (0..MIB + MIB / 2 + 12_345)
+        .map(|at| (at * 7 % 251) as u8)
+        .collect();
+    let name = hash(&blob);
+    for _ in 0..2 {
+        let stored = person
+            .request("POST", "/blobs", &blob)
+            .send(port)
+            .await?
+            .expect(201);
+        assert_eq!(stored.json()["hash"], name.as_str());
+    }
+    assert_eq!(fetch(port, &person, &name, "").await?, (200, blob.clone()));
+    let parts = [
+        ("bytes=0-0", 0..1),
+        ("bytes=131071-131073", 131_071..131_074),
+        ("bytes=1000000-", 1_000_000..blob.len()),
+        ("bytes=-10", blob.len() - 10..blob.len()),
+    ];
+    for (range, part) in parts {
+        let fetched = fetch(port, &person, &name, range).await?;
+        assert_eq!(fetched, (206, blob[part].to_vec()), "{range}");
+    }
+    assert_eq!(fetch(port, &person, &name, "bytes=99999999-").await?.0, 416);
+    assert_eq!(fetch(port, &person, &hash(b"other"), "").await?.0, 404);
+    assert_eq!(fetch(port, &Person::new(), &name, "").await?.0, 401);
+    let uri = format!("/blobs/{name}");
+    let request = person.request("HEAD", &uri, b"").bytes();
+    let mut stream = crate::world::connect(port, [127, 0, 0, 1]).await?;
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &request).await?;
+    let head = crate::world::read_answer(&mut stream, true)
+        .await?
+        .expect(200);
+    assert_eq!(
+        head.header("content-length"),
+        Some(blob.len().to_string().as_str())
+    );
+    stored_once(&world, &name, &blob).await
+}
+
+/// The internal identity sees the one object through an ordinary client.
+async fn stored_once(world: &World, name: &str, blob: &[u8]) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(world.dir().join("data/internal.json"))?;
+    let file: serde_json::Value = serde_json::from_str(&text)?;
+    let seed = file["seed"].as_str().unwrap_or_default().to_owned();
+    let client = async_nats::ConnectOptions::with_nkey(seed)
+        .connect(&world.nats[0])
+        .await?;
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("OBJ_UNIBUS_blobs").await?;
+    let chunks = blob.len().div_ceil(128 * 1024) as u64;
+    let messages = stream.get_info().await?.state.messages;
+    assert_eq!(messages, chunks + 1, "chunks and one info");
+    let store = context.get_object_store("UNIBUS_blobs").await?;
+    let info = store.info(name).await?;
+    assert_eq!(info.size, blob.len());
+    let kv = context.get_key_value("UNIBUS_users").await?;
+    assert!(kv.entry(world.admin.sign_pub()).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_blob_is_the_same_on_every_node() -> anyhow::Result<()> {
+    let world = World::cluster().await?;
+    let person = world.person().await?;
+    let blob = vec![42u8; 300_000];
+    person
+        .request("POST", "/blobs", &blob)
+        .send(world.http[0])
+        .await?
+        .expect(201);
+    for port in &world.http {
+        let fetched = eventually("the blob", PATIENCE, || async {
+            fetch(*port, &person, &hash(&blob), "").await
+        })
+        .await?;
+        assert_eq!(fetched, (200, blob.clone()));
+    }
+    Ok(())
+}
