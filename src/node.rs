@@ -23,9 +23,10 @@ use tokio::task::JoinHandle;
 use unibus_broker::{Broker, LameDuck};
 use unibus_proto::NodeId;
 
-use crate::access::IdentityError;
 use crate::access::static_users::{StaticAuthError, StaticUsers};
+use crate::access::{Directory, IdentityError};
 use crate::config;
+use crate::config::args::BusAuth;
 use crate::config::auth::StaticAuth;
 use crate::config::tls::ClientTls;
 use crate::config::websocket::WebSocket;

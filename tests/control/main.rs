@@ -1,6 +1,8 @@
 //! The control plane on real sockets and real processes: what it grants, and what it refuses to
 //! those who attack it. Each attack is tried next to the same request as it is meant to be.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod attacks;
 mod blobs;
 mod golden;

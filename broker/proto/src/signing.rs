@@ -117,7 +117,8 @@ impl RequestProof {
         let key = NkeyPublic::parse(key)
             .map_err(|_| malformed(HEADER_KEY, "an Ed25519 public key in 64 hex digits"))?;
         let seconds = "Unix seconds in decimal digits";
-        let timestamp = read_timestamp(timestamp).ok_or_else(|| malformed(HEADER_TIMESTAMP, seconds))?;
+        let timestamp =
+            read_timestamp(timestamp).ok_or_else(|| malformed(HEADER_TIMESTAMP, seconds))?;
         let nonce_bytes = BASE64
             .decode(nonce.as_bytes())
             .ok()

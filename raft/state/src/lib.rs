@@ -45,13 +45,13 @@ pub use codec::CodecError;
 pub use command::{Append, AppendRef, Command, CommandRef};
 pub use consumer::{Consumer, DEAD_LETTER_KEY, STALE_UPDATE};
 pub use consumer_update::{ConsumerUpdate, Pin};
+pub use control::{ControlChange, ControlCheck, ControlRecord};
 pub use copies::{CopyFrom, CopyRules, Progress};
 pub use cursor::ConsumerCursor;
 pub use delivery::{
     AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,
 };
 pub use ledger::{Ledger, Position, Unsettled};
-pub use control::{ControlChange, ControlCheck, ControlRecord};
 pub use location::{BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
 pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
 pub use record::{RecordError, StoredMessage};
