@@ -260,7 +260,11 @@ impl Pair {
             match self.real.poll() {
                 Poll::Deliver(d) => sent.push((d.seq, d.consumer_seq, d.delivered, d.num_pending)),
                 Poll::Advisory(_) => {}
-                Poll::Idle { .. } => return sent,
+                Poll::Idle { deadline_ns } => {
+                    let now = self.real.bench.now;
+                    assert!(deadline_ns.is_none_or(|at| at > now), "it would spin");
+                    return sent;
+                }
                 other => panic!("{other:?}"),
             }
         }
