@@ -48,7 +48,7 @@ pub enum ResponseType {
     /// With one message.
     #[default]
     Singleton,
-    /// With any number, each within the threshold after the last.
+    /// With any number, each within the threshold after the last; an empty one ends it.
     Stream,
     /// With parts of one message; the last is empty.
     Chunked,

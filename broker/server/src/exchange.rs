@@ -18,12 +18,16 @@ use crate::clock;
 use crate::fanout::Message;
 use crate::plane::Plane;
 use crate::ports::{Inbound, Publication, Service, UserLimits};
+use crate::report::GLOBAL_ACCOUNT;
 
 /// Requests to one account's services that may wait for answers; over it requests find no responder.
 const ANSWERS_OPEN_MAX: usize = 65_536;
 
 /// Random characters that tell this broker's reply subjects from those of other nodes.
 const TOKEN_CHARS: usize = 16;
+
+/// The header that names who asks (nats-surface §1.4).
+const REQUEST_INFO: &str = "Nats-Request-Info";
 
 /// What a plane takes from others, and its limits.
 #[derive(Debug, Default)]
@@ -115,11 +119,18 @@ impl Service for ServiceImport {
                 None => return false,
             }
         }
+        // The node's own services see the origin itself, and must not store a word about it.
+        let told = !target.services.load().wants(&subject);
+        let signed = told.then(|| sign(message));
+        let (header_len, data) = match &signed {
+            Some((header_len, data)) => (*header_len, data.as_slice()),
+            None => (message.header_len, message.data),
+        };
         let publication = Publication {
             subject: &subject,
             reply: reply.as_ref().map(|opened| opened.1.as_slice()),
-            header_len: message.header_len,
-            data: message.data,
+            header_len,
+            data,
             capture: true,
             ..Publication::default()
         };
@@ -141,6 +152,26 @@ impl Service for ServiceImport {
             Box::pin(all) as BoxFuture<'static, ()>
         })
     }
+}
+
+/// The message with the header that tells a service which account asks. Returns the length of the header
+/// block, and block and payload.
+fn sign(message: &Inbound<'_>) -> (usize, Vec<u8>) {
+    const EMPTY: &[u8] = b"NATS/1.0\r\n\r\n";
+    let account = message.origin.account.as_deref().unwrap_or(GLOBAL_ACCOUNT);
+    let info = serde_json::json!({ "acc": account });
+    let line = format!("{REQUEST_INFO}: {info}\r\n");
+    let (headers, payload) = message.data.split_at(message.header_len);
+    let headers = if headers.is_empty() { EMPTY } else { headers };
+    // A block without its closing empty line is nobody's to mend.
+    let end = headers.strip_suffix(b"\r\n").unwrap_or(headers);
+    let mut data = Vec::with_capacity(headers.len() + line.len() + payload.len());
+    data.extend_from_slice(end);
+    data.extend_from_slice(line.as_bytes());
+    data.extend_from_slice(&headers[end.len()..]);
+    let header_len = data.len();
+    data.extend_from_slice(payload);
+    (header_len, data)
 }
 
 /// Who waits for the answer to a request that crossed.
@@ -219,8 +250,7 @@ impl Answers {
         let late = waiting.is_late(now);
         let ends = match waiting.response {
             ResponseType::Singleton => true,
-            ResponseType::Chunked => is_end,
-            ResponseType::Stream => false,
+            ResponseType::Chunked | ResponseType::Stream => is_end,
         };
         waiting.since = now;
         let found = (waiting.plane.upgrade(), waiting.reply.clone());

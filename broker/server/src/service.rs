@@ -58,6 +58,11 @@ impl ServiceTable {
         behind
     }
 
+    /// Whether some service wants the literal `subject`.
+    pub(crate) fn wants(&self, subject: &[u8]) -> bool {
+        self.sublist.has_match(subject)
+    }
+
     pub(crate) fn has(&self, id: u64) -> bool {
         let mut found = false;
         self.sublist
