@@ -35,7 +35,7 @@ use crate::control::{ControlTlsError, PlaneParts};
 use crate::mesh::{self, Mesh};
 use crate::shutdown::{self, Shutdown, Trigger};
 
-pub use self::client_tls::ClientTlsError;
+pub use self::client_tls::{ClientTlsError, check_client_tls};
 pub use self::interfaces::every_address;
 pub use self::listeners::Addresses;
 pub use self::parts::server_id;

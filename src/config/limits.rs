@@ -31,6 +31,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Subscriptions of one connection; 0 = no limit.
     pub subscriptions_max: usize,
+    /// Tokens of the subject of a subscription; 0 = no limit.
+    pub subscription_tokens_max: usize,
     /// How long a write to a client may make no progress.
     pub write_deadline: Duration,
     /// How long a new client has to authenticate.
@@ -112,6 +114,7 @@ impl Default for Limits {
             pending_bytes_max: 64 * MIB as usize,
             connections_max: 65_536,
             subscriptions_max: 0,
+            subscription_tokens_max: 0,
             write_deadline: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(2),
             ping_interval: Duration::from_secs(120),

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use self::flags::Flags;
 use self::options::Options;
 use crate::access::static_users::StaticUsers;
-use crate::node::{ADVERTISED_VERSION, server_id};
+use crate::node::{ADVERTISED_VERSION, check_client_tls, server_id};
 
 /// The name of this front door: a subcommand, and a file name of the binary.
 pub const NAME: &str = "nats-server";
@@ -98,9 +98,12 @@ fn test(flags: &Flags, options: &Options) -> ExitCode {
     if let Err(error) = StaticUsers::new(&options.auth) {
         return wrong(&error.to_string());
     }
-    match build::node_config(options, &server_id()) {
-        Err(error) => wrong(&error.to_string()),
-        Ok(_) => {
+    let built = build::node_config(options, &server_id())
+        .map_err(|error| error.to_string())
+        .and_then(|built| check_client_tls(&built.config).map_err(|error| error.to_string()));
+    match built {
+        Err(words) => wrong(&words),
+        Ok(()) => {
             let what = match &flags.config {
                 Some(path) => format!("configuration file {}", path.display()),
                 None => "the command line".to_owned(),

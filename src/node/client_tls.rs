@@ -69,6 +69,15 @@ pub(super) struct ClientListeners {
     pub(super) websocket: Option<(ClientListener, SocketAddr)>,
 }
 
+/// Whether the files of the client listeners can be used; listens nowhere.
+///
+/// # Errors
+/// [`ClientTlsError`] for the first that can't.
+pub fn check_client_tls(config: &NodeConfig) -> Result<(), ClientTlsError> {
+    let websocket = config.websocket.as_ref().map(|ws| ws.listen);
+    ClientListeners::load(config, websocket).map(drop)
+}
+
 impl ClientListeners {
     /// Reads the files. `websocket` = where that listener is really bound.
     pub(super) fn load(

@@ -80,6 +80,7 @@ pub(super) fn client_limits(own: &mut unibus_broker::Limits, limits: &Limits) {
     own.pending_bytes_max = limits.pending_bytes_max;
     own.connections_max = limits.connections_max;
     own.subscriptions_max = limits.subscriptions_max;
+    own.subscription_tokens_max = limits.subscription_tokens_max;
     own.write_deadline = limits.write_deadline;
     own.auth_timeout = limits.auth_timeout;
     own.ping_interval = limits.ping_interval;

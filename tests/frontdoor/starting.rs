@@ -84,6 +84,10 @@ fn a_test_of_the_file_tells_every_mistake_and_starts_nothing() {
         "{words}"
     );
     assert!(words.contains("a.conf:3:7: http is \"x\""), "{words}");
+    let text = "tls { cert_file: \"/nope.pem\", key_file: \"/nope.key\" }";
+    let run = output(&["-t", "-c", &configuration(dir.path(), text)]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8(run.stderr).unwrap().contains("/nope.pem"));
     let file = configuration(dir.path(), "port: 4222");
     let run = output(&["-t", "-c", &file]);
     assert!(run.status.success());

@@ -33,6 +33,7 @@ const KNOWN: &[&str] = &[
     "max_control_line",
     "max_pending",
     "max_subscriptions",
+    "max_subscription_tokens",
     "ping_interval",
     "ping_max",
     "write_deadline",
@@ -239,10 +240,7 @@ fn limits(key: &str, field: Field<'_>, options: &mut Options, findings: &mut Fin
         }
         "write_deadline" => set(&mut limits.write_deadline, field.duration(findings)),
         "max_subscription_tokens" | "max_sub_tokens" => {
-            findings.note(
-                &field,
-                "has no effect here: subjects of any depth are matched",
-            );
+            set(&mut limits.subscription_tokens_max, size(findings));
         }
         _ => return false,
     }
