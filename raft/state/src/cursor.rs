@@ -131,7 +131,6 @@ impl ConsumerCursor {
             .set_filters(stream, consumer.filters().to_vec());
         self.redelivery
             .set_patience(Settings::patience(config), &self.ledger);
-        self.changes.keeps_messages = keeps_messages(stream);
         if self.settings.flow_control != self.flow.is_some() {
             self.flow = self.settings.flow_control.then(Flow::new);
         }
@@ -309,6 +308,7 @@ impl ConsumerCursor {
 
     /// Keeps up with what was stored and removed.
     fn follow(&mut self, stream: &Stream) {
+        self.changes.keeps_messages = keeps_messages(stream);
         let mut lost = Vec::new();
         let pending = self.ledger.pending();
         let followed = self.backlog.follow(stream, |seq| {

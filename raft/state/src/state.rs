@@ -364,6 +364,9 @@ impl State {
         let before = std::mem::replace(&mut stream.config, config);
         stream.dirty.row = true;
         stream.trim(&mut step.ctx);
+        if before.retention != stream.config.retention {
+            stream.start_sweep(&mut step.ctx);
+        }
         step.effects.push(Effect::StreamUpdated {
             name: stream.name.clone(),
         });

@@ -185,6 +185,32 @@ fn a_message_out_of_deliveries_stays_in_a_work_queue() {
 }
 
 #[test]
+fn a_stream_that_turns_to_interest_lets_go_of_the_rest() {
+    let mut bench = stream(Retention::Limits);
+    for _ in 0..4 {
+        bench.publish("a.1", &[], "x");
+    }
+    let mut host = Host::new(bench, pull_config());
+    host.pull(&batch(2), "x");
+    host.all();
+    host.say(1, "");
+    host.flush();
+    assert_eq!(host.bench.live(), [1, 2, 3, 4]);
+    let interest = StreamConfig {
+        retention: Retention::Interest,
+        ..config(&["a.>"])
+    };
+    assert_eq!(host.bench.update(interest), Outcome::Done);
+    assert_eq!(host.bench.live(), [2, 3, 4]);
+    // What is delivered and settled between two reports is let go of as well.
+    host.pull(&batch(1), "x");
+    host.all();
+    host.say(3, "");
+    host.flush();
+    assert_eq!(host.bench.live(), [2, 4]);
+}
+
+#[test]
 fn long_sweeps_go_on_with_the_ticks() {
     let mut bench = stream(Retention::Interest);
     for at in 0..2048 {
