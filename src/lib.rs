@@ -9,6 +9,7 @@ pub mod frontdoor;
 pub mod http;
 pub mod jetstream;
 pub mod mesh;
+pub mod monitor;
 pub mod node;
 pub mod pki;
 pub mod shutdown;

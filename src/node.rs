@@ -8,6 +8,7 @@ mod formation;
 mod health;
 mod interfaces;
 mod listeners;
+mod monitoring;
 mod parts;
 mod plane;
 mod readiness;
@@ -33,6 +34,8 @@ use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
 use crate::control::{ControlTlsError, PlaneParts};
 use crate::mesh::{self, Mesh};
+use crate::monitor::Monitor;
+use crate::monitor::sys::Advisories;
 use crate::shutdown::{self, Shutdown, Trigger};
 
 pub use self::client_tls::{ClientTlsError, check_client_tls};
@@ -118,6 +121,7 @@ pub struct Node {
     addresses: Addresses,
     clients: ClientListeners,
     trigger: Trigger,
+    advisories: Advisories,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -175,8 +179,11 @@ impl Node {
             store: store.as_ref(),
             mesh: mesh.as_ref(),
         };
-        let health = Arc::new(Health::new(&config, client, (id, server_id), &parts));
         let addresses = listeners.addresses(client, mesh.as_deref());
+        let (monitor, advisories, tasks) =
+            monitoring::start(&config, &addresses, &server_id, &parts, &shutdown);
+        let own = (id, server_id);
+        let health = Arc::new(Health::new(&config, client, own, &parts, monitor));
         let mut node = Self {
             broker,
             users,
@@ -185,7 +192,8 @@ impl Node {
             addresses,
             clients: listeners.settings.clone(),
             trigger,
-            tasks: Vec::new(),
+            advisories,
+            tasks,
         };
         if config
             .jetstream
@@ -201,6 +209,7 @@ impl Node {
     /// Lame duck mode: no new clients, and those that are there are told of the other nodes and
     /// closed one after the other. Returns when the last one has been told to go.
     pub async fn lame_duck(&self, grace: Duration, duration: Duration) {
+        self.advisories.lame_duck();
         let other_urls = self.mesh.as_deref().map(advertise::peers);
         let plan = LameDuck {
             other_urls: other_urls.unwrap_or_default(),
@@ -269,6 +278,7 @@ impl Node {
     /// Stops everything in the reverse order of starting: listeners, leadership, clients, JetStream
     /// and its store, routes.
     pub async fn shutdown(self) {
+        self.advisories.shutdown();
         self.trigger.fire();
         if let Some(store) = &self.store {
             store.hand_over().await;
@@ -340,8 +350,10 @@ impl Health {
         client: SocketAddr,
         (id, server_id): (NodeId, String),
         parts: &Parts<'_>,
+        monitor: Monitor,
     ) -> Self {
         Self {
+            monitor,
             id,
             server_name: config.server_name.clone(),
             server_id,

@@ -8,7 +8,7 @@ use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::health::{HealthReport, HealthSource};
+use super::health::{Document, HealthReport, HealthSource};
 use super::server::Surface;
 
 /// The body of every answer.
@@ -75,6 +75,20 @@ fn healthz(report: HealthReport) -> Response<Body> {
             report: &report,
         },
     )
+}
+
+/// A document as it is.
+pub(super) fn document(document: Document) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(document.body)));
+    *response.status_mut() =
+        StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(document.content_type),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// An error in words.

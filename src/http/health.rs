@@ -12,6 +12,24 @@ pub trait HealthSource: Send + Sync + 'static {
     /// The answer of `/varz`: the fields that nats-server's monitoring has, as far as they mean
     /// something here (nats-surface §4).
     fn varz(&self) -> serde_json::Value;
+
+    /// One of monitoring's documents, with what follows the `?`; `None` where nothing is there. May
+    /// walk every connection and stream: it is called on a blocking thread, few at a time.
+    fn document(&self, path: &str, query: &str) -> Option<Document> {
+        let _ = (path, query);
+        None
+    }
+}
+
+/// A document of the monitoring port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Document {
+    /// HTTP status.
+    pub status: u16,
+    /// Its type.
+    pub content_type: &'static str,
+    /// The whole text.
+    pub body: Vec<u8>,
 }
 
 /// Whether this node can serve, how securely it is run, and whom it sees.

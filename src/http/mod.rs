@@ -6,5 +6,7 @@ pub mod answer;
 pub mod health;
 pub mod server;
 
-pub use health::{HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute};
+pub use health::{
+    Document, HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute,
+};
 pub use server::{HttpServer, Surface};

@@ -11,19 +11,22 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
 use super::answer::{self, Body};
-use super::health::HealthSource;
+use super::health::{Document, HealthSource};
 use crate::config::limits::HttpLimits;
 use crate::shutdown::Shutdown;
 
 /// Pause after an accept that failed, so that a lack of file descriptors does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Monitoring documents that are made at the same time; further requests wait.
+const DOCUMENTS_AT_ONCE: usize = 2;
 
 /// Which routes a listener offers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,6 +77,7 @@ impl HttpServer {
     /// Accepts and answers until `shutdown` fires. Open connections are then cut: an answer is
     /// short and its client is expected to ask another node.
     pub async fn run(self, source: Arc<dyn HealthSource>, mut shutdown: Shutdown) {
+        let documents = Arc::new(Semaphore::new(DOCUMENTS_AT_ONCE));
         loop {
             // A permit first: a full house waits in the kernel's backlog, not in our memory.
             let permit = Arc::clone(&self.connections).acquire_owned();
@@ -89,6 +93,7 @@ impl HttpServer {
                 Some((permit, Ok((stream, peer)))) => {
                     let served = Served {
                         surface: self.surface,
+                        documents: Arc::clone(&documents),
                         source: Arc::clone(&source),
                     };
                     self.spawn(stream, peer, permit, served, shutdown.clone());
@@ -124,6 +129,7 @@ impl HttpServer {
 #[derive(Clone)]
 struct Served {
     surface: Surface,
+    documents: Arc<Semaphore>,
     source: Arc<dyn HealthSource>,
 }
 
@@ -155,13 +161,37 @@ async fn request_within(
         );
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let query = request.uri().query().unwrap_or_default().to_owned();
     match tokio::time::timeout(limits.request_timeout, drained(request, limits)).await {
+        Ok(Ok(())) if served.surface == Surface::Monitor && is_reading(&method) => {
+            match served.document(&path, query).await {
+                Some(document) => answer::document(document),
+                None => answer::answer(served.surface, &method, &path, served.source.as_ref()),
+            }
+        }
         Ok(Ok(())) => answer::answer(served.surface, &method, &path, served.source.as_ref()),
         Ok(Err(refused)) => refused,
         Err(_) => answer::error(
             StatusCode::REQUEST_TIMEOUT,
             "the request took too long to arrive",
         ),
+    }
+}
+
+fn is_reading(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+impl Served {
+    /// Lets a blocking thread make the document, so many at a time.
+    async fn document(&self, path: &str, query: String) -> Option<Document> {
+        let place = Arc::clone(&self.documents).acquire_owned().await.ok()?;
+        let (source, path) = (Arc::clone(&self.source), path.to_owned());
+        let making = tokio::task::spawn_blocking(move || {
+            let _held_until_the_end = place;
+            source.document(&path, &query)
+        });
+        making.await.ok().flatten()
     }
 }
 

@@ -30,6 +30,7 @@ mod internal;
 mod leader;
 mod letters;
 mod orders;
+mod report;
 mod republish;
 mod runner;
 mod sender;
@@ -55,6 +56,8 @@ use unibus_raft::{Replica, Transport};
 use unibus_state::command::Command;
 use unibus_state::limits::Limits;
 use unibus_state::{Effect, State};
+
+pub(crate) use self::report::{StreamReport, Totals};
 
 use self::api::{Api, Reader};
 use self::core::Core;

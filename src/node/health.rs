@@ -12,11 +12,15 @@ use unibus_broker::Broker;
 use unibus_proto::NodeId;
 use unibus_raft::{Replica, ReplicaStatus};
 
-use crate::http::{HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute};
+use crate::http::{
+    Document, HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute,
+};
 use crate::mesh::{Mesh, PeerStatus, Posture, Refusal};
+use crate::monitor::Monitor;
 
 /// What the listeners ask.
 pub(super) struct Health {
+    pub(super) monitor: Monitor,
     pub(super) id: NodeId,
     pub(super) server_name: String,
     pub(super) server_id: String,
@@ -67,6 +71,10 @@ impl HealthSource for Health {
                 ..report
             },
         }
+    }
+
+    fn document(&self, path: &str, query: &str) -> Option<Document> {
+        self.monitor.document(path, query)
     }
 
     fn varz(&self) -> serde_json::Value {

@@ -44,7 +44,7 @@ fn account_of(config: &NodeConfig, broker: &Broker) -> Broker {
 pub(super) struct Store {
     pub(super) replica: Replica,
     pub(super) transport: Arc<dyn Transport>,
-    jetstream: JetStream,
+    pub(super) jetstream: JetStream,
     pub(super) caught_up: watch::Receiver<bool>,
     slot: Arc<ReplicaSlot>,
     tasks: Vec<JoinHandle<()>>,

@@ -275,6 +275,12 @@ impl Broker {
         self.shared.set_auth_required(required);
     }
 
+    /// Whether clients need credentials, as INFO says.
+    #[must_use]
+    pub fn is_auth_required(&self) -> bool {
+        self.shared.is_auth_required()
+    }
+
     /// Closes all client connections after writing what waits for them, and waits for that, at most
     /// `longest`. The accept loop has to be stopped by its own signal.
     pub async fn shutdown(&self, longest: Duration) {

@@ -1,0 +1,22 @@
+//! Monitoring: the documents of the monitoring port with nats-server's names (one file each), the
+//! questions and events of `$SYS`, and Prometheus metrics. Reads what the parts know; changes nothing.
+
+mod accountz;
+mod connz;
+mod empty;
+mod endpoint;
+mod healthz;
+mod index;
+mod jsz;
+mod metrics;
+mod process;
+mod query;
+mod routez;
+mod source;
+mod statsz;
+mod subsz;
+pub mod sys;
+mod text;
+mod varz;
+
+pub use self::source::{Facts, Monitor, StorePart};
