@@ -10,6 +10,7 @@ mod access;
 mod accounts;
 mod clients;
 mod core;
+mod endurance;
 mod limits;
 mod membership;
 mod queues;

@@ -1,0 +1,132 @@
+//! Many at once, and those who mean harm. Sizes are small so that the suite stays fast;
+//! `UNIBUS_TEST_FULL=1` (with `ulimit -n 65536`) runs the sizes that the product promises.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use unibus_broker::{ListenerSettings, OriginRule, WebSocketSettings};
+
+use crate::secure::Authority;
+use crate::support::{DEADLINE, Node, until};
+
+/// `full` where the environment asks for it.
+fn scaled(usual: usize, full: usize) -> usize {
+    if std::env::var_os("UNIBUS_TEST_FULL").is_some() {
+        full
+    } else {
+        usual
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_hold() {
+    let node = Node::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..scaled(300, 10_000) {
+        clients.push(node.client().await);
+    }
+    assert_eq!(node.broker.stats().connections, clients.len());
+    for client in &mut clients {
+        client.flush().await;
+    }
+}
+
+#[tokio::test]
+async fn many_clients_with_many_subscriptions_hold() {
+    let node = Node::start().await;
+    let (count, each) = (scaled(30, 1_000), scaled(100, 1_000));
+    let mut clients = Vec::new();
+    for number in 0..count {
+        let mut client = node.client().await;
+        let subscribe: String = (0..each)
+            .map(|sid| format!("SUB own.{number}.{sid} {sid}\r\n"))
+            .collect();
+        client.send(&subscribe).await;
+        client.flush().await;
+        clients.push(client);
+    }
+    assert_eq!(node.broker.stats().subscriptions, count * each);
+    let mut publisher = node.client().await;
+    for number in 0..count {
+        publisher
+            .send(&format!("PUB own.{number}.{} 1\r\nx\r\n", each - 1))
+            .await;
+    }
+    for client in &mut clients {
+        let line = client.line().await;
+        assert!(line.ends_with(&format!(" {} 1", each - 1)), "{line}");
+        client.skip(3).await;
+    }
+    drop(clients);
+    until("nothing is left of them", || {
+        node.broker.stats().subscriptions == 0
+    })
+    .await;
+}
+
+/// Sends random bytes and reads until the node closes.
+async fn babble(addr: SocketAddr, first: &[u8]) {
+    let noise: [u8; 4096] = rand::random();
+    let Ok(mut stream) = TcpStream::connect(addr).await else {
+        return;
+    };
+    let talking = async {
+        // Whether the node still reads is its own choice.
+        let _ = stream.write_all(first).await;
+        let _ = stream.write_all(&noise).await;
+        let _ = stream.shutdown().await;
+        let mut sink = Vec::new();
+        let _ = stream.read_to_end(&mut sink).await;
+    };
+    timeout(DEADLINE, talking).await.expect("the node lets go");
+}
+
+#[tokio::test]
+async fn random_bytes_end_their_own_connection_only() {
+    let (node, ca) = (Node::start().await, Authority::new());
+    let websocket = WebSocketSettings {
+        host: "127.0.0.1".to_owned(),
+        port: 1,
+        handshake_timeout: Duration::from_secs(2),
+        origins: OriginRule::default(),
+    };
+    let tls = ListenerSettings {
+        tls: Some(ca.settings()),
+        websocket: None,
+    };
+    let ws = ListenerSettings {
+        tls: None,
+        websocket: Some(websocket),
+    };
+    let (tls, ws) = (node.listen(tls).await.0, node.listen(ws).await.0);
+    let mut witness = node.client().await;
+    let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    for _ in 0..scaled(20, 2_000) {
+        for (addr, first) in [
+            (node.addr, &b""[..]),
+            (node.addr, b"CONNECT {}\r\nSUB > 1\r\n"),
+            (tls, b""),
+            (tls, &[0x16, 3, 1]),
+            (ws, b""),
+        ] {
+            babble(addr, first).await;
+        }
+        // Frames of random bytes, after an upgrade that succeeds.
+        let mut stream = TcpStream::connect(ws).await.unwrap();
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 101");
+        let noise: [u8; 2048] = rand::random();
+        let _ = stream.write_all(&noise).await;
+    }
+    until("only the witness is left", || {
+        node.broker.stats().connections == 1
+    })
+    .await;
+    witness.flush().await;
+}
