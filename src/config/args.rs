@@ -153,6 +153,10 @@ pub struct ClusterArgs {
     /// Name of the cluster: nodes of another name are refused [default: unibus]
     #[arg(long, value_name = "NAME", env = "UNIBUS_CLUSTER_NAME")]
     pub cluster_name: Option<String>,
+    /// Seconds that a node without a leader goes on by what it knows of users and rooms; then it
+    /// admits nobody and suspends rooms on its connections, 0 is at once [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "UNIBUS_ACCESS_STALENESS")]
+    pub access_staleness: Option<u64>,
     /// Folder with ca.crt, node.crt, node.key and route.secret, used for what no flag names
     /// [default: ./unibus-config, then /etc/unibus]
     #[arg(long, value_name = "DIR", env = "UNIBUS_CONFIG_DIR")]

@@ -126,6 +126,8 @@ pub struct NodeConfig {
     pub advertise: Advertise,
     /// Consensus timing.
     pub timing: Timing,
+    /// How long a node without a leader may go on by what it knows of users and rooms.
+    pub access_staleness: Duration,
     /// Every bound.
     pub limits: Limits,
 }
@@ -267,6 +269,9 @@ pub struct Timing {
     pub election_max: Duration,
 }
 
+/// [`NodeConfig::access_staleness`] where none is given.
+pub const ACCESS_STALENESS_DEFAULT: Duration = Duration::from_secs(10);
+
 impl Default for Timing {
     fn default() -> Self {
         Self {
@@ -343,6 +348,7 @@ impl NodeConfig {
             cluster: ClusterConfig::from_settings(set),
             advertise: Advertise::from_settings(set),
             timing: set.timing,
+            access_staleness: set.access_staleness,
             limits: set.limits.clone(),
         })
     }

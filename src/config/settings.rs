@@ -10,7 +10,7 @@ use super::args::{BusAuth, ClusterArgs, NodeArgs, RunArgs};
 use super::client::ClientSettings;
 use super::files::{self, FileFact};
 use super::limits::{LimitSettings, Limits};
-use super::{ConfigError, Timing, is_loopback, is_name};
+use super::{ACCESS_STALENESS_DEFAULT, ConfigError, Timing, is_loopback, is_name};
 use crate::control::ControlTls;
 use crate::mesh::{ROUTE_PORT_DEFAULT, RouteAddr};
 
@@ -77,6 +77,8 @@ pub struct Settings {
     pub secret_file: Option<FileFact>,
     /// Consensus timing.
     pub timing: Timing,
+    /// How long a node without a leader may go on by what it knows of users and rooms.
+    pub access_staleness: Duration,
     /// Bounds.
     pub limits: Limits,
 }
@@ -143,6 +145,9 @@ impl Settings {
             cluster_pass: cluster.cluster_pass.clone(),
             secret_file: files.secret,
             timing: timing(cluster)?,
+            access_staleness: cluster
+                .access_staleness
+                .map_or(ACCESS_STALENESS_DEFAULT, Duration::from_secs),
             limits: limits(args)?,
         };
         settings.check()?;

@@ -111,6 +111,7 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<Built, BuildErr
             None => Advertise::Listener,
         },
         timing,
+        access_staleness: crate::config::ACCESS_STALENESS_DEFAULT,
         limits: options.limits.clone(),
     };
     Ok(Built { config, routes })

@@ -11,27 +11,26 @@ use unibus_raft::Replica;
 use crate::access::Directory;
 use crate::shutdown::Shutdown;
 
-/// How old a node's knowledge of the users may be before it stops admitting by it.
-const ACCESS_STALENESS: Duration = Duration::from_secs(10);
-
-/// Keeps the directory's authority in step with the quorum, until shutdown.
+/// Keeps the directory's authority in step with the quorum, until shutdown. `staleness` is how old
+/// a node's knowledge of the users may be before it stops going by it.
 pub(super) async fn follow(
     replica: Replica,
     directory: Arc<Directory>,
     mut caught_up: watch::Receiver<bool>,
+    staleness: Duration,
     mut shutdown: Shutdown,
 ) {
     tokio::select! {
         () = shutdown.wait() => {}
         () = async {
             if caught_up.wait_for(|done| *done).await.is_ok() {
-                follow_leader(&replica, &directory).await;
+                follow_leader(&replica, &directory, staleness).await;
             }
         } => {}
     }
 }
 
-async fn follow_leader(replica: &Replica, directory: &Directory) {
+async fn follow_leader(replica: &Replica, directory: &Directory, staleness: Duration) {
     let mut leadership = replica.leadership();
     loop {
         directory.set_authority(true);
@@ -44,16 +43,13 @@ async fn follow_leader(replica: &Replica, directory: &Directory) {
             return;
         }
         let returned = leadership.wait_for(|known| known.leader.is_some());
-        if tokio::time::timeout(ACCESS_STALENESS, returned)
-            .await
-            .is_ok()
-        {
+        if tokio::time::timeout(staleness, returned).await.is_ok() {
             continue;
         }
         directory.set_authority(false);
         directory.suspend_rooms(true);
         tracing::warn!(
-            "no leader for {ACCESS_STALENESS:?}: nobody new is admitted, and rooms are suspended on \
+            "no leader for {staleness:?}: nobody new is admitted, and rooms are suspended on \
              this node's connections, until there is one"
         );
         while replica.read_barrier().await.is_err() {

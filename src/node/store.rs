@@ -111,6 +111,7 @@ impl Store {
             self.replica.clone(),
             Arc::clone(joins.directory),
             self.caught_up.clone(),
+            config.access_staleness,
             joins.shutdown.clone(),
         ));
         if config.auth.bus().is_some() {

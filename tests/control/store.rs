@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use futures::StreamExt;
 use unibus_proto::control::Policy;
 use unibus_testkit::{PATIENCE, eventually};
 
+use crate::golden::{hear, round_trip_own, with_room};
 use crate::people::fresh;
 use crate::world::World;
 
@@ -56,7 +58,7 @@ async fn no_kill_leaves_half_a_room() -> anyhow::Result<()> {
     let owner = world.person().await?;
     let port = world.http[0];
     let mut asked = Vec::new();
-    for round in 0..10u64 {
+    for round in 0..5u64 {
         let rooms: Vec<String> = (0..6).map(|_| fresh("r")).collect();
         asked.extend(rooms.clone());
         let creating = async {
@@ -95,6 +97,51 @@ async fn no_kill_leaves_half_a_room() -> anyhow::Result<()> {
             403
         };
         assert_eq!([room, key, members], [wanted; 3], "room {id} is half there");
+    }
+    Ok(())
+}
+
+/// A member of a room on a node that is cut off hears nothing more there until the node is certain
+/// of the memberships again.
+#[tokio::test]
+async fn a_node_that_is_cut_off_suspends_rooms_on_its_connections() -> anyhow::Result<()> {
+    let mut world = World::cluster_with(&["--access-staleness", "1"]).await?;
+    let (owner, _, subject) = with_room(&world).await?;
+    let client = world.client(2, &owner).await?;
+    let mut messages = client.subscribe(subject.clone()).await?;
+    assert_eq!(
+        hear(&client, &subject, "before", &mut messages).await?,
+        "before"
+    );
+    let cluster = world.cluster.as_mut().context("a cluster")?;
+    cluster.nodes[0].kill();
+    cluster.nodes[1].kill();
+    eventually("the node says that it suspends rooms", PATIENCE, || async {
+        if !cluster.nodes[2].log_text().contains("rooms are suspended") {
+            bail!("not yet");
+        }
+        Ok(())
+    })
+    .await?;
+    client.publish(subject.clone(), "stale".into()).await?;
+    round_trip_own(&client).await?;
+    cluster.nodes[0].start()?;
+    cluster.nodes[1].start()?;
+    cluster.ready().await?;
+    // The quorum is back a moment before the node is certain: a subscription may be refused.
+    eventually("the room is open again", PATIENCE, || async {
+        let mut again = client.subscribe(subject.clone()).await?;
+        client.publish(subject.clone(), "after".into()).await?;
+        client.flush().await?;
+        let heard = tokio::time::timeout(Duration::from_millis(500), again.next()).await?;
+        anyhow::ensure!(heard.is_some(), "the subscription was refused");
+        Ok(())
+    })
+    .await?;
+    while let Ok(Some(message)) =
+        tokio::time::timeout(Duration::from_millis(1), messages.next()).await
+    {
+        assert_ne!(&message.payload[..], b"stale", "a suspended room was heard");
     }
     Ok(())
 }

@@ -102,7 +102,16 @@ impl World {
 
     /// Three nodes.
     pub(crate) async fn cluster() -> anyhow::Result<Self> {
-        let mut cluster = Cluster::prepare(binary(), ClusterOptions::default())?;
+        Self::cluster_with(&[]).await
+    }
+
+    /// Three nodes, with more flags.
+    pub(crate) async fn cluster_with(flags: &[&str]) -> anyhow::Result<Self> {
+        let options = ClusterOptions {
+            flags: flags.iter().map(ToString::to_string).collect(),
+            ..ClusterOptions::default()
+        };
+        let mut cluster = Cluster::prepare(binary(), options)?;
         for node in &mut cluster.nodes {
             node.start()?;
         }

@@ -18,6 +18,8 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// MiB of log after which a node takes a checkpoint and purges its log; `None` keeps the default.
     pub checkpoint_log_mb: Option<u64>,
+    /// More flags for every node.
+    pub flags: Vec<String>,
 }
 
 impl Default for ClusterOptions {
@@ -25,6 +27,7 @@ impl Default for ClusterOptions {
         Self {
             nodes: 3,
             checkpoint_log_mb: None,
+            flags: Vec::new(),
         }
     }
 }
@@ -81,6 +84,7 @@ impl Cluster {
             if let Some(mb) = options.checkpoint_log_mb {
                 args.extend(["--checkpoint-log-mb".into(), mb.to_string()]);
             }
+            args.extend(options.flags.iter().cloned());
             let log = dir.path().join(format!("{name}.log"));
             nodes.push(NodeProcess::new(
                 binary,
