@@ -405,17 +405,15 @@ impl Session {
         sid: &[u8],
         shared: &Shared,
     ) -> Result<(), Option<String>> {
-        if !subject::is_valid_filter(filter) {
-            return Err(Some("Invalid Subject".into()));
+        // In nats-server's order: permissions speak first, and a filter's form last.
+        let permissions = self.permissions.as_ref();
+        if permissions.is_some_and(|p| !p.can_subscribe(filter, queue)) {
+            return Err(Some(subscription_violation(filter, queue)));
         }
         let limits = shared.limits();
         let tokens_max = limits.subscription_tokens_max;
         if tokens_max != 0 && subject::tokens(filter).count() > tokens_max {
             return Err(Some(too_many_tokens(filter)));
-        }
-        let permissions = self.permissions.as_ref();
-        if permissions.is_some_and(|p| !p.can_subscribe(filter, queue)) {
-            return Err(Some(subscription_violation(filter, queue)));
         }
         let known = self.subscriptions.get(sid);
         if known.is_some_and(|known| !known.is_closed()) {
@@ -428,6 +426,9 @@ impl Session {
         };
         if self.subscriptions.len() >= most {
             return Err(Some("maximum subscriptions exceeded".into()));
+        }
+        if !subject::is_valid_filter(filter) {
+            return Err(Some("Invalid Subject".into()));
         }
         Ok(())
     }

@@ -74,9 +74,9 @@ pub(crate) fn subscription_violation(filter: &[u8], queue: Option<&[u8]>) -> Str
     }
 }
 
-/// The same for a subscription that was allowed once: with its sid.
+/// The same for a subscription that was allowed once: with its sid, and never with its queue.
 pub(crate) fn withdrawn_subscription(filter: &[u8], subscription: &Subscription) -> String {
-    let text = subscription_violation(filter, subscription.queue.as_deref());
+    let text = subscription_violation(filter, None);
     let sid = String::from_utf8_lossy(&subscription.sid);
     format!("{text} (sid \"{sid}\")")
 }

@@ -172,7 +172,7 @@ async fn a_narrowed_grant_removes_subscriptions_at_once() {
         lines,
         [
             "-ERR 'Permissions Violation for Subscription to \"room.a\" (sid \"1\")'",
-            "-ERR 'Permissions Violation for Subscription to \"room.b\" using queue \"q\" (sid \"2\")'",
+            "-ERR 'Permissions Violation for Subscription to \"room.b\" (sid \"2\")'",
         ]
     );
     let text =
