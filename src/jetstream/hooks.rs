@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use unibus_broker::{Broker, Service, ServiceId};
-use unibus_proto::subject::collide;
+use unibus_proto::subject::{collide, matches};
 use unibus_state::{Effect, State, Stream};
 
 use super::republish::Outbox;
@@ -65,6 +65,10 @@ pub(super) struct Hooks {
     pub(super) wake_copies: Notify,
     /// Some stream is a mirror or has sources.
     copies: AtomicBool,
+    /// Some stream takes atomic batches.
+    atomic: AtomicBool,
+    /// (filter, stream) of those that do.
+    atomic_filters: RwLock<Vec<(String, Arc<str>)>>,
     pub(super) republish: Outbox,
 }
 
@@ -181,6 +185,31 @@ impl Hooks {
             .streams()
             .any(|stream| stream.origins().next().is_some());
         self.copies.store(copies, Ordering::Relaxed);
+        let atomic = state
+            .streams()
+            .filter(|stream| stream.config().allow_atomic);
+        let filters: Vec<_> = atomic
+            .flat_map(|stream| {
+                let filters = stream.config().subjects.iter().cloned();
+                filters.map(|filter| (filter, Arc::clone(stream.name())))
+            })
+            .collect();
+        self.atomic.store(!filters.is_empty(), Ordering::Relaxed);
+        *self.atomic_filters.write() = filters;
+    }
+
+    /// Whether any stream takes atomic batches.
+    pub(super) fn has_atomic(&self) -> bool {
+        self.atomic.load(Ordering::Relaxed)
+    }
+
+    /// The stream of a subject, if it takes atomic batches.
+    pub(super) fn atomic_stream(&self, subject: &[u8]) -> Option<Arc<str>> {
+        let filters = self.atomic_filters.read();
+        let mut filters = filters.iter();
+        filters
+            .find(|(filter, _)| matches(filter.as_bytes(), subject))
+            .map(|(_, stream)| Arc::clone(stream))
     }
 
     fn refresh_consumers(&self, state: &State, names: HashSet<(String, String)>) {

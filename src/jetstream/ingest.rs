@@ -14,10 +14,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use unibus_broker::{Broker, Inbound, Internal, Publication, Service};
 use unibus_proto::jetstream::error::CLUSTER_NOT_AVAILABLE;
-use unibus_proto::jetstream::info::{write_pub_ack, write_pub_refusal};
+use unibus_proto::jetstream::info::{write_pub_ack, write_pub_ack_of, write_pub_refusal};
 use unibus_raft::{Proposal, ProposeError, Proposed, Replica};
 use unibus_state::{Command, CommandBatch, EncodedBatch, Outcome};
 
+use super::batches::{self, Stage};
+use super::hooks::Hooks;
 use super::internal;
 use super::text;
 
@@ -135,19 +137,19 @@ impl Ingest {
         {
             return false;
         }
-        let slot = match m.reply {
-            Some(reply) if !reply.is_empty() => {
-                let at = queue.replies.len();
-                queue.replies.extend_from_slice(reply);
-                Slot::Reply {
-                    at,
-                    len: reply.len(),
-                }
-            }
-            _ => Slot::Silent,
-        };
+        let slot = queue.slot(m.reply.unwrap_or_default());
         self.queued(queue, slot);
         true
+    }
+
+    /// Queues a command whose outcome a publisher is told.
+    pub(super) fn submit(&self, command: &Command, reply: &[u8]) {
+        let mut queue = self.queue.lock();
+        if let Err(error) = queue.batch.push(command) {
+            return tracing::error!(%error, "a command does not encode");
+        }
+        let slot = queue.slot(reply);
+        self.queued(queue, slot);
     }
 
     /// Queues one API mutation. One that can't be framed is answered at once: the sender is gone.
@@ -285,6 +287,18 @@ impl Queue {
         }
     }
 
+    fn slot(&mut self, reply: &[u8]) -> Slot {
+        if reply.is_empty() {
+            return Slot::Silent;
+        }
+        let at = self.replies.len();
+        self.replies.extend_from_slice(reply);
+        Slot::Reply {
+            at,
+            len: reply.len(),
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.slots.len() >= BATCH_COMMANDS_MAX || self.batch.bytes() >= BATCH_BYTES_MAX
     }
@@ -294,12 +308,22 @@ impl Queue {
 #[derive(Debug)]
 pub(super) struct Capture {
     pub(super) ingest: Arc<Ingest>,
+    pub(super) hooks: Arc<Hooks>,
+    pub(super) broker: Broker,
+    pub(super) stage: Stage,
 }
 
 impl Service for Capture {
     fn deliver(&self, m: &Inbound<'_>) -> bool {
         if !m.origin.internal && internal::is_subject(m.subject) {
             return false;
+        }
+        if self.hooks.has_atomic()
+            && batches::is_part(m)
+            && let Some(stream) = self.hooks.atomic_stream(m.subject)
+            && self.stage.take(&stream, m, &self.ingest, &self.broker)
+        {
+            return true;
         }
         self.ingest.publish(m)
     }
@@ -444,6 +468,19 @@ fn acknowledge(out: &mut Internal<'_>, scratch: &mut Vec<u8>, reply: &[u8], outc
             duplicate,
         } => {
             write_pub_ack(scratch, stream, *seq, *duplicate);
+        }
+        Outcome::Counted { stream, seq, val } => {
+            write_pub_ack_of(scratch, stream, *seq, None, Some(val));
+        }
+        Outcome::Batched {
+            stream,
+            seq,
+            batch,
+            count,
+            val,
+        } => {
+            let batch = Some((batch.as_str(), *count));
+            write_pub_ack_of(scratch, stream, *seq, batch, val.as_deref());
         }
         Outcome::Refused(refusal) => {
             if refusal.silent {

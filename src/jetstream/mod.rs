@@ -15,10 +15,12 @@
 
 mod advisory;
 mod api;
+mod batches;
 mod clock;
 mod consumer_info;
 mod core;
 mod delivery;
+mod domain;
 mod flow;
 mod forward;
 mod hooks;
@@ -60,8 +62,10 @@ use unibus_state::{Effect, State};
 pub(crate) use self::report::{StreamReport, Totals};
 
 use self::api::{Api, Reader};
+use self::batches::Stage;
 use self::core::Core;
 use self::delivery::Engine;
+use self::domain::DomainApi;
 use self::hooks::Hooks;
 use self::ingest::{Capture, Ingest};
 use self::inlet::{Acknowledgements, Inlet};
@@ -187,8 +191,13 @@ impl JetStream {
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(republish::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(sourcing::run(Arc::clone(&core))));
-        core.hooks
-            .attach(broker.clone(), Arc::new(Capture { ingest }));
+        let capture = Arc::new(Capture {
+            ingest,
+            hooks: Arc::clone(&core.hooks),
+            broker: broker.clone(),
+            stage: Stage::default(),
+        });
+        core.hooks.attach(broker.clone(), capture.clone());
         replica.with_state(|state| core.hooks.resync(state));
         let acknowledgements = Arc::new(Acknowledgements::new(Arc::clone(&core)));
         if replica.with_state(|state| *state.limits() != core.options.limits) {
@@ -198,11 +207,18 @@ impl JetStream {
                     .call(&Command::Limits(core.options.limits.clone())),
             );
         }
-        let services = vec![
-            broker.add_service("$JS.API.>", Arc::new(Api::new(Arc::clone(&core), reader))),
+        let api = Arc::new(Api::new(Arc::clone(&core), reader));
+        let domain = core.options.domain.as_deref().map(|domain| {
+            let filter = format!("$JS.{domain}.API.>");
+            let service = DomainApi::new(domain, Arc::clone(&api), capture);
+            broker.add_service(&filter, Arc::new(service))
+        });
+        let mut services = vec![
+            broker.add_service("$JS.API.>", api),
             broker.add_service("$JS.ACK.>", acknowledgements.clone()),
             broker.add_service("$JS.FC.>", acknowledgements),
         ];
+        services.extend(domain);
         let running = Running { services, tasks };
         Self {
             core,

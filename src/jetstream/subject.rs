@@ -54,6 +54,10 @@ pub(super) enum Endpoint<'a> {
         stream: &'a str,
         subject: Option<&'a str>,
     },
+    /// The stream's group is to be led by another node.
+    StreamStepdown(&'a str),
+    /// The cluster is to be led by another node.
+    MetaStepdown,
     /// A request of nats-server that this version does not serve; carries its response type.
     Unsupported(&'static str),
     /// Not a request of the API at all.
@@ -80,8 +84,11 @@ pub(super) fn parse(subject: &[u8]) -> Endpoint<'_> {
     else {
         return Endpoint::Unknown;
     };
-    if rest == "INFO" {
-        return Endpoint::AccountInfo;
+    match rest {
+        "INFO" => return Endpoint::AccountInfo,
+        "META.LEADER.STEPDOWN" => return Endpoint::MetaStepdown,
+        "SERVER.REMOVE" => return Endpoint::Unsupported("meta_server_remove_response"),
+        _ => {}
     }
     if let Some(rest) = rest.strip_prefix("STREAM.") {
         return stream_endpoint(rest);
@@ -115,8 +122,8 @@ fn stream_endpoint(rest: &str) -> Endpoint<'_> {
     };
     let (verb, stream) = match (verb, target.split_once('.')) {
         ("MSG", Some((verb @ ("GET" | "DELETE"), stream))) => (verb, stream),
-        ("LEADER", Some(("STEPDOWN", _))) => {
-            return Endpoint::Unsupported("stream_leader_stepdown_response");
+        ("LEADER", Some(("STEPDOWN", stream))) if !stream.contains('.') => {
+            return Endpoint::StreamStepdown(stream);
         }
         ("PEER", Some(("REMOVE", _))) => {
             return Endpoint::Unsupported("stream_remove_peer_response");
@@ -302,6 +309,14 @@ mod tests {
 
     #[test]
     fn the_rest_is_unknown_or_unsupported() {
+        assert_eq!(
+            parse(b"$JS.API.STREAM.LEADER.STEPDOWN.S"),
+            Endpoint::StreamStepdown("S")
+        );
+        assert_eq!(
+            parse(b"$JS.API.META.LEADER.STEPDOWN"),
+            Endpoint::MetaStepdown
+        );
         assert_eq!(parse(b"$JS.API.NOPE"), Endpoint::Unknown);
         assert_eq!(parse(b"$JS.API.STREAM"), Endpoint::Unknown);
         assert_eq!(parse(b"$JS.API.STREAM.\xff"), Endpoint::Unknown);

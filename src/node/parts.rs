@@ -11,7 +11,7 @@ use super::listeners::Addresses;
 use super::wiring::{ReplicaSlot, RouteHooks};
 use super::{ADVERTISED_VERSION, NodeError, interfaces};
 use crate::config::limits::Limits;
-use crate::config::{Advertise, ClusterConfig, NodeConfig, RouteSecret};
+use crate::config::{Advertise, AuthMode, ClusterConfig, NodeConfig, RouteSecret};
 use crate::jetstream::{ConsumerLimits, JetStreamOptions};
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 
@@ -135,8 +135,40 @@ pub(super) fn jetstream_options(config: &NodeConfig) -> JetStreamOptions {
         cluster_name: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
         version: ADVERTISED_VERSION.to_owned(),
         api_level: API_LEVEL,
+        limits: jetstream_limits(config),
+        strict: config.jetstream.as_ref().is_some_and(|js| js.strict),
         ..JetStreamOptions::new(config.server_name.clone())
     }
+}
+
+/// The limits of the account that JetStream serves, and of the server.
+fn jetstream_limits(config: &NodeConfig) -> unibus_state::limits::Limits {
+    let number = |limit: Option<u64>| limit.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX));
+    let mut limits = unibus_state::limits::Limits::default();
+    let Some(js) = &config.jetstream else {
+        return limits;
+    };
+    limits.server_memory = number(js.max_memory);
+    limits.server_storage = number(js.max_storage);
+    let AuthMode::Static(auth) = &config.auth else {
+        return limits;
+    };
+    let mut accounts = auth.accounts.iter();
+    let served = accounts.find(|account| Some(&account.name) == js.account.as_ref());
+    let Some(own) = served.and_then(|account| account.jetstream.as_ref()) else {
+        return limits;
+    };
+    limits.account = unibus_proto::jetstream::info::AccountLimits {
+        max_memory: number(own.max_memory),
+        max_storage: number(own.max_storage),
+        max_streams: number(own.max_streams),
+        max_consumers: number(own.max_consumers),
+        max_ack_pending: number(own.max_ack_pending),
+        memory_max_stream_bytes: number(own.memory_max_stream_bytes),
+        storage_max_stream_bytes: number(own.store_max_stream_bytes),
+        max_bytes_required: own.max_bytes_required,
+    };
+    limits
 }
 
 pub(super) async fn start_mesh(

@@ -37,6 +37,7 @@ mod kind {
     pub(super) const COPY: u8 = 32;
     pub(super) const LIMITS: u8 = 33;
     pub(super) const CONTROL: u8 = 64;
+    pub(super) const ATOMIC: u8 = 34;
 }
 
 /// Commands being gathered by a proposer.
@@ -137,6 +138,10 @@ impl CommandBatch {
             }
             Command::Copy(body) => {
                 self.push_body(kind::COPY, &bodies::encode_copy(body));
+                Ok(())
+            }
+            Command::Atomic(body) => {
+                self.push_body(kind::ATOMIC, &bodies::encode_atomic(body));
                 Ok(())
             }
             Command::Limits(body) => self.push_json(kind::LIMITS, body),
@@ -280,6 +285,7 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::CONSUMER_PAUSE => Command::ConsumerPause(json(body)?),
         kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
         kind::COPY => Command::Copy(bodies::decode_copy(body)?),
+        kind::ATOMIC => Command::Atomic(bodies::decode_atomic(body)?),
         kind::LIMITS => Command::Limits(json(body)?),
         kind::CONTROL => Command::Control(ControlChange::decode(body)?),
         kind::TICK if body.is_empty() => Command::Tick,

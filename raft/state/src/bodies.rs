@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
-use crate::command::{CopiedMessage, CopyBatch};
+use crate::command::{Append, AtomicBatch, CopiedMessage, CopyBatch};
 
 /// Bytes of a copied message besides subject and data.
 const COPIED_BYTES_MIN: usize = 8 + 8 + 4 + 4 + 4;
@@ -70,9 +70,66 @@ fn decode_copied(reader: &mut Reader<'_>) -> Result<CopiedMessage, CodecError> {
     })
 }
 
+/// `id | count | (privileged | subject | header_len | data)…`
+pub(crate) fn encode_atomic(batch: &AtomicBatch) -> Vec<u8> {
+    let bytes: usize = batch.messages.iter().map(|m| m.data.len() + 128).sum();
+    let mut out = Vec::with_capacity(bytes + 128);
+    put_blob(&mut out, batch.id.as_bytes());
+    out.extend_from_slice(&len_u32(batch.messages.len()).to_le_bytes());
+    for message in &batch.messages {
+        out.push(u8::from(message.privileged));
+        put_blob(&mut out, &message.subject);
+        out.extend_from_slice(&message.header_len.to_le_bytes());
+        put_blob(&mut out, &message.data);
+    }
+    out
+}
+
+pub(crate) fn decode_atomic(body: &[u8]) -> Result<AtomicBatch, CodecError> {
+    let mut reader = Reader::new(body);
+    let id = reader.text()?.to_owned();
+    let count = reader.count(1 + 4 + 4 + 4)?;
+    let mut messages = Vec::with_capacity(count);
+    for _ in 0..count {
+        let privileged = reader.flag()?;
+        let subject = reader.blob()?;
+        let header_len = reader.u32()?;
+        let data = reader.blob()?;
+        if header_len as usize > data.len() || subject.len() > usize::from(u16::MAX) {
+            return Err(CodecError::Length);
+        }
+        messages.push(Append {
+            subject: Bytes::copy_from_slice(subject),
+            header_len,
+            data: Bytes::copy_from_slice(data),
+            privileged,
+        });
+    }
+    reader.finish()?;
+    Ok(AtomicBatch { id, messages })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_read_back_and_damage_is_seen() {
+        let batch = AtomicBatch {
+            id: "b".into(),
+            messages: vec![Append {
+                subject: Bytes::from_static(b"s"),
+                header_len: 1,
+                data: Bytes::from_static(b"hp"),
+                privileged: true,
+            }],
+        };
+        let bytes = encode_atomic(&batch);
+        assert_eq!(decode_atomic(&bytes), Ok(batch));
+        for cut in 0..bytes.len() {
+            assert!(decode_atomic(&bytes[..cut]).is_err(), "{cut}");
+        }
+    }
 
     #[test]
     fn copies_read_back_and_damage_is_seen() {

@@ -190,6 +190,15 @@ pub struct CopyBatch {
     pub messages: Vec<CopiedMessage>,
 }
 
+/// `Atomic`: messages of one stream that are stored together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtomicBatch {
+    /// The client's name for the batch.
+    pub id: String,
+    /// In order.
+    pub messages: Vec<Append>,
+}
+
 /// Everything that changes the state.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(
@@ -223,6 +232,8 @@ pub enum Command {
     ConsumerReset(ConsumerReset),
     /// Copy messages of one stream to another.
     Copy(CopyBatch),
+    /// Store a batch as a whole.
+    Atomic(AtomicBatch),
     /// What the account and the server may use.
     Limits(crate::limits::Limits),
     /// Change records of the control plane, all or none.

@@ -203,7 +203,7 @@ impl Stream {
             && headers.expected_last_msg_id.is_none()
             && headers.ttl.is_none()
             && !headers.batch
-            && !headers.counter
+            && headers.incr.is_none()
             && !headers.schedule
             && !headers.source;
         if !plain || !subject::is_literal(&record.subject) {

@@ -39,7 +39,7 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) expected_last_msg_id: Option<&'a [u8]>,
     pub(crate) rollup: Option<&'a [u8]>,
     pub(crate) ttl: Option<&'a [u8]>,
-    pub(crate) counter: bool,
+    pub(crate) incr: Option<&'a [u8]>,
     pub(crate) batch: bool,
     pub(crate) schedule: bool,
     pub(crate) source: bool,
@@ -88,13 +88,28 @@ fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) -> Res
         }
         b"Nats-Rollup" => first(&mut found.rollup, value),
         b"Nats-TTL" => first(&mut found.ttl, value),
-        b"Nats-Incr" => found.counter = true,
-        b"Nats-Batch-Id" => found.batch = true,
+        b"Nats-Incr" => first(&mut found.incr, value),
+        b"Nats-Batch-Id" => found.batch = !value.is_empty(),
         b"Nats-Stream-Source" => found.source = true,
         REQUEST_INFO => found.rewrite = true,
         _ => found.schedule |= name.starts_with(b"Nats-Schedule"),
     }
     Ok(())
+}
+
+/// The value of the first header with this name.
+pub(crate) fn header_value<'a>(block: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut found = lines(block).skip(1).filter_map(split_line);
+    found
+        .find(|(have, _)| *have == name)
+        .map(|(_, value)| value)
+}
+
+/// The block without the lines that begin like this.
+pub(crate) fn without_lines(block: &[u8], prefix: &[u8]) -> Vec<u8> {
+    let lines = block.split_inclusive(|byte| *byte == b'\n');
+    let kept: Vec<&[u8]> = lines.filter(|line| !line.starts_with(prefix)).collect();
+    kept.concat()
 }
 
 /// The first of several equal names counts; an empty value is no value.

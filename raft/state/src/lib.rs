@@ -12,6 +12,7 @@ mod consumer;
 mod consumer_row;
 mod consumer_update;
 mod copies;
+mod counter;
 mod cursor;
 mod dedupe;
 mod header_scan;
@@ -28,6 +29,7 @@ mod subject_table;
 mod validate;
 mod validate_sources;
 
+pub mod atomic;
 pub mod batch;
 pub mod command;
 pub mod control;

@@ -32,6 +32,28 @@ pub enum Outcome {
         /// Stored before.
         duplicate: bool,
     },
+    /// A counter's message is stored.
+    Counted {
+        /// The stream.
+        stream: Arc<str>,
+        /// Its sequence.
+        seq: u64,
+        /// The value it led to, decimal.
+        val: String,
+    },
+    /// All messages of an atomic batch are stored.
+    Batched {
+        /// The stream.
+        stream: Arc<str>,
+        /// The sequence of the last of them.
+        seq: u64,
+        /// The batch's id.
+        batch: String,
+        /// Messages.
+        count: u64,
+        /// The value that the last of them led to, in a counter stream.
+        val: Option<String>,
+    },
     /// Created, updated, deleted: read the details from the state.
     Done,
     /// Messages were removed.
@@ -149,6 +171,8 @@ mod kind {
     pub(super) const CHECK_FAILED: u8 = 64;
     /// Published in the same stream as the outcome before: the common case of a batch.
     pub(super) const PUBLISHED_SAME: u8 = 8;
+    pub(super) const COUNTED: u8 = 9;
+    pub(super) const BATCHED: u8 = 10;
 }
 
 /// `format:u8 | count:u32 | outcome…`, to answer a follower's proposal.
@@ -182,6 +206,27 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
             }
             out.extend_from_slice(&seq.to_le_bytes());
             out.push(u8::from(*duplicate));
+        }
+        Outcome::Counted { stream, seq, val } => {
+            out.push(kind::COUNTED);
+            put_blob(out, stream.as_bytes());
+            out.extend_from_slice(&seq.to_le_bytes());
+            put_blob(out, val.as_bytes());
+        }
+        Outcome::Batched {
+            stream,
+            seq,
+            batch,
+            count,
+            val,
+        } => {
+            out.push(kind::BATCHED);
+            put_blob(out, stream.as_bytes());
+            out.extend_from_slice(&seq.to_le_bytes());
+            put_blob(out, batch.as_bytes());
+            out.extend_from_slice(&count.to_le_bytes());
+            // No value is an empty one.
+            put_blob(out, val.as_deref().unwrap_or_default().as_bytes());
         }
         Outcome::Done => out.push(kind::DONE),
         Outcome::Purged { count } => {
@@ -274,6 +319,18 @@ fn decode_outcome(
                 },
             })
         }
+        kind::COUNTED => Outcome::Counted {
+            stream: reader.text()?.into(),
+            seq: reader.u64()?,
+            val: reader.text()?.to_owned(),
+        },
+        kind::BATCHED => Outcome::Batched {
+            stream: reader.text()?.into(),
+            seq: reader.u64()?,
+            batch: reader.text()?.to_owned(),
+            count: reader.u64()?,
+            val: Some(reader.text()?.to_owned()).filter(|val| !val.is_empty()),
+        },
         kind::NO_STREAM => Outcome::NoStream,
         kind::SILENT => Outcome::Silent,
         kind::CHECK_FAILED => Outcome::CheckFailed {
@@ -310,6 +367,18 @@ mod tests {
                 stream: stream.clone(),
                 seq: 1,
                 duplicate: true,
+            },
+            Outcome::Counted {
+                stream: stream.clone(),
+                seq: 4,
+                val: "-12".into(),
+            },
+            Outcome::Batched {
+                stream: stream.clone(),
+                seq: 9,
+                batch: "b".into(),
+                count: 2,
+                val: None,
             },
             Outcome::Done,
             Outcome::Purged { count: 3 },

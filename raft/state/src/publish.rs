@@ -9,6 +9,7 @@ use crate::blocks::{HEADERS, NEVER, TTL};
 use crate::codec::len_u32;
 use crate::command::AppendRef;
 use crate::compiled::Again;
+use crate::counter::{self, Counted};
 use crate::dedupe::{IdKey, Remembered, key_of};
 use crate::header_scan::{
     HEADER_BYTES_MAX, PublishHeaders, Rollup, Ttl, parse_rollup, parse_ttl, scan, stored_form,
@@ -21,17 +22,49 @@ use crate::stream::{Context, Stream, limit, message_size};
 /// Sequences end here, far from where counting on would overflow.
 const SEQUENCE_MAX: u64 = 1 << 63;
 
-enum Stored {
+/// Where a message comes from, and so what its headers may ask for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Publisher {
+    /// A client.
+    Client,
+    /// Another stream: what was expected of it was settled at the origin.
+    Copy,
+    /// A batch that was checked as a whole.
+    Batch,
+}
+
+pub(crate) enum Stored {
     New(u64),
     Duplicate(u64),
+    /// A counter's message and the value it led to.
+    Counted(u64, String),
+}
+
+impl Stored {
+    /// The value of a counter.
+    pub(crate) fn val(self) -> Option<String> {
+        match self {
+            Self::Counted(_, val) => Some(val),
+            Self::New(_) | Self::Duplicate(_) => None,
+        }
+    }
+}
+
+/// What was expected of the stream has been compared.
+fn settle_expectations(headers: &mut PublishHeaders<'_>) {
+    headers.expected_last_seq = None;
+    headers.expected_last_subject_seq = None;
+    headers.expected_last_subject = None;
+    headers.expected_last_msg_id = None;
 }
 
 impl Stream {
     /// Stores a message whose subject belongs to this stream, or says why not.
     pub(crate) fn append(&mut self, a: AppendRef<'_>, ctx: &mut Context<'_>) -> Outcome {
-        let (seq, duplicate) = match self.try_append(a, false, ctx) {
-            Ok(Stored::New(seq)) => (seq, false),
-            Ok(Stored::Duplicate(seq)) => (seq, true),
+        let (seq, duplicate, val) = match self.publish(a, Publisher::Client, ctx) {
+            Ok(Stored::New(seq)) => (seq, false, None),
+            Ok(Stored::Duplicate(seq)) => (seq, true, None),
+            Ok(Stored::Counted(seq, val)) => (seq, false, Some(val)),
             Err(error) => {
                 return Outcome::Refused(Refusal {
                     stream: Some(self.name.clone()),
@@ -43,10 +76,14 @@ impl Stream {
         if self.config.no_ack {
             return Outcome::Silent;
         }
-        Outcome::Published {
-            stream: self.name.clone(),
-            seq,
-            duplicate,
+        let stream = self.name.clone();
+        match val {
+            Some(val) => Outcome::Counted { stream, seq, val },
+            None => Outcome::Published {
+                stream,
+                seq,
+                duplicate,
+            },
         }
     }
 
@@ -56,13 +93,14 @@ impl Stream {
         a: AppendRef<'_>,
         ctx: &mut Context<'_>,
     ) -> Result<(), ApiError> {
-        self.try_append(a, true, ctx).map(drop)
+        self.publish(a, Publisher::Copy, ctx).map(drop)
     }
 
-    fn try_append(
+    /// Stores one message, or says why not.
+    pub(crate) fn publish(
         &mut self,
         a: AppendRef<'_>,
-        copied: bool,
+        publisher: Publisher,
         ctx: &mut Context<'_>,
     ) -> Result<Stored, ApiError> {
         if self.is_control() && !a.privileged {
@@ -82,6 +120,7 @@ impl Stream {
         };
         let header_len = a.header_len as usize;
         if header_len == 0 {
+            counter::check(self.config.allow_msg_counter, &PublishHeaders::default())?;
             return self.store_checked(a, None, None, ctx).map(Stored::New);
         }
         if header_len > HEADER_BYTES_MAX {
@@ -89,10 +128,12 @@ impl Stream {
         }
         let (block, payload) = a.data.split_at(header_len);
         let mut headers = scan(block)?;
-        if copied {
-            self.settle_copied(&mut headers);
+        match publisher {
+            Publisher::Client => {}
+            Publisher::Copy => self.settle_copied(&mut headers),
+            Publisher::Batch => settle_expectations(&mut headers),
         }
-        self.check_features(&headers)?;
+        self.check_features(&headers, publisher)?;
         let ttl = self.ttl_of(&headers)?;
         let window = u64::try_from(self.config.duplicate_window).unwrap_or(0);
         self.dirty.row |= self.dedupe.expire(window, ctx.now_ns);
@@ -105,6 +146,12 @@ impl Stream {
         }
         self.check_expected(&headers, a.subject)?;
         let rollup = self.rollup_of(&headers)?;
+        if self.config.allow_msg_counter {
+            let counted = self.count(a, &headers, publisher == Publisher::Copy)?;
+            let (seq, val) = self.store_counted(a, counted, ttl, rollup, ctx)?;
+            self.remember(key, headers.msg_id, seq, ctx.now_ns);
+            return Ok(Stored::Counted(seq, val));
+        }
         let seq = if headers.rewrite {
             let mut data = stored_form(block);
             let header_len = len_u32(data.len());
@@ -125,15 +172,11 @@ impl Stream {
     /// Takes out of a copy's headers what was settled when the origin stored it, or what this stream
     /// does not grant.
     fn settle_copied(&self, headers: &mut PublishHeaders<'_>) {
-        headers.source = false;
-        headers.batch = false;
-        headers.schedule = false;
-        headers.counter = false;
         headers.expected_stream = None;
-        headers.expected_last_seq = None;
-        headers.expected_last_subject_seq = None;
-        headers.expected_last_subject = None;
-        headers.expected_last_msg_id = None;
+        settle_expectations(headers);
+        if !self.config.allow_msg_counter {
+            headers.incr = None;
+        }
         if !self.config.allow_msg_ttl {
             headers.ttl = None;
         }
@@ -143,17 +186,23 @@ impl Stream {
     }
 
     /// Features a message may ask for that this stream does not have.
-    fn check_features(&self, headers: &PublishHeaders<'_>) -> Result<(), ApiError> {
-        if headers.counter {
-            return Err(error::MESSAGE_COUNTER_DISABLED);
+    pub(crate) fn check_features(
+        &self,
+        headers: &PublishHeaders<'_>,
+        publisher: Publisher,
+    ) -> Result<(), ApiError> {
+        counter::check(self.config.allow_msg_counter, headers)?;
+        if headers.batch && publisher == Publisher::Client {
+            return Err(if self.config.allow_atomic {
+                error::ATOMIC_PUBLISH_INCOMPLETE
+            } else {
+                error::ATOMIC_PUBLISH_DISABLED
+            });
         }
-        if headers.batch {
-            return Err(error::ATOMIC_PUBLISH_DISABLED);
-        }
-        if headers.schedule {
+        if headers.schedule && publisher != Publisher::Copy {
             return Err(error::MESSAGE_SCHEDULES_DISABLED);
         }
-        if headers.source {
+        if headers.source && publisher != Publisher::Copy {
             return Err(error::SOURCE_HEADER_NOT_ALLOWED);
         }
         match headers.expected_stream {
@@ -164,7 +213,7 @@ impl Stream {
         }
     }
 
-    fn ttl_of(&self, headers: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
+    pub(crate) fn ttl_of(&self, headers: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
         let Some(value) = headers.ttl.filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
@@ -182,7 +231,11 @@ impl Stream {
         })
     }
 
-    fn check_expected(&self, headers: &PublishHeaders<'_>, own: &[u8]) -> Result<(), ApiError> {
+    pub(crate) fn check_expected(
+        &self,
+        headers: &PublishHeaders<'_>,
+        own: &[u8],
+    ) -> Result<(), ApiError> {
         if let Some(expected) = headers.expected_last_subject_seq {
             let filter = headers
                 .expected_last_subject
@@ -213,7 +266,10 @@ impl Stream {
         }
     }
 
-    fn rollup_of(&self, headers: &PublishHeaders<'_>) -> Result<Option<Rollup>, ApiError> {
+    pub(crate) fn rollup_of(
+        &self,
+        headers: &PublishHeaders<'_>,
+    ) -> Result<Option<Rollup>, ApiError> {
         let Some(value) = headers.rollup.filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
@@ -333,6 +389,27 @@ impl Stream {
         }
         self.blocks.skip(self.last_seq, now_ns);
         self.dirty.row = true;
+    }
+
+    fn store_counted(
+        &mut self,
+        a: AppendRef<'_>,
+        counted: Counted,
+        ttl: Option<Ttl>,
+        rollup: Option<Rollup>,
+        ctx: &mut Context<'_>,
+    ) -> Result<(u64, String), ApiError> {
+        let a = AppendRef {
+            header_len: counted.header_len,
+            data: &counted.data,
+            ..a
+        };
+        let seq = self.store_checked(a, ttl, rollup, ctx)?;
+        let val = counted.count.val.clone();
+        if self.blocks.is_live(seq) {
+            self.counts.insert(seq, counted.count);
+        }
+        Ok((seq, val))
     }
 
     fn remember(&mut self, key: Option<IdKey>, id: Option<&[u8]>, seq: u64, ts_ns: u64) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unibus_proto::jetstream::config::StreamConfig;
 
-use crate::blocks::{Block, HEADERS, STORED_FLAGS, TTL};
+use crate::blocks::{Block, HEADERS, IndexEntry, STORED_FLAGS, TTL};
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
 use crate::consumer::{Consumer, ConsumerRow};
 use crate::copies::Progress;
@@ -21,6 +21,8 @@ use crate::state::State;
 use crate::stream::{Stream, message_size};
 
 const FORMAT: u8 = 1;
+/// Format of index rows of blocks with counters: their values come last.
+const FORMAT_COUNTED: u8 = 2;
 /// A dead entry of an index row.
 const DEAD: u32 = u32::MAX;
 
@@ -311,7 +313,10 @@ impl Stream {
                 len_u32(names.len() - 1)
             });
         }
-        let mut row = vec![FORMAT];
+        let end = block.base + block.entries.len() as u64;
+        let counts: Vec<_> = self.counts.range(block.base..end).collect();
+        let counted = !counts.is_empty();
+        let mut row = vec![if counted { FORMAT_COUNTED } else { FORMAT }];
         row.extend_from_slice(&block.base.to_le_bytes());
         row.push(u8::from(block.sealed));
         row.extend_from_slice(&len_u32(names.len()).to_le_bytes());
@@ -325,12 +330,18 @@ impl Stream {
             row.extend_from_slice(&(entry.len() | entry.flags()).to_le_bytes());
             row.extend_from_slice(&entry.ts_ns().to_le_bytes());
         }
-        let end = block.base + block.entries.len() as u64;
         let expiries: Vec<_> = self.expiry_of.range(block.base..end).collect();
         row.extend_from_slice(&len_u32(expiries.len()).to_le_bytes());
         for (seq, expiry) in expiries {
             row.extend_from_slice(&seq.to_le_bytes());
             row.extend_from_slice(&expiry.to_le_bytes());
+        }
+        if counted {
+            row.extend_from_slice(&len_u32(counts.len()).to_le_bytes());
+            for (seq, count) in counts {
+                row.extend_from_slice(&seq.to_le_bytes());
+                put_blob(&mut row, &serde_json::to_vec(count).unwrap_or_default());
+            }
         }
         row
     }
@@ -509,7 +520,12 @@ fn load_stream(uid: StreamUid, mut parts: Parts) -> Result<Stream, LoadError> {
 impl Stream {
     fn load_block(&mut self, id: BlockId, index: &[u8], live: &[u8]) -> Result<(), CodecError> {
         let bits = read_live(live)?;
-        let mut reader = open(index)?;
+        let mut reader = Reader::new(index);
+        let counted = match reader.u8()? {
+            FORMAT => false,
+            FORMAT_COUNTED => true,
+            other => return Err(CodecError::UnknownFormat(other)),
+        };
         let base = reader.u64()?;
         let mut block = Block::new(id, base);
         block.sealed = reader.flag()?;
@@ -563,10 +579,28 @@ impl Stream {
                 self.by_expiry.insert((expiry, seq));
             }
         }
+        if counted {
+            self.load_counts(&block, &mut reader)?;
+        }
         reader.finish()?;
         block.index_dirty = false;
         block.live_dirty = false;
         self.blocks.list.push_back(block);
+        Ok(())
+    }
+}
+
+impl Stream {
+    fn load_counts(&mut self, block: &Block, reader: &mut Reader<'_>) -> Result<(), CodecError> {
+        for _ in 0..reader.count(12)? {
+            let seq = reader.u64()?;
+            let count =
+                serde_json::from_slice(reader.blob()?).map_err(|_| CodecError::Malformed)?;
+            let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);
+            if block.entries.get(at).is_some_and(IndexEntry::is_live) {
+                self.counts.insert(seq, count);
+            }
+        }
         Ok(())
     }
 }

@@ -11,7 +11,8 @@ use unibus_proto::jetstream::info::AccountInfo;
 
 use crate::batch::Entry;
 use crate::command::{
-    AppendRef, Command, CommandRef, CopyBatch, MessageDelete, StreamDelete, StreamPurge, StreamPut,
+    AppendRef, AtomicBatch, Command, CommandRef, CopyBatch, MessageDelete, StreamDelete,
+    StreamPurge, StreamPut,
 };
 use crate::compiled::Compiled;
 use crate::limits::{Limits, Used};
@@ -198,7 +199,7 @@ impl State {
         let Some(slot) = self.routes.find(append.subject) else {
             return Outcome::NoStream;
         };
-        if let Err(refused) = self.check_append(slot, &append) {
+        if let Err(refused) = self.check_append(slot, append.subject.len() + append.data.len()) {
             return refused;
         }
         let applies = self.applies;
@@ -219,7 +220,7 @@ impl State {
     }
 
     /// The limits that streams share.
-    fn check_append(&mut self, slot: u32, append: &AppendRef<'_>) -> Result<(), Outcome> {
+    fn check_append(&mut self, slot: u32, bytes: usize) -> Result<(), Outcome> {
         if !self.limits.bounds_bytes() {
             return Ok(());
         }
@@ -228,7 +229,6 @@ impl State {
         };
         let (name, storage) = (stream.name.clone(), stream.config.storage);
         let silent = stream.config.no_ack;
-        let bytes = append.subject.len() + append.data.len();
         self.check_room(storage, bytes as u64).map_err(|error| {
             Outcome::Refused(Refusal {
                 stream: Some(name),
@@ -264,6 +264,7 @@ impl State {
             Command::ConsumerPause(pause) => self.pause_consumer(&pause, step),
             Command::ConsumerReset(reset) => self.reset_consumer(&reset, step),
             Command::Copy(batch) => self.copy(&batch, step),
+            Command::Atomic(batch) => Ok(self.atomic(&batch, step)),
             Command::Limits(limits) => {
                 self.limits = limits;
                 Ok(Outcome::Done)
@@ -437,6 +438,35 @@ impl State {
         }
         step.advanced(slot, stream, applies);
         Ok(Outcome::Done)
+    }
+
+    fn atomic(&mut self, batch: &AtomicBatch, step: &mut Step<'_>) -> Outcome {
+        let mut slots = batch.messages.iter().map(|m| self.routes.find(&m.subject));
+        let Some(Some(slot)) = slots.next() else {
+            return Outcome::NoStream;
+        };
+        // A batch belongs to one stream.
+        if !slots.all(|other| other == Some(slot)) {
+            return Outcome::Refused(error::ATOMIC_PUBLISH_INCOMPLETE.into());
+        }
+        let bytes: usize = batch
+            .messages
+            .iter()
+            .map(|m| m.subject.len() + m.data.len())
+            .sum();
+        if let Err(refused) = self.check_append(slot, bytes) {
+            return refused;
+        }
+        let applies = self.applies;
+        let Some(stream) = self.at_mut(slot) else {
+            return Outcome::NoStream;
+        };
+        let before = stream.last_seq;
+        let outcome = stream.append_batch(batch, &mut step.ctx);
+        if stream.last_seq != before {
+            step.advanced(slot, stream, applies);
+        }
+        outcome
     }
 
     fn copy(&mut self, batch: &CopyBatch, step: &mut Step<'_>) -> Result<Outcome> {

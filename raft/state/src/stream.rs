@@ -13,6 +13,7 @@ use crate::blocks::{Blocks, HEADERS, IndexEntry, MARKER, NEVER};
 use crate::compiled::{Again, Compiled};
 use crate::consumer::Consumer;
 use crate::copies::Progress;
+use crate::counter::Count;
 use crate::dedupe::Dedupe;
 use crate::header_scan::format_seconds;
 use crate::interest::Interest;
@@ -85,6 +86,8 @@ pub struct Stream {
     pub(crate) dirty: Dirty,
     /// What follows from the configuration.
     pub(crate) compiled: Compiled,
+    /// What the live messages of a counter stream led to, by sequence.
+    pub(crate) counts: BTreeMap<u64, Count>,
     /// How far its mirror or sources have come, by their identity.
     pub(crate) progress: BTreeMap<String, Progress>,
     /// Stored by this entry, to be published again: becomes effects at its end.
@@ -126,6 +129,7 @@ impl Stream {
                 ..Dirty::default()
             },
             compiled,
+            counts: BTreeMap::new(),
             progress: BTreeMap::new(),
             again: Vec::new(),
             advanced_in: 0,
@@ -515,6 +519,7 @@ impl Stream {
         if let Some(expiry) = self.expiry_of.remove(&seq) {
             self.by_expiry.remove(&(expiry, seq));
         }
+        self.counts.remove(&seq);
         if seq == self.first_seq {
             self.first_seq = self.blocks.next_live(seq).unwrap_or(self.last_seq + 1);
         }
@@ -538,6 +543,7 @@ impl Stream {
         self.subjects.clear();
         self.expiry_of.clear();
         self.by_expiry.clear();
+        self.counts.clear();
         self.removals.skip(count);
         self.messages = 0;
         self.bytes = 0;

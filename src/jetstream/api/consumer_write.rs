@@ -187,15 +187,18 @@ pub(super) async fn at_leader(kind: &'static str, task: AtLeader, ticket: Ticket
 
 async fn run(core: &Arc<Core>, kind: &str, task: AtLeader) -> Result<Vec<u8>, ApiError> {
     let (stream, consumer) = match &task {
-        AtLeader::StepDown { stream, consumer }
-        | AtLeader::Unpin {
+        AtLeader::StepDown { stream, consumer } => (stream.as_ref(), consumer.as_ref()),
+        AtLeader::Unpin {
             stream, consumer, ..
-        } => (stream, consumer),
+        } => (Some(stream), Some(consumer)),
     };
     core.replica.with_state(|state| {
+        let Some(stream) = stream else {
+            return Ok(());
+        };
         let held = state.stream(stream).ok_or(error::STREAM_NOT_FOUND)?;
-        held.consumer(consumer).ok_or(error::CONSUMER_NOT_FOUND)?;
-        Ok(())
+        let known = consumer.is_none_or(|consumer| held.consumer(consumer).is_some());
+        known.then_some(()).ok_or(error::CONSUMER_NOT_FOUND)
     })?;
     match task {
         AtLeader::StepDown { .. } => step_down(core, kind).await,

@@ -27,7 +27,10 @@ pub(super) enum Plan {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum AtLeader {
     /// Another node is to lead.
-    StepDown { stream: String, consumer: String },
+    StepDown {
+        stream: Option<String>,
+        consumer: Option<String>,
+    },
     /// Take the pin of a priority group away.
     Unpin {
         stream: String,
@@ -131,6 +134,8 @@ pub(super) fn response_type(endpoint: &Endpoint<'_>) -> &'static str {
         Endpoint::ConsumerUnpin { .. } => "consumer_unpin_response",
         Endpoint::ConsumerReset { .. } => "consumer_reset_response",
         Endpoint::ConsumerStepdown { .. } => "consumer_leader_stepdown_response",
+        Endpoint::StreamStepdown(_) => "stream_leader_stepdown_response",
+        Endpoint::MetaStepdown => "meta_leader_stepdown_response",
         Endpoint::Unsupported(kind) => kind,
         Endpoint::ConsumerNext { .. } | Endpoint::DirectGet { .. } | Endpoint::Unknown => {
             "error_response"
@@ -143,6 +148,7 @@ fn stream_of<'a>(endpoint: &Endpoint<'a>) -> Option<&'a str> {
     match *endpoint {
         Endpoint::StreamUpdate(stream)
         | Endpoint::StreamInfo(stream)
+        | Endpoint::StreamStepdown(stream)
         | Endpoint::StreamDelete(stream)
         | Endpoint::StreamPurge(stream)
         | Endpoint::MessageGet(stream)
@@ -208,8 +214,16 @@ pub(super) fn plan(
         }
         Endpoint::ConsumerUnpin { stream, consumer } => consumer::unpin(stream, consumer, body),
         Endpoint::ConsumerStepdown { stream, consumer } => Ok(Plan::Leader(AtLeader::StepDown {
-            stream: stream.to_owned(),
-            consumer: consumer.to_owned(),
+            stream: Some(stream.to_owned()),
+            consumer: Some(consumer.to_owned()),
+        })),
+        Endpoint::StreamStepdown(stream) => Ok(Plan::Leader(AtLeader::StepDown {
+            stream: Some(stream.to_owned()),
+            consumer: None,
+        })),
+        Endpoint::MetaStepdown => Ok(Plan::Leader(AtLeader::StepDown {
+            stream: None,
+            consumer: None,
         })),
         Endpoint::Unsupported(_) => {
             Err(ApiError::fixed(500, 10009, "this request is not supported"))

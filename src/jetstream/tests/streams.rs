@@ -127,3 +127,51 @@ async fn stored_messages_are_published_again() {
     );
     node.stop().await;
 }
+
+/// Publishes with headers and answers with what came back on the reply subject.
+async fn asked(client: &async_nats::Client, subject: &str, headers: &[(&str, &str)]) -> String {
+    let mut map = async_nats::HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, *value);
+    }
+    let answer = client.request_with_headers(subject.to_owned(), map, "".into());
+    let answer = soon(answer).await.unwrap();
+    String::from_utf8(answer.payload.to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_are_staged_and_counters_add_up() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    for (name, flag) in [("B", "allow_atomic"), ("C", "allow_msg_counter")] {
+        let body = format!(r#"{{"name":"{name}","subjects":["{name}.>"],"{flag}":true}}"#);
+        let created = client.request(format!("$JS.API.STREAM.CREATE.{name}"), body.into());
+        let created = soon(created).await.unwrap();
+        let text = String::from_utf8(created.payload.to_vec()).unwrap();
+        assert!(text.contains("did_create"), "{text}");
+    }
+    let part = |seq: &'static str| [("Nats-Batch-Id", "A"), ("Nats-Batch-Sequence", seq)];
+    let end = |seq| [part(seq)[0], part(seq)[1], ("Nats-Batch-Commit", "1")];
+    assert_eq!(asked(&client, "B.a", &part("1")).await, "");
+    let committed = asked(&client, "B.b", &end("2")).await;
+    assert_eq!(committed, r#"{"stream":"B","seq":2,"batch":"A","count":2}"#);
+    assert_eq!(asked(&client, "B.a", &part("1")).await, "");
+    let gap = asked(&client, "B.b", &end("3")).await;
+    assert!(gap.contains("10176"), "{gap}");
+    assert_eq!(asked(&client, "B.a", &part("1")).await, "");
+    let eob = [part("2")[0], part("2")[1], ("Nats-Batch-Commit", "eob")];
+    let committed = asked(&client, "B.a", &eob).await;
+    assert_eq!(committed, r#"{"stream":"B","seq":3,"batch":"A","count":1}"#);
+    let disabled = asked(&client, "C.a", &part("1")).await;
+    assert!(
+        disabled.contains("10169") || disabled.contains("10174"),
+        "{disabled}"
+    );
+    for (incr, val) in [("5", "5"), ("-7", "-2")] {
+        let answer = asked(&client, "C.a", &[("Nats-Incr", incr)]).await;
+        assert!(answer.ends_with(&format!(r#""val":"{val}"}}"#)), "{answer}");
+    }
+    let stepdown = asked(&client, "$JS.API.STREAM.LEADER.STEPDOWN.B", &[]).await;
+    assert!(stepdown.contains("10010"), "{stepdown}");
+    node.stop().await;
+}

@@ -300,6 +300,36 @@ pub fn write_pub_ack(out: &mut Vec<u8>, stream: &str, seq: u64, duplicate: bool)
     debug_assert!(written, "writing to a Vec can't fail");
 }
 
+/// Appends the acknowledgement of a counter's message or of an atomic batch `(id, messages)`.
+pub fn write_pub_ack_of(
+    out: &mut Vec<u8>,
+    stream: &str,
+    seq: u64,
+    batch: Option<(&str, u64)>,
+    val: Option<&str>,
+) {
+    #[derive(Serialize)]
+    struct Ack<'a> {
+        stream: &'a str,
+        seq: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        val: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        batch: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
+    }
+    let ack = Ack {
+        stream,
+        seq,
+        val,
+        batch: batch.map(|(id, _)| id),
+        count: batch.map(|(_, count)| count),
+    };
+    let written = serde_json::to_writer(out, &ack).is_ok();
+    debug_assert!(written, "writing to a Vec can't fail");
+}
+
 /// Appends the exact bytes of a refused publish.
 pub fn write_pub_refusal(out: &mut Vec<u8>, stream: &str, error: &ApiError) {
     #[derive(Serialize)]
@@ -334,6 +364,12 @@ mod tests {
     fn pub_acks_are_byte_exact() {
         assert_eq!(ack(1, false), r#"{"stream":"S","seq":1}"#);
         assert_eq!(ack(2, true), r#"{"stream":"S","seq":2,"duplicate": true}"#);
+        let mut out = Vec::new();
+        write_pub_ack_of(&mut out, "B", 2, Some(("A", 2)), None);
+        assert_eq!(out, br#"{"stream":"B","seq":2,"batch":"A","count":2}"#);
+        out.clear();
+        write_pub_ack_of(&mut out, "C", 1, None, Some("-4"));
+        assert_eq!(out, br#"{"stream":"C","seq":1,"val":"-4"}"#);
         let mut out = Vec::new();
         write_pub_refusal(&mut out, "S", &ApiError::wrong_last_sequence(2));
         assert_eq!(

@@ -1,0 +1,205 @@
+//! Counters and atomic batches: what is stored, what is answered, and that a refused batch leaves
+//! nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bench;
+
+use bench::{Bench, config, refused};
+use bytes::Bytes;
+use proptest::prelude::*;
+use unibus_proto::jetstream::config::{Discard, StreamConfig};
+use unibus_state::command::{Append, AtomicBatch, Command};
+use unibus_state::{Outcome, RowOp, State};
+
+fn counting() -> Bench {
+    Bench::with(StreamConfig {
+        allow_msg_counter: true,
+        ..config(&["c.>"])
+    })
+}
+
+fn add(bench: &mut Bench, subject: &str, incr: &str) -> String {
+    match bench.publish(subject, &[("Nats-Incr", incr)], "") {
+        Outcome::Counted { val, .. } => val,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn reloaded(state: &mut State) -> State {
+    let mut rows = Vec::new();
+    state.dump_rows(true, &mut |op| {
+        if let RowOp::Put { key, value } = op {
+            rows.push((key, value));
+        }
+    });
+    State::load_rows(rows.into_iter()).unwrap()
+}
+
+#[test]
+fn counters_add_up_without_bounds() {
+    let mut bench = counting();
+    assert_eq!(add(&mut bench, "c.a", "1"), "1");
+    assert_eq!(add(&mut bench, "c.a", "+5"), "6");
+    assert_eq!(add(&mut bench, "c.a", "-10"), "-4");
+    assert_eq!(add(&mut bench, "c.b", "2"), "2");
+    let big = "99999999999999999999999999";
+    assert_eq!(add(&mut bench, "c.a", big), "99999999999999999999999995");
+    let stored = bench.message(3);
+    assert_eq!(&stored.payload[..], br#"{"val":"-4"}"#);
+    assert_eq!(&stored.headers[..], b"NATS/1.0\r\nNats-Incr: -10\r\n\r\n");
+    let loaded = reloaded(&mut bench.state);
+    assert_eq!(loaded.digest(), bench.state.digest());
+    bench.state = loaded;
+    assert_eq!(add(&mut bench, "c.b", "1"), "3");
+    bench.delete(6);
+    assert_eq!(
+        add(&mut bench, "c.b", "1"),
+        "3",
+        "the last live value counts"
+    );
+}
+
+#[test]
+fn counters_refuse_what_is_no_count() {
+    let mut bench = counting();
+    let mut code =
+        |headers: &[(&str, &str)], payload| refused(bench.publish("c.a", headers, payload)).1;
+    assert_eq!(code(&[("Nats-Incr", "x")], ""), 10171);
+    assert_eq!(code(&[("Nats-Incr", "1.5")], ""), 10171);
+    assert_eq!(code(&[("Nats-Incr", "1")], "body"), 10170);
+    assert_eq!(code(&[], "body"), 10169);
+    assert_eq!(code(&[("A", "b")], ""), 10169);
+    assert_eq!(
+        code(&[("Nats-Incr", "1"), ("Nats-Rollup", "sub")], ""),
+        10171
+    );
+    let mut plain = Bench::with(config(&["s"]));
+    assert_eq!(
+        refused(plain.publish("s", &[("Nats-Incr", "1")], "")).1,
+        10168
+    );
+}
+
+fn message(subject: &str, headers: &str, payload: &str) -> Append {
+    let block = if headers.is_empty() {
+        String::new()
+    } else {
+        format!("NATS/1.0\r\n{headers}\r\n")
+    };
+    Append {
+        subject: Bytes::copy_from_slice(subject.as_bytes()),
+        header_len: block.len() as u32,
+        data: Bytes::from(block + payload),
+        privileged: false,
+    }
+}
+
+fn commit(bench: &mut Bench, messages: Vec<Append>) -> Outcome {
+    let id = "b".to_owned();
+    bench.run(&Command::Atomic(AtomicBatch { id, messages }))
+}
+
+fn atomic() -> StreamConfig {
+    StreamConfig {
+        allow_atomic: true,
+        allow_rollup_hdrs: true,
+        ..config(&["s.>"])
+    }
+}
+
+#[test]
+fn a_batch_is_stored_as_a_whole() {
+    let mut bench = Bench::with(atomic());
+    let two = vec![message("s.a", "", "1"), message("s.b", "A: b\r\n", "2")];
+    let expected = Outcome::Batched {
+        stream: "S".into(),
+        seq: 2,
+        batch: "b".into(),
+        count: 2,
+        val: None,
+    };
+    assert_eq!(commit(&mut bench, two), expected);
+    assert_eq!(bench.live(), [1, 2]);
+    assert_eq!(&bench.message(2).headers[..], b"NATS/1.0\r\nA: b\r\n\r\n");
+}
+
+#[test]
+fn a_refused_batch_leaves_nothing() {
+    let mut bench = Bench::with(atomic());
+    bench.publish("s.a", &[("Nats-Msg-Id", "known")], "x");
+    let before = bench.state.digest();
+    let cases = [
+        ("Nats-Msg-Id: known\r\n", 10201),
+        ("Nats-Msg-Id: first\r\n", 10201),
+        ("Nats-Expected-Last-Sequence: 7\r\n", 10071),
+        ("Nats-Expected-Last-Subject-Sequence: 0\r\n", 10164),
+        ("Nats-Expected-Last-Msg-Id: known\r\n", 10177),
+        ("Nats-Expected-Stream: T\r\n", 10060),
+        ("Nats-Rollup: all\r\n", 10111),
+        ("Nats-Rollup: sub\r\n", 10111),
+        ("Nats-TTL: 5\r\n", 10166),
+    ];
+    for (headers, code) in cases {
+        let batch = vec![
+            message("s.b", "Nats-Msg-Id: first\r\n", "1"),
+            message("s.b", headers, "2"),
+        ];
+        assert_eq!(refused(commit(&mut bench, batch)).1, code, "{headers}");
+        assert_eq!(bench.stream().messages(), 1, "{headers}");
+    }
+    bench.publish("s.c", &[], "advance");
+    assert_ne!(bench.state.digest(), before);
+    let elsewhere = vec![message("s.a", "", "1"), message("t.a", "", "2")];
+    assert_eq!(refused(commit(&mut bench, elsewhere)).1, 10176);
+    let mut plain = Bench::with(config(&["s.>"]));
+    let one = vec![message("s.a", "", "1")];
+    assert_eq!(refused(commit(&mut plain, one)).1, 10174);
+}
+
+#[test]
+fn a_batch_fits_or_is_refused() {
+    let mut bench = Bench::with(StreamConfig {
+        max_msgs: 2,
+        discard: Discard::New,
+        ..atomic()
+    });
+    let three = |n: usize| (0..n).map(|_| message("s.a", "", "x")).collect::<Vec<_>>();
+    assert_eq!(refused(commit(&mut bench, three(3))).1, 10077);
+    assert!(bench.live().is_empty());
+    assert!(matches!(
+        commit(&mut bench, three(2)),
+        Outcome::Batched { seq: 2, .. }
+    ));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A batch is all or nothing, whatever is in it.
+    #[test]
+    fn batches_are_all_or_nothing(parts in prop::collection::vec((0u8..4, 0u8..6), 1..8)) {
+        let mut bench = Bench::with(atomic());
+        bench.publish("s.0", &[("Nats-Msg-Id", "1")], "x");
+        let messages: Vec<Append> = parts
+            .iter()
+            .map(|(subject, kind)| {
+                let headers = match kind {
+                    0 => "Nats-Msg-Id: 1\r\n",
+                    1 => "Nats-Expected-Last-Subject-Sequence: 0\r\n",
+                    2 => "Nats-Rollup: sub\r\n",
+                    _ => "",
+                };
+                message(&format!("s.{subject}"), headers, "y")
+            })
+            .collect();
+        let count = messages.len() as u64;
+        match commit(&mut bench, messages) {
+            Outcome::Batched { seq, count: told, .. } => {
+                prop_assert_eq!((seq, told), (1 + count, count));
+            }
+            Outcome::Refused(_) => prop_assert_eq!(bench.stream().last_seq(), 1),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+}
