@@ -127,9 +127,10 @@ impl Acknowledgements {
 
     /// The kind of an input for a consumer that is there.
     fn kind(&self, m: &Inbound<'_>) -> Option<InputKind> {
+        let restricted = !m.origin.internal && m.origin.permissions.is_some();
         let (kind, (stream, consumer)) = match flow::target(m.subject) {
             Some(target) => (InputKind::Flow, target),
-            None => (InputKind::Ack, acked(m.subject)?),
+            None => (InputKind::Ack, acked(m.subject, restricted)?),
         };
         if !m.origin.internal && internal::is_stream(stream) {
             return None;
@@ -157,7 +158,11 @@ impl Service for Acknowledgements {
 
 /// The stream and consumer that an acknowledgement names: nine tokens, or eleven and more with domain
 /// and account in front (nats-surface §2.7).
-pub(super) fn acked(subject: &[u8]) -> Option<(&str, &str)> {
+///
+/// The longer form is not for clients whose permissions are `restricted`: what is granted for one stream
+/// (`$JS.ACK.<stream>.>`) would match acknowledgements of any other, with that stream's name in the
+/// domain's place. Nothing is delivered with the longer form.
+fn acked(subject: &[u8], restricted: bool) -> Option<(&str, &str)> {
     let rest = std::str::from_utf8(subject)
         .ok()?
         .strip_prefix("$JS.ACK.")?;
@@ -165,7 +170,7 @@ pub(super) fn acked(subject: &[u8]) -> Option<(&str, &str)> {
     let mut parts = rest.split('.');
     match tokens {
         9 => Some((parts.next()?, parts.next()?)),
-        11.. => Some((parts.nth(2)?, parts.next()?)),
+        11.. if !restricted => Some((parts.nth(2)?, parts.next()?)),
         _ => None,
     }
 }
@@ -176,16 +181,29 @@ mod tests {
 
     #[test]
     fn acknowledgements_name_their_consumer() {
-        assert_eq!(acked(b"$JS.ACK.S.C.1.2.3.4.5"), Some(("S", "C")));
-        assert_eq!(acked(b"$JS.ACK._.h.S.C.1.2.3.4.5"), Some(("S", "C")));
-        assert_eq!(acked(b"$JS.ACK._.h.S.C.1.2.3.4.5.x"), Some(("S", "C")));
+        for restricted in [false, true] {
+            let target = acked(b"$JS.ACK.S.C.1.2.3.4.5", restricted);
+            assert_eq!(target, Some(("S", "C")));
+        }
+        for longer in [
+            &b"$JS.ACK._.h.S.C.1.2.3.4.5"[..],
+            b"$JS.ACK._.h.S.C.1.2.3.4.5.x",
+        ] {
+            assert_eq!(acked(longer, false), Some(("S", "C")));
+        }
         for strange in [
             &b"$JS.ACK"[..],
             b"$JS.ACK.S.C.1.2.3.4",
             b"$JS.ACK.S.C.1.2.3.4.5.6",
             b"$JS.FC.S.C.1",
         ] {
-            assert_eq!(acked(strange), None);
+            assert_eq!(acked(strange, false), None);
         }
+    }
+
+    #[test]
+    fn what_is_granted_for_one_stream_acknowledges_no_other() {
+        // Matches a grant of `$JS.ACK.MINE.>`.
+        assert_eq!(acked(b"$JS.ACK.MINE.h.OTHER.C.1.2.3.4.5", true), None);
     }
 }
