@@ -294,9 +294,10 @@ impl Stream {
         if too_big || record_len > RECORD_BYTES_MAX {
             return Err(error::MESSAGE_EXCEEDS_MAXIMUM);
         }
-        // A subject that is already stored is known to be literal.
+        // A subject that is already stored is known to be valid. `*` and `>` are tokens like others here:
+        // clients may publish to them (nats-surface §1.9).
         let known = self.subjects.find(a.subject);
-        if known.is_none() && !subject::is_literal(a.subject) {
+        if known.is_none() && !subject::is_valid_filter(a.subject) {
             return Err(error::BAD_REQUEST);
         }
         if self.has_no_interest(a.subject) {
@@ -326,6 +327,18 @@ impl Stream {
     ) {
         match rollup {
             None => {}
+            Some(Rollup::Subject) if subject::has_wildcard(self.subjects.name(id)) => {
+                // nats-server takes the subject for a filter: `kv.purge("a.*")` empties what it matches.
+                let filter = self.subjects.shared_name(id);
+                let mut matching = Vec::new();
+                self.subjects.visit(&filter, |id, _| {
+                    matching.push(id);
+                    true
+                });
+                for id in matching {
+                    self.remove_subject_before(id, seq, ctx);
+                }
+            }
             Some(Rollup::Subject) => self.remove_subject_before(id, seq, ctx),
             Some(Rollup::All) => while self.first_seq < seq && self.remove(self.first_seq, ctx) {},
         }

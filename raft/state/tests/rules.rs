@@ -59,7 +59,8 @@ fn publish_stores_verbatim() {
     assert_eq!((state.messages, state.first_seq, state.last_seq), (2, 1, 2));
     assert_eq!(state.bytes, (30 + 3 + 3) + (34 + 3 + 24 + 3));
     assert_eq!(state.num_subjects, 2);
-    assert_eq!(refused(bench.publish("a.*", &[], "x")).1, 10003);
+    // A wildcard is published to as if it were a name.
+    assert_eq!(seq(&bench.publish("a.*", &[], "x")), 3);
 }
 
 #[test]
@@ -248,6 +249,25 @@ fn rollups_keep_only_the_new_message() {
         5
     );
     assert_eq!((bench.live(), bench.stream().first_seq()), (vec![5], 5));
+}
+
+#[test]
+fn a_rollup_published_to_a_wildcard_empties_what_it_matches() {
+    let mut bench = Bench::with(StreamConfig {
+        allow_rollup_hdrs: true,
+        ..config(&["a.>"])
+    });
+    for subject in ["a.1", "a.2", "a.2.x", "a.1"] {
+        bench.publish(subject, &[], "x");
+    }
+    assert_eq!(seq(&bench.publish("a.*", &[], "plain")), 5);
+    assert_eq!(bench.live(), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        seq(&bench.publish("a.*", &[("Nats-Rollup", "sub")], "y")),
+        6
+    );
+    assert_eq!(bench.live(), [3, 6]);
+    assert_eq!(refused(bench.publish("a.>.b", &[], "x")).1, 10003);
 }
 
 #[test]
