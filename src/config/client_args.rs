@@ -49,7 +49,7 @@ pub struct ClientArgs {
     /// Refuse web pages that come from another host or port than they connect to
     #[arg(long, env = "UNIBUS_WS_SAME_ORIGIN")]
     pub ws_same_origin: bool,
-    /// Refuse web pages of other origins than these, such as https://app.example
+    /// Refuse web pages of other origins than these, such as `https://app.example`
     #[arg(
         long,
         value_name = "A,B,C",
