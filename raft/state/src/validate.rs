@@ -443,6 +443,17 @@ mod tests {
             checked(config("S", &["a..b"])).unwrap_err().1,
             "invalid subject"
         );
+        let no_mirror = StreamConfig {
+            mirror_direct: true,
+            ..config("S", &["a"])
+        };
+        assert_eq!(
+            checked(no_mirror).unwrap_err(),
+            (
+                10052,
+                "stream has no mirror but does have mirror direct".into()
+            )
+        );
         for reserved in ["$JS.API.>", "$SYS.>", ">", "*.API.INFO"] {
             assert_eq!(
                 checked(config("S", &[reserved])).unwrap_err().0,

@@ -24,6 +24,8 @@ fn bad(text: impl Into<std::borrow::Cow<'static, str>>) -> ApiError {
 pub(crate) fn check(config: &StreamConfig) -> Result<(), ApiError> {
     if let Some(mirror) = &config.mirror {
         check_mirror(config, mirror)?;
+    } else if config.mirror_direct {
+        return Err(bad("stream has no mirror but does have mirror direct"));
     }
     check_sources(config)?;
     check_transform(config)?;
