@@ -63,6 +63,7 @@ impl Store {
                 .auth
                 .bus()
                 .map(|_| Follower::new(Arc::clone(joins.directory))),
+            broker: joins.broker.clone(),
             jetstream: hooks.clone(),
             replica: Arc::clone(joins.slot),
         });

@@ -2,10 +2,11 @@
 //! requests → replica or JetStream, and the transport of a node without peers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use unibus_broker::{Broker, Peer};
 use unibus_proto::NodeId;
@@ -77,6 +78,7 @@ impl MeshHooks for RouteHooks {
 pub(super) struct StateObserver {
     /// `None` where users are not kept in the store.
     pub(super) follower: Option<Follower>,
+    pub(super) broker: Broker,
     pub(super) jetstream: JetStreamHooks,
     pub(super) replica: Arc<ReplicaSlot>,
 }
@@ -100,6 +102,14 @@ impl Observer for StateObserver {
             follower.applied(state, effects, &read);
         }
         self.jetstream.applied(state, effects);
+    }
+
+    fn settled(&self, within: Duration) -> BoxFuture<'static, bool> {
+        if self.follower.is_none() {
+            return ready(true).boxed();
+        }
+        let broker = self.broker.clone();
+        async move { broker.grants_settled(within).await }.boxed()
     }
 }
 

@@ -149,10 +149,12 @@ async fn read(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
 async fn barrier(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
     let (index, within_ms) = decode_barrier(request).map_err(text)?;
     let within = Duration::from_millis(within_ms).min(BARRIER_MAX);
-    inner
-        .wait_applied(index, Instant::now() + within)
-        .await
-        .map_err(text)?;
+    let deadline = Instant::now() + within;
+    inner.wait_applied(index, deadline).await.map_err(text)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if !inner.shared.settled(left).await {
+        return Err("connections still act by what was before".to_owned());
+    }
     Ok(encode_index(Some(index)))
 }
 

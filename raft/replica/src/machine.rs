@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -46,6 +47,13 @@ pub(crate) struct Shared {
     /// Bytes of entries applied since the newest cut.
     pub(crate) bytes_since_checkpoint: AtomicU64,
     observer: Arc<dyn Observer>,
+}
+
+impl Shared {
+    /// See [`Observer::settled`].
+    pub(crate) fn settled(&self, within: Duration) -> BoxFuture<'static, bool> {
+        self.observer.settled(within)
+    }
 }
 
 impl std::fmt::Debug for Shared {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, FutureExt, join, join_all, ready};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Raft, SnapshotPolicy, StepDownPolicy};
 use parking_lot::Mutex;
@@ -69,6 +69,14 @@ pub trait Observer: Send + Sync + 'static {
     /// is called with the effects that describe everything there is. Runs inside apply: it must be
     /// quick and must not wait for the replica.
     fn applied(&self, state: &State, effects: &[Effect]);
+
+    /// Resolves when everything outside of apply acts by what [`Self::applied`] was told before the
+    /// call; false when that takes longer than `within`. Awaited before this node confirms an index
+    /// to [`Replica::applied_everywhere`].
+    fn settled(&self, within: Duration) -> BoxFuture<'static, bool> {
+        let _ = within;
+        ready(true).boxed()
+    }
 }
 
 /// A handle on the replica of this node. Cheap to clone.
@@ -273,8 +281,9 @@ impl Replica {
         self.inner.wait_applied(index, deadline).await
     }
 
-    /// Waits until every connected member has applied `index`; answers with those that did not
-    /// confirm it within the time.
+    /// Waits until every connected member has applied `index` and acts by it ([`Observer::settled`]),
+    /// this node (which must have applied it) included; answers with those that did not confirm it
+    /// within the time.
     pub async fn applied_everywhere(&self, index: u64, within: Duration) -> Vec<NodeId> {
         let connected = self.inner.transport.connected();
         let status = self.status();
@@ -296,7 +305,10 @@ impl Replica {
                 (confirmed.is_none()).then_some(id)
             }
         });
-        join_all(asked).await.into_iter().flatten().collect()
+        let here = self.inner.shared.settled(within);
+        let (others, here) = join(join_all(asked), here).await;
+        let own = (!here).then_some(self.inner.id);
+        others.into_iter().flatten().chain(own).collect()
     }
 
     /// Looks at the state under a read lock. `f` must be quick: apply waits for it.
