@@ -466,7 +466,7 @@ mod tests {
                 "*.bar.*",
                 "a.{{partition(10,1,2)}}.$2",
                 "foo.bar.z",
-                "a.1.z",
+                "a.3.z",
             ),
         ];
         for (source, destination, name, expected) in cases {
