@@ -1,18 +1,23 @@
-//! Joins monitoring with the parts of a node: the facts it tells, the services of `$SYS`, the events.
+//! Joins monitoring with the parts of a node: the facts it tells, the services of `$SYS`, the events,
+//! and with it what peers ask this node for.
+
+use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
 use super::Parts;
 use super::listeners::Addresses;
+use super::wiring::Dispatch;
 use crate::config::{AuthMode, NodeConfig};
-use crate::monitor::sys::{Advisories, SystemServices};
+use crate::monitor::sys::{Advisories, PeerAnswers, Peers, SystemServices};
 use crate::monitor::{Facts, Monitor, StorePart};
 use crate::shutdown::Shutdown;
 
 /// The system account of a node whose users are the bus's own: there is one account only.
 const SYSTEM_ACCOUNT_UNNAMED: &str = "$SYS";
 
-/// Monitoring of a node: from now on `$SYS` is served and its events are told.
+/// Monitoring of a node: from now on `$SYS` is served, its events are told, and peers are answered:
+/// also what they ask the store for.
 pub(super) fn start(
     config: &NodeConfig,
     addresses: &Addresses,
@@ -37,8 +42,17 @@ pub(super) fn start(
     let system = account.unwrap_or_else(|| broker.clone());
     let advisories = Advisories::new(monitor.clone(), system);
     broker.set_events(advisories.clone());
+    let peers = parts.mesh.map(|mesh| {
+        mesh.set_rpc_handler(Arc::new(Dispatch {
+            store: parts
+                .store
+                .map(|store| (store.replica.handler(), store.jetstream.clone())),
+            answers: PeerAnswers::new(monitor.clone()),
+        }));
+        Peers::new(Arc::clone(mesh) as _)
+    });
     let tasks = vec![
-        tokio::spawn(SystemServices::start(&monitor, broker, separate, None)),
+        tokio::spawn(SystemServices::start(&monitor, broker, separate, peers)),
         tokio::spawn(advisories.clone().run(shutdown.clone())),
     ];
     (monitor, advisories, tasks)

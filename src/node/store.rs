@@ -11,7 +11,7 @@ use unibus_broker::Broker;
 use unibus_proto::NodeId;
 use unibus_raft::{Replica, Transport};
 
-use super::wiring::{Alone, Dispatch, ReplicaSlot, StateObserver};
+use super::wiring::{Alone, ReplicaSlot, StateObserver};
 use super::{NodeError, STOP_PATIENCE, authority, formation, parts, readiness};
 use crate::access::Directory;
 use crate::config::NodeConfig;
@@ -79,12 +79,6 @@ impl Store {
             Arc::clone(&transport),
             &hooks,
         );
-        if let Some(mesh) = joins.mesh {
-            mesh.set_rpc_handler(Arc::new(Dispatch {
-                replica: replica.handler(),
-                jetstream: jetstream.clone(),
-            }));
-        }
         let mut store = Self {
             caught_up: watch::channel(false).1,
             replica,

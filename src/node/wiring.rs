@@ -1,5 +1,5 @@
 //! The small adapters between the parts: mesh → broker, replica → directory and JetStream, peers'
-//! requests → replica or JetStream, and the transport of a node without peers.
+//! requests → replica, JetStream or monitoring, and the transport of a node without peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use unibus_state::{Effect, Location, State};
 use crate::control::follow::Follower;
 use crate::jetstream::{JetStream, JetStreamHooks};
 use crate::mesh::{MeshHooks, PeerInfo, PeerLocalStatus};
+use crate::monitor::sys::PeerAnswers;
 
 /// The replica, once it has started; taken out again at shutdown so that nothing keeps itself alive.
 #[derive(Debug, Default)]
@@ -115,8 +116,9 @@ impl Observer for StateObserver {
 
 /// Sends peers' requests to the part that serves them.
 pub(super) struct Dispatch {
-    pub(super) replica: Arc<dyn RpcHandler>,
-    pub(super) jetstream: JetStream,
+    /// `None` on a node that stores nothing.
+    pub(super) store: Option<(Arc<dyn RpcHandler>, JetStream)>,
+    pub(super) answers: PeerAnswers,
 }
 
 impl RpcHandler for Dispatch {
@@ -127,9 +129,11 @@ impl RpcHandler for Dispatch {
         group: GroupId,
         request: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        match class {
-            RpcClass::Leader => self.jetstream.handle_leader_rpc(from, request),
-            _ => self.replica.handle(from, class, group, request),
+        match (class, &self.store) {
+            (RpcClass::System, _) => self.answers.clone().answer(request).boxed(),
+            (RpcClass::Leader, Some((_, jetstream))) => jetstream.handle_leader_rpc(from, request),
+            (_, Some((replica, _))) => replica.handle(from, class, group, request),
+            (_, None) => ready(Err("this node stores nothing".to_owned())).boxed(),
         }
     }
 }

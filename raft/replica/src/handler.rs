@@ -56,7 +56,9 @@ impl RpcHandler for Handler {
             RpcClass::Read => read(inner, request).boxed(),
             RpcClass::Barrier => barrier(inner, request).boxed(),
             RpcClass::Join => join(inner, from, request).boxed(),
-            RpcClass::Leader => ready(Err("not served by the replica".to_owned())).boxed(),
+            RpcClass::Leader | RpcClass::System => {
+                ready(Err("not served by the replica".to_owned())).boxed()
+            }
         }
     }
 }

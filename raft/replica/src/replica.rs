@@ -247,7 +247,8 @@ impl Replica {
         self.inner.id
     }
 
-    /// What the transport hands peers' requests to (all classes but [`crate::RpcClass::Leader`]).
+    /// What the transport hands peers' requests to (all classes but
+    /// [`crate::RpcClass::Leader`] and [`crate::RpcClass::System`]).
     pub fn handler(&self) -> Arc<dyn RpcHandler> {
         Arc::new(Handler {
             inner: Arc::clone(&self.inner),

@@ -33,11 +33,13 @@ pub enum RpcClass {
     /// JetStream messages that only the leader can act on (acks, pulls, consumer info). Ordered.
     /// Served by the node, not by the replica.
     Leader = 7,
+    /// Questions about the node itself (`$SYS`). Served by the node, not by the replica.
+    System = 8,
 }
 
 impl RpcClass {
     /// Every class, in wire order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Vote,
         Self::Append,
         Self::Snapshot,
@@ -46,6 +48,7 @@ impl RpcClass {
         Self::Barrier,
         Self::Join,
         Self::Leader,
+        Self::System,
     ];
 
     /// Whether requests of this class from one node reach the handler in call order. Answers may

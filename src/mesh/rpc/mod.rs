@@ -39,6 +39,8 @@ fn priority(class: RpcClass) -> i32 {
         | RpcClass::Barrier
         | RpcClass::Join
         | RpcClass::Leader => 20,
+        // Documents can be large and nobody's work waits for them.
+        RpcClass::System => 5,
         RpcClass::Snapshot => 0,
     }
 }

@@ -16,6 +16,8 @@ use crate::monitor::{accountz, connz, empty, healthz, jsz, routez, subsz, varz};
 
 /// Before every question.
 pub(super) const PREFIX: &str = "$SYS.REQ.";
+/// Bytes of a question's subject and options together.
+pub(super) const BYTES_MAX: usize = 64 * 1024;
 /// Documents that a server has, as the last token of a question.
 const ENDPOINTS: [&str; 14] = [
     "STATSZ",
@@ -71,25 +73,35 @@ impl From<QueryError> for Refusal {
 
 impl Ask {
     /// A question of a client; `account` is none for those of the system account. `None` where the
-    /// subject asks for nothing, or for what this client may not know.
+    /// subject asks for nothing, or for what this client may not know, or where it is too long.
     pub(super) fn new(subject: &[u8], body: &[u8], account: Option<&str>) -> Option<Self> {
         let ask = Self {
             subject: std::str::from_utf8(subject).ok()?.to_owned(),
             body: String::from_utf8_lossy(body).into_owned(),
             account: account.map(str::to_owned),
         };
-        let target = ask.target()?;
+        ask.is_allowed().then_some(ask)
+    }
+
+    /// From a peer; `None` also for what no node lets through.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let ask: Self = serde_json::from_slice(bytes).ok()?;
+        ask.is_allowed().then_some(ask)
+    }
+
+    /// Whether it asks for something that its asker may know.
+    fn is_allowed(&self) -> bool {
+        if self.subject.len().saturating_add(self.body.len()) > BYTES_MAX {
+            return false;
+        }
+        let Some(target) = self.target() else {
+            return false;
+        };
         let own = matches!(
             target,
             Target::Accounts("CONNZ" | "STATZ") | Target::Servers("CONNZ")
         );
-        (own || account.is_none()).then_some(ask)
-    }
-
-    /// From a peer.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+        own || self.account.is_none()
     }
 
     /// For a peer.
@@ -318,5 +330,22 @@ mod tests {
             ("{\"limit\":3}", Some("A"))
         );
         assert!(got.concerns_peers("NX") && Ask::decode(b"?").is_none());
+    }
+
+    #[test]
+    fn a_peer_takes_only_what_a_node_lets_through() {
+        let forged = |subject: &str, body: String, account: Option<&str>| {
+            let ask = Ask {
+                subject: subject.to_owned(),
+                body,
+                account: account.map(str::to_owned),
+            };
+            Ask::decode(&ask.encode())
+        };
+        let varz = "$SYS.REQ.SERVER.PING.VARZ";
+        assert!(forged(varz, String::new(), None).is_some());
+        assert!(forged(varz, String::new(), Some("A")).is_none());
+        assert!(forged("$SYS.REQ.CLAIMS.LIST", String::new(), None).is_none());
+        assert!(forged(varz, " ".repeat(BYTES_MAX), None).is_none());
     }
 }

@@ -6,8 +6,10 @@
 
 mod ask;
 mod events;
+mod peers;
 mod serve;
 
 pub use self::ask::Ask;
 pub use self::events::Advisories;
-pub use self::serve::{Peers, SystemServices};
+pub use self::peers::{PeerAnswers, Peers};
+pub use self::serve::SystemServices;

@@ -2,10 +2,7 @@
 //! answers them on blocking threads, and asks the peers for theirs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use unibus_broker::{
@@ -14,6 +11,7 @@ use unibus_broker::{
 use unibus_proto::permissions::{Filters, Permissions, SubjectSet};
 
 use super::ask::{Ask, PREFIX};
+use super::peers::Peers;
 use crate::access::permissions::control_plane;
 use crate::monitor::source::Monitor;
 use crate::monitor::statsz;
@@ -22,16 +20,10 @@ use crate::monitor::statsz;
 const WAITING_MAX: usize = 256;
 /// Questions that are worked on at once: documents may walk all connections.
 const WORKING_MAX: usize = 2;
-/// How long a peer may take to answer.
-const PEER_ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Answers of peers that are awaited at once, over all questions; further questions wait.
+const PEERS_ASKED_MAX: usize = 256;
 /// What everybody may ask about themselves.
 const USER_INFO: &[u8] = b"$SYS.REQ.USER.INFO";
-
-/// The way to the other nodes.
-pub trait Peers: Send + Sync + 'static {
-    /// Puts a question to every connected peer. Each future is one peer's answer, or `None`.
-    fn ask_all(&self, question: Bytes) -> Vec<BoxFuture<'static, Option<Bytes>>>;
-}
 
 /// A question with the way back.
 struct Job {
@@ -70,7 +62,7 @@ impl SystemServices {
         monitor: &Monitor,
         broker: &Broker,
         separate: bool,
-        peers: Option<Arc<dyn Peers>>,
+        peers: Option<Peers>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (queue, jobs) = mpsc::channel(WAITING_MAX);
         let facts = monitor.facts();
@@ -147,8 +139,9 @@ impl Questions {
 }
 
 /// Answers questions until nobody can ask any more.
-async fn work(monitor: Monitor, peers: Option<Arc<dyn Peers>>, mut jobs: mpsc::Receiver<Job>) {
+async fn work(monitor: Monitor, peers: Option<Peers>, mut jobs: mpsc::Receiver<Job>) {
     let places = Arc::new(Semaphore::new(WORKING_MAX));
+    let asking = Arc::new(Semaphore::new(PEERS_ASKED_MAX));
     while let Some(job) = jobs.recv().await {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -156,13 +149,14 @@ async fn work(monitor: Monitor, peers: Option<Arc<dyn Peers>>, mut jobs: mpsc::R
         if let (Some(peers), Kind::Document(ask)) = (&peers, &job.kind)
             && ask.concerns_peers(&monitor.facts().server_id)
         {
-            for answer in peers.ask_all(ask.encode()) {
+            for answer in peers.ask_all(ask) {
+                let Ok(asked) = Arc::clone(&asking).acquire_owned().await else {
+                    return;
+                };
                 let (broker, reply) = (job.broker.clone(), job.reply.clone());
                 tokio::spawn(async move {
-                    let answer = tokio::time::timeout(PEER_ANSWER_MAX, answer).await;
-                    if let Ok(Some(body)) = answer
-                        && !body.is_empty()
-                    {
+                    let _asked = asked;
+                    if let Some(body) = answer.await {
                         publish(&broker, &reply, &body);
                     }
                 });
