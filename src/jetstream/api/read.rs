@@ -264,7 +264,8 @@ fn stream_info(
                 let (subjects, count) =
                     stream.subjects(filter.as_bytes(), offset, SUBJECTS_PAGE_MAX);
                 total = count as u64;
-                info.state.subjects = Some(subjects);
+                // nats-server leaves it out when nothing matches.
+                info.state.subjects = Some(subjects).filter(|found| !found.is_empty());
             }
             if request.deleted_details {
                 info.state.deleted = Some(stream.deleted(DELETED_MAX));
