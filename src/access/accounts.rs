@@ -5,9 +5,7 @@
 
 use unibus_broker::{AccountOptions, Export, Import, ResponseType, ShareKind, UserLimits};
 
-use crate::config::auth::{
-    self, AccountConfig, AccountLimits, ExportConfig, ImportConfig, StaticAuth,
-};
+use crate::config::auth::{AccountConfig, AccountLimits, ExportConfig, ImportConfig, StaticAuth};
 
 /// What other accounts may import of the system account, each with the token that has to be the
 /// importing account's name (as in nats-server).
@@ -44,23 +42,12 @@ fn account(config: &AccountConfig) -> AccountOptions {
     }
 }
 
-const fn kind(kind: auth::ShareKind) -> ShareKind {
-    match kind {
-        auth::ShareKind::Stream => ShareKind::Stream,
-        auth::ShareKind::Service => ShareKind::Service,
-    }
-}
-
 fn export(config: &ExportConfig) -> Export {
     Export {
-        kind: kind(config.kind),
+        kind: config.kind,
         subject: config.subject.clone(),
         accounts: config.accounts.clone(),
-        response: match config.response_type {
-            auth::ResponseType::Singleton => ResponseType::Singleton,
-            auth::ResponseType::Stream => ResponseType::Stream,
-            auth::ResponseType::Chunked => ResponseType::Chunked,
-        },
+        response: config.response_type,
         response_threshold: config.response_threshold,
         account_token_position: config.account_token_position,
     }
@@ -79,7 +66,7 @@ fn system_export((kind, subject, position): &(ShareKind, &str, Option<u32>)) -> 
 
 fn import(config: &ImportConfig) -> Import {
     Import {
-        kind: kind(config.kind),
+        kind: config.kind,
         account: config.account.clone(),
         subject: config.subject.clone(),
         to: config.to.clone(),
@@ -106,7 +93,7 @@ mod tests {
             accounts: vec![AccountConfig {
                 name: "A".to_owned(),
                 imports: vec![ImportConfig {
-                    kind: auth::ShareKind::Stream,
+                    kind: ShareKind::Stream,
                     account: "$SYS".to_owned(),
                     subject: "$SYS.ACCOUNT.A.>".to_owned(),
                     to: None,

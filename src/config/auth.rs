@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use unibus_broker::{ResponseType, ShareKind};
 use zeroize::Zeroizing;
 
 /// The account of everybody for whom no other is named.
@@ -196,15 +197,6 @@ pub struct AccountConfig {
     pub limits: AccountLimits,
 }
 
-/// Messages that flow out, or requests that flow in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ShareKind {
-    /// Messages.
-    Stream,
-    /// Requests and their replies.
-    Service,
-}
-
 /// An entry of `exports`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ExportConfig {
@@ -220,18 +212,6 @@ pub struct ExportConfig {
     pub response_threshold: Option<Duration>,
     /// `account_token_position`: the token (from 1) that has to be the importing account's name.
     pub account_token_position: Option<u32>,
-}
-
-/// How a service answers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum ResponseType {
-    /// One message.
-    #[default]
-    Singleton,
-    /// Any number of messages.
-    Stream,
-    /// One message in parts; the last is empty.
-    Chunked,
 }
 
 /// An entry of `imports`.
