@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{InitializeError as RaftInitializeError, RaftError};
+use openraft::errors::{Fatal, InitializeError as RaftInitializeError, RaftError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
 use crate::errors::{AdmitError, InitializeError};
-use crate::replica::{GROUP, Inner};
+use crate::replica::{GROUP, Inner, RaftCore};
 use crate::rpc::{Join, JoinAnswer, decode_join_answer, encode_join};
 use crate::transport::RpcClass;
-use crate::types::Peer;
+use crate::types::{Peer, TypeConfig};
 
 /// A learner this close to the end of the log is caught up, entries.
 const CAUGHT_UP_ENTRIES: u64 = 64;
@@ -50,6 +50,20 @@ pub(crate) async fn initialize(
         Err(RaftError::APIError(error)) => Err(InitializeError::Members(error.to_string())),
         Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
     }
+}
+
+/// The only voter has nobody to wait for: it stands for election at once.
+pub(crate) async fn lead_if_alone(raft: &RaftCore, own: NodeId) -> Result<(), Fatal<TypeConfig>> {
+    let is_alone = raft
+        .with_raft_state(move |state| {
+            let membership = state.membership_state.effective();
+            membership.voter_ids().eq([own.0])
+        })
+        .await?;
+    if is_alone {
+        raft.trigger().elect(false).await?;
+    }
+    Ok(())
 }
 
 /// Admits a node: here if this node leads, else by asking the leader, else by asking any peer.

@@ -159,6 +159,9 @@ fn raft_config(options: &ReplicaOptions) -> Result<openraft::Config, StartError>
         max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         enable_pre_vote: Some(true),
+        // Restored in its old term, a leader knows of no commit later than its last hint: a read
+        // barrier would pass below what it had acknowledged. A new term begins with an entry of its own.
+        enable_leader_restore: Some(false),
         removed_leader_step_down: StepDownPolicy::After(ms(options.heartbeat)),
         backoff: BACKOFF.to_owned(),
         ..openraft::Config::default()
@@ -202,6 +205,9 @@ impl Replica {
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let silence = if returning {
+            membership::lead_if_alone(&raft, id)
+                .await
+                .map_err(|error| StartError::Raft(error.to_string()))?;
             options.election_min
         } else {
             Duration::ZERO

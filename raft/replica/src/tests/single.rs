@@ -49,6 +49,25 @@ async fn proposals_keep_their_order_and_effects_are_heard_before_the_answer() {
     assert_eq!(status.leader, Some(node.id));
 }
 
+/// What is acknowledged just before a kill has no commit hint behind it: a leader of the same term
+/// would not know it as committed, and its barrier would let readers see the time before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_leads_in_a_new_term_and_its_first_barrier_covers_what_it_acknowledged() {
+    let net = Arc::default();
+    let mut node = alone(&net).await;
+    for round in 0..5 {
+        let term = node.status().term;
+        let acknowledged = node.propose(messages(&["x"])).await.unwrap();
+        node.kill().await;
+        node.restart().await;
+        let barrier = node.read_barrier().await.unwrap();
+        assert!(barrier > acknowledged.index, "{round}");
+        assert!(node.status().term > term, "{round}");
+        let last = node.with_state(|state| state.stream("S").unwrap().last_seq());
+        assert_eq!([last], sequences(&acknowledged)[..], "{round}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_survives_restarts_from_the_log_and_from_checkpoints() {
     let net = Arc::default();
