@@ -4,6 +4,7 @@
 //! reads or writes the store itself.
 
 pub mod accounts;
+pub mod first_users;
 pub mod identity;
 pub mod permissions;
 mod rooms;

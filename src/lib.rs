@@ -13,4 +13,5 @@ pub mod monitor;
 pub mod node;
 pub mod pki;
 pub mod shutdown;
+mod snapshot;
 pub mod telemetry;

@@ -6,10 +6,14 @@
 
 mod admin;
 pub mod banner;
+mod link;
+mod local_tls;
+mod mover;
 mod out;
 mod pki;
 mod quickstart;
 mod run;
+mod snapshot;
 mod users;
 
 use std::process::ExitCode;
@@ -66,6 +70,11 @@ pub enum Command {
     /// Say who may use the bus, on the running cluster
     #[command(subcommand)]
     User(users::UserCommand),
+    /// Write the control plane's records to a file, or from one to the cluster
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Move a membershipd database (SQLite) into the cluster: backup, write, compare
+    MigrateToKv(Box<snapshot::MigrateArgs>),
     /// Judge a configuration as starting would, and print what it means, without starting
     CheckConfig(Box<RunArgs>),
     /// Tell a running node to leave (ldm: clients are sent to the other nodes first), to stop, or to
@@ -120,6 +129,8 @@ pub async fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Quickstart(args)) => Box::pin(quickstart::quickstart(&args)).await,
         Some(Command::Pki(command)) => pki::pki(&command),
         Some(Command::User(command)) => Box::pin(users::user(&command)).await,
+        Some(Command::Snapshot(command)) => Box::pin(snapshot::snapshot(&command)).await,
+        Some(Command::MigrateToKv(args)) => Box::pin(snapshot::migrate(&args)).await,
         Some(Command::CheckConfig(args)) => check_config(&args),
         Some(Command::Signal { command, pid_file }) => signal(&command, &pid_file),
         // `main` has seen to it already, except where this is called with a command line of its own.

@@ -18,7 +18,8 @@ use futures::StreamExt;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
-use super::admin::{Registry, Target, client_options};
+use super::admin::Registry;
+use super::link::{Target, client_options};
 use super::out::{say, tell};
 use super::{FAILED, quiet_logging};
 use crate::access::{Grants, InternalIdentity, Role, UserRecord};
@@ -230,6 +231,7 @@ async fn identity(dir: &Path, nodes: &[Node], internal: &Path) -> Result<Seed> {
     let target = Target {
         url,
         ca: None,
+        tls_first: false,
         identity: internal.to_owned(),
     };
     let registry = Box::pin(Registry::open(&target)).await?;

@@ -7,15 +7,18 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use unibus_proto::nkey::NkeyPublic;
 
-use super::admin::{AdminError, Registry, Target};
+use super::admin::{AdminError, Registry};
+use super::link::Target;
 use super::out::{say, tell};
 use super::{FAILED, WRONG, quiet_logging};
+use crate::access::first_users::FirstUsers;
 use crate::access::{Grants, Role, UserRecord};
 
 /// The users' commands.
 #[derive(Debug, Subcommand)]
 pub enum UserCommand {
-    /// Let somebody in; an error if the key has a record already
+    /// Let somebody in; an error if the key has a record already. On a node that has never started,
+    /// the first admin
     Add(AddArgs),
     /// Print every user
     List(ListArgs),
@@ -49,6 +52,9 @@ pub struct TargetArgs {
     /// The CA of the node's TLS certificate (PEM); wanted for any node but this host's
     #[arg(long, value_name = "FILE", env = "UNIBUS_CA")]
     pub ca: Option<PathBuf>,
+    /// The node begins with the TLS handshake (its --tls-first)
+    #[arg(long)]
+    pub tls_first: bool,
     /// Where the records are
     #[arg(long, value_name = "STORE", default_value = "kv")]
     pub store: StoreKind,
@@ -158,6 +164,7 @@ impl From<&TargetArgs> for Target {
         Self {
             url: args.nats_url.clone(),
             ca: args.ca.clone(),
+            tls_first: args.tls_first,
             identity: args.internal_id_file.clone(),
         }
     }
@@ -183,7 +190,13 @@ pub(super) async fn user(command: &UserCommand) -> ExitCode {
 async fn add(args: &AddArgs) -> Result<(), AdminError> {
     quiet_logging(args.target.debug);
     let record = UserRecord::new(&args.key, &args.name, args.role, Grants::from(&args.grants))?;
-    let registry = Registry::open(&Target::from(&args.target)).await?;
+    let target = Target::from(&args.target);
+    if let Some(first) = never_started(&target)?
+        && kept_for_its_start(&first, &record, &target)?
+    {
+        return Ok(());
+    }
+    let registry = Registry::open(&target).await?;
     registry.add(&record).await?;
     let (have, all) = registry.replicas().await?;
     say(&format!(
@@ -191,6 +204,38 @@ async fn add(args: &AddArgs) -> Result<(), AdminError> {
         record.role, args.key
     ));
     Ok(())
+}
+
+/// Where a node that has never started keeps its first users; `None` = it has started. A node makes
+/// its identity and its store when it first starts.
+fn never_started(target: &Target) -> Result<Option<FirstUsers>, AdminError> {
+    target.check()?;
+    let identity = &target.identity;
+    let has_started =
+        identity.exists() || identity.with_file_name("store").exists() || target.is_listening();
+    let fresh = target.is_here()? && !has_started;
+    Ok(fresh.then(|| FirstUsers::beside(identity)))
+}
+
+/// Keeps a first user for the node's first start; false where the node started meanwhile and has not
+/// taken it: then the node is asked.
+fn kept_for_its_start(
+    first: &FirstUsers,
+    record: &UserRecord,
+    target: &Target,
+) -> Result<bool, AdminError> {
+    first.add(record)?;
+    if target.identity.exists() && first.taken().is_ok() {
+        return Ok(false);
+    }
+    say(&format!(
+        "this node has never started: {} {} will be one of its first users ({}), unless the cluster \
+         that it joins has users already",
+        record.role,
+        record.sign_pub,
+        first.path().display()
+    ));
+    Ok(true)
 }
 
 async fn list(args: &ListArgs) -> Result<(), AdminError> {

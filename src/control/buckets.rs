@@ -57,6 +57,11 @@ impl Bucket {
         }
     }
 
+    /// The bucket's name.
+    pub(crate) fn name(self) -> &'static str {
+        self.stream().trim_start_matches("KV_")
+    }
+
     /// What stands before a key in a subject.
     pub(crate) const fn prefix(self) -> &'static str {
         match self {

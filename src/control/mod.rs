@@ -1,7 +1,7 @@
 //! The control plane: users, rooms, members, sealed keys and blobs as records of the replicated
 //! store, and the HTTP API over them (control-plane.md).
 //!
-//! - `buckets`: the seven buckets and who makes them.
+//! - `buckets`: the seven buckets and who makes them; `first_users`: who is in them at first.
 //! - `follow`: on every node, from applied records to what open connections may do.
 //! - `records`: typed reads and changes with expectations and deadlines.
 //! - `listener`, `router`, `limits`, `body`, `caller`: the way of a request to its handler.
@@ -13,6 +13,7 @@ mod blobs;
 mod body;
 pub(crate) mod buckets;
 mod caller;
+pub(crate) mod first_users;
 pub(crate) mod follow;
 mod keys;
 mod limits;
@@ -34,3 +35,4 @@ pub use openapi::document as openapi_document;
 pub use tls::{ControlTls, ControlTlsError};
 
 pub(crate) use listener::PlaneParts;
+pub(crate) use rooms::room_stream_config;

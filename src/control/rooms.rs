@@ -126,15 +126,20 @@ fn check_free(
     Ok(())
 }
 
+/// The stream of a persisted room's messages.
+pub(crate) fn room_stream_config(room: &RoomRecord) -> StreamConfig {
+    StreamConfig {
+        name: room_stream(room.id.as_str()),
+        description: "messages of a room".to_owned(),
+        subjects: vec![room.subject.to_string()],
+        allow_direct: true,
+        ..StreamConfig::default()
+    }
+}
+
 fn stream_of(room: &RoomRecord) -> StreamPut {
     StreamPut {
-        config: StreamConfig {
-            name: room_stream(room.id.as_str()),
-            description: "messages of a room".to_owned(),
-            subjects: vec![room.subject.to_string()],
-            allow_direct: true,
-            ..StreamConfig::default()
-        },
+        config: room_stream_config(room),
         privileged: true,
         pedantic: false,
         replicas_max: 1,

@@ -14,6 +14,7 @@ use unibus_raft::{Replica, Transport};
 use super::wiring::{Alone, ReplicaSlot, StateObserver};
 use super::{NodeError, STOP_PATIENCE, authority, formation, parts, readiness};
 use crate::access::Directory;
+use crate::access::first_users::FirstUsers;
 use crate::config::NodeConfig;
 use crate::control::buckets;
 use crate::control::follow::Follower;
@@ -96,10 +97,13 @@ impl Store {
     fn follow_cluster(&mut self, config: &NodeConfig, joins: &Joins<'_>) {
         let (sender, caught_up) = watch::channel(false);
         self.caught_up = caught_up;
+        let control_plane = config.auth.bus().map(|_| readiness::Beginnings {
+            first_users: config.internal_id_file.as_deref().map(FirstUsers::beside),
+        });
         self.spawn(readiness::watch_for(
             self.replica.clone(),
             sender,
-            config.auth.bus().is_some(),
+            control_plane,
             joins.shutdown.clone(),
         ));
         self.spawn(authority::follow(

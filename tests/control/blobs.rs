@@ -74,13 +74,7 @@ async fn a_blob_is_stored_once_and_streamed_back_in_whole_and_in_part() -> anyho
 
 /// The internal identity sees the one object through an ordinary client.
 async fn stored_once(world: &World, name: &str, blob: &[u8]) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(world.dir().join("data/internal.json"))?;
-    let file: serde_json::Value = serde_json::from_str(&text)?;
-    let seed = file["seed"].as_str().unwrap_or_default().to_owned();
-    let client = async_nats::ConnectOptions::with_nkey(seed)
-        .connect(&world.nats[0])
-        .await?;
-    let context = async_nats::jetstream::new(client);
+    let context = async_nats::jetstream::new(world.internal().await?);
     let stream = context.get_stream("OBJ_UNIBUS_blobs").await?;
     let chunks = blob.len().div_ceil(128 * 1024) as u64;
     let messages = stream.get_info().await?.state.messages;

@@ -5,8 +5,10 @@
 
 mod attacks;
 mod blobs;
+mod commands;
 mod golden;
 mod limits;
+mod moving;
 mod openapi;
 mod people;
 mod store;

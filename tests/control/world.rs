@@ -48,6 +48,7 @@ impl Answer {
     }
 
     /// Asserts the status; answers with itself.
+    #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(
             self.status,
@@ -141,6 +142,25 @@ impl World {
             .to_owned()
     }
 
+    /// The first node's own identity.
+    pub(crate) fn identity(&self) -> PathBuf {
+        match &self.cluster {
+            Some(cluster) => cluster.data_dir(0).join("internal.json"),
+            None => self.dir().join("data/internal.json"),
+        }
+    }
+
+    /// A client of the first node as that node itself.
+    pub(crate) async fn internal(&self) -> anyhow::Result<async_nats::Client> {
+        let text = std::fs::read_to_string(self.identity())?;
+        let file: Value = serde_json::from_str(&text)?;
+        let seed = file["seed"].as_str().context("a seed")?.to_owned();
+        let url = self.nats.first().context("a node")?;
+        Ok(async_nats::ConnectOptions::with_nkey(seed)
+            .connect(url)
+            .await?)
+    }
+
     /// The control plane of the last node: for a cluster, not the one that others are asked.
     pub(crate) fn other(&self) -> u16 {
         *self.http.last().expect("a node")
@@ -172,6 +192,8 @@ impl World {
 async fn add_admin(admin: &Person, url: &str, identity: &std::path::Path) -> anyhow::Result<()> {
     let key = admin.sign_pub();
     eventually("user add", PATIENCE, || async {
+        // Before the node has made its identity it counts as never started.
+        anyhow::ensure!(identity.exists(), "the node has not started");
         let output = Command::new(binary())
             .args(["user", "add", &key, "--role", "admin", "--nats-url", url])
             .arg("--internal-id-file")
