@@ -7,12 +7,14 @@
 mod acks;
 mod client_decoder;
 mod explore;
+mod frames;
 mod headers;
 mod sublist;
 
 pub use acks::acks;
 pub use client_decoder::client_decoder;
 pub use explore::{Budget, explore, read_corpus, replay_arguments};
+pub use frames::frames;
 pub use headers::headers;
 pub use sublist::sublist;
 pub use unibus_node::frontdoor::conf::fuzzing::configuration;

@@ -73,6 +73,27 @@ fn acks() {
 }
 
 #[test]
+fn frames() {
+    let words: [&[u8]; 14] = [
+        b"\x61v\x01",
+        b"\x62id\x50",
+        b"\x62ep\x00",
+        b"\x62ty\x63MSG",
+        b"\x63sig\x58\x40",
+        b"\x63thr\x50",
+        b"\x62re\x50",
+        b"\x61n\x58\x18",
+        b"\x64room",
+        b"\x64from\x78\x20",
+        b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\xbf",
+        b"\xff",
+        b"\x5f",
+    ];
+    short_run("frames", unibus_fuzz::frames, &words);
+}
+
+#[test]
 fn headers() {
     let words: [&[u8]; 9] = [
         b"NATS/1.0",

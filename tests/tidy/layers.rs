@@ -5,7 +5,7 @@ use std::fs;
 use crate::tree::{Source, sources, workspace};
 
 /// A folder, and the crates its source must not name.
-const BANS: [(&str, &[&str]); 4] = [
+const BANS: [(&str, &[&str]); 6] = [
     (
         "broker/proto/src/",
         &[
@@ -45,6 +45,19 @@ const BANS: [(&str, &[&str]); 4] = [
     (
         "raft/replica/src/",
         &["unibus_broker", "unibus_node", "quinn", "hyper"],
+    ),
+    (
+        "broker/client/src/",
+        &[
+            "unibus_broker",
+            "unibus_state",
+            "unibus_raft",
+            "unibus_node",
+        ],
+    ),
+    (
+        "broker/client/src/rooms/",
+        &["tokio", "std::fs", "std::net", "hyper", "async_nats"],
     ),
 ];
 

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const KEY_LEN: usize = 32;
+/// Bytes of a signature.
+pub const SIGNATURE_LEN: usize = 64;
 const HEX_LEN: usize = 2 * KEY_LEN;
 const CRC_LEN: usize = 2;
 
@@ -98,11 +100,17 @@ impl NkeyPublic {
     /// send it, or standard base64. Strict: small-order points and malleable signatures are refused
     /// (RFC 8032 §5.1.7).
     pub fn verify(&self, nonce: &[u8], signature: &str) -> bool {
-        let Some(signature) = decode_signature(signature) else {
-            return false;
-        };
+        decode_signature(signature).is_some_and(|signature| self.accepts(nonce, &signature))
+    }
+
+    /// The same for a signature as its 64 bytes.
+    pub fn verify_bytes(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        self.accepts(message, &Signature::from_bytes(signature))
+    }
+
+    fn accepts(&self, message: &[u8], signature: &Signature) -> bool {
         VerifyingKey::from_bytes(&self.0)
-            .is_ok_and(|key| key.verify_strict(nonce, &signature).is_ok())
+            .is_ok_and(|key| key.verify_strict(message, signature).is_ok())
     }
 }
 
@@ -180,7 +188,12 @@ impl UserSeed {
 
     /// Signs a nonce, in the form CONNECT's `sig` has: base64url without padding.
     pub fn sign(&self, nonce: &[u8]) -> String {
-        BASE64URL_NOPAD.encode(&self.0.sign(nonce).to_bytes())
+        BASE64URL_NOPAD.encode(&self.sign_bytes(nonce))
+    }
+
+    /// Signs a message: the 64 bytes of the signature (RFC 8032 §5.1.6).
+    pub fn sign_bytes(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        self.0.sign(message).to_bytes()
     }
 }
 
