@@ -34,7 +34,7 @@ use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
 use crate::control::{ControlTlsError, PlaneParts};
 use crate::mesh::{self, Mesh};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, ReloadRequest, ReloadRequests};
 use crate::monitor::sys::Advisories;
 use crate::shutdown::{self, Shutdown, Trigger};
 
@@ -121,7 +121,9 @@ pub struct Node {
     addresses: Addresses,
     clients: ClientListeners,
     trigger: Trigger,
+    monitor: Monitor,
     advisories: Advisories,
+    reloads: ReloadRequests,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -180,9 +182,8 @@ impl Node {
             mesh: mesh.as_ref(),
         };
         let addresses = listeners.addresses(client, mesh.as_deref());
-        let (monitor, advisories, tasks) =
-            monitoring::start(&config, &addresses, &server_id, &parts, &shutdown);
-        let own = (id, server_id);
+        let monitoring = monitoring::start(&config, &addresses, &server_id, &parts, &shutdown);
+        let (own, monitor) = ((id, server_id), monitoring.monitor.clone());
         let health = Arc::new(Health::new(&config, client, own, &parts, monitor));
         let mut node = Self {
             broker,
@@ -192,8 +193,10 @@ impl Node {
             addresses,
             clients: listeners.settings.clone(),
             trigger,
-            advisories,
-            tasks,
+            monitor: monitoring.monitor,
+            advisories: monitoring.advisories,
+            reloads: monitoring.reloads,
+            tasks: monitoring.tasks,
         };
         if config
             .jetstream
@@ -273,6 +276,16 @@ impl Node {
             Some(users) => plane::reload_users(users, &self.broker, auth),
             None => Ok(()),
         }
+    }
+
+    /// A wish to read the configuration again that came over `$SYS`; waits for one.
+    pub async fn reload_asked(&self) -> ReloadRequest {
+        self.reloads.next().await
+    }
+
+    /// Notes that another configuration is in force: monitoring says since when.
+    pub fn reconfigured(&self) {
+        self.monitor.reconfigured();
     }
 
     /// Stops everything in the reverse order of starting: listeners, leadership, clients, JetStream

@@ -18,6 +18,9 @@ pub(crate) const QUIET: [&str; 5] = [
     "rustls=warn",
 ];
 
+/// What `--nats-debug` adds (cluster.md, Routes).
+const PROTOCOL: &str = ",unibus_broker=trace,unibus_node::mesh=debug";
+
 /// Why logging was not set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
@@ -52,12 +55,6 @@ pub fn init(args: &LogArgs) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// True where `UNIBUS_NATS_DEBUG=1` asks for protocol traces (cluster.md, Routes).
-#[must_use]
-pub fn protocol_debug() -> bool {
-    std::env::var("UNIBUS_NATS_DEBUG").is_ok_and(|value| value == "1")
-}
-
 fn stderr_is_terminal() -> bool {
     use std::io::IsTerminal;
     std::io::stderr().is_terminal()
@@ -70,8 +67,8 @@ fn filter(args: &LogArgs) -> Result<EnvFilter, TelemetryError> {
         (None, false) => "info",
     };
     let mut text = QUIET.join(",");
-    if protocol_debug() {
-        text.push_str(",unibus_broker=trace,unibus_node::mesh=debug");
+    if args.nats_debug {
+        text.push_str(PROTOCOL);
     }
     // What the operator wrote comes last, so that it wins over the quiet list.
     text.push(',');
@@ -101,6 +98,17 @@ mod tests {
     fn the_operators_words_win_over_the_quiet_list() {
         assert!(of("debug").unwrap().contains("sled=warn"));
         assert!(of("info,sled=trace").unwrap().contains("sled=trace"));
+    }
+
+    #[test]
+    fn the_protocol_is_traced_where_that_is_asked_for() {
+        let args = LogArgs {
+            nats_debug: true,
+            ..LogArgs::default()
+        };
+        let text = filter(&args).unwrap().to_string();
+        assert!(text.contains("unibus_broker=trace"), "{text}");
+        assert!(!of("info").unwrap().contains("trace"));
     }
 
     #[test]

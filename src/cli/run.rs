@@ -70,7 +70,14 @@ async fn stop_asked(signals: &mut Signals) {
 /// Does what signals ask for until one asks to stop.
 async fn heed(node: &Node, args: &RunArgs, signals: &mut Signals) {
     loop {
-        match signals.next().await {
+        let wish = tokio::select! {
+            wish = signals.next() => wish,
+            request = node.reload_asked() => {
+                request.answer(reload(node, args));
+                continue;
+            }
+        };
+        match wish {
             Wish::Stop(signal) => {
                 info!(signal, "shutting down");
                 return;
@@ -83,7 +90,7 @@ async fn heed(node: &Node, args: &RunArgs, signals: &mut Signals) {
                 }
                 return;
             }
-            Wish::Reload => reload(node, args),
+            Wish::Reload => drop(reload(node, args)),
             Wish::Reopen => {}
         }
     }
@@ -91,7 +98,7 @@ async fn heed(node: &Node, args: &RunArgs, signals: &mut Signals) {
 
 /// Reads the certificates of client listeners again: a renewed one serves from then on, and nobody is
 /// disconnected.
-fn reload(node: &Node, args: &RunArgs) {
+fn reload(node: &Node, args: &RunArgs) -> Result<(), String> {
     let reloaded = NodeConfig::from_args(args)
         .map_err(|error| error.to_string())
         .and_then(|now| {
@@ -99,10 +106,14 @@ fn reload(node: &Node, args: &RunArgs) {
             let reloaded = node.reload_client_tls(tls, websocket);
             reloaded.map_err(|error| error.to_string())
         });
-    match reloaded {
-        Ok(()) => info!("certificates of client listeners read again"),
+    match &reloaded {
+        Ok(()) => {
+            node.reconfigured();
+            info!("certificates of client listeners read again");
+        }
         Err(error) => warn!(%error, "nothing reloaded: everything stays as it was"),
     }
+    reloaded
 }
 
 fn pid_file(path: Option<&Path>) -> Result<Option<Left>, String> {

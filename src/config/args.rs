@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::client_args::ClientArgs;
@@ -258,6 +259,10 @@ pub struct LogArgs {
     /// Log connections and decisions too: the same as --log-level debug
     #[arg(long, short = 'D', conflicts_with = "log_level")]
     pub debug: bool,
+    /// Log each operation of the NATS protocol too, without payloads and secrets, and open monitoring
+    /// on loopback where it is off
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "UNIBUS_NATS_DEBUG")]
+    pub nats_debug: bool,
     /// Shape of a log line
     #[arg(
         long,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::tls::{FALLBACK_DELAY_DEFAULT, HandshakeFirst, TLS_TIMEOUT_MAX};
 
@@ -23,7 +24,7 @@ pub struct ClientArgs {
     #[arg(long, value_name = "FILE", env = "UNIBUS_TLS_CA")]
     pub tls_ca: Option<PathBuf>,
     /// Refuse clients without a certificate of --tls-ca
-    #[arg(long, env = "UNIBUS_TLS_VERIFY")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "UNIBUS_TLS_VERIFY")]
     pub tls_verify: bool,
     /// Let clients begin with the TLS handshake instead of reading INFO first: always, auto (those who
     /// begin within 50 ms) or a time such as 300ms
@@ -37,17 +38,17 @@ pub struct ClientArgs {
     )]
     pub tls_first: Option<HandshakeFirst>,
     /// Serve clients without TLS too, although there is a certificate
-    #[arg(long, env = "UNIBUS_ALLOW_NON_TLS")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "UNIBUS_ALLOW_NON_TLS")]
     pub allow_non_tls: bool,
     /// Listen for NATS over WebSocket, for browsers: PORT (on --bind) or IP:PORT; wss with the
     /// certificate of --tls-cert
     #[arg(long, value_name = "ADDRESS", value_parser = parse_listen, env = "UNIBUS_WS_LISTEN")]
     pub ws_listen: Option<Listen>,
     /// Plain ws: for loopback, or behind something that ends TLS
-    #[arg(long, env = "UNIBUS_WS_NO_TLS")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "UNIBUS_WS_NO_TLS")]
     pub ws_no_tls: bool,
     /// Refuse web pages that come from another host or port than they connect to
-    #[arg(long, env = "UNIBUS_WS_SAME_ORIGIN")]
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "UNIBUS_WS_SAME_ORIGIN")]
     pub ws_same_origin: bool,
     /// Refuse web pages of other origins than these, such as `https://app.example`
     #[arg(

@@ -123,7 +123,7 @@ impl Settings {
             client: ClientSettings::gather(&args.client, bind),
             http_port: node.http_port.unwrap_or(HTTP_PORT_DEFAULT),
             http_tls: http_tls(node),
-            monitor_port: node.monitor_port.unwrap_or(MONITOR_PORT_DEFAULT),
+            monitor_port: monitor_port(args),
             internal_id_file: internal_id_file.unwrap_or_else(|| data_dir.join("internal.json")),
             data_dir,
             server_name: server_name(node.server_name.as_ref(), &files.names),
@@ -203,6 +203,14 @@ impl Settings {
             }),
             None => Ok(()),
         }
+    }
+}
+
+/// Where somebody looks for a fault, monitoring is on.
+fn monitor_port(args: &RunArgs) -> u16 {
+    match args.node.monitor_port {
+        Some(0) if args.log.nats_debug => MONITOR_PORT_DEFAULT,
+        port => port.unwrap_or(MONITOR_PORT_DEFAULT),
     }
 }
 

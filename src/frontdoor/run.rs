@@ -72,7 +72,14 @@ async fn serve(
     drop(routes);
     let _ports = ready(&options, &config, &node)?;
     loop {
-        match signals.next().await {
+        let wish = tokio::select! {
+            wish = signals.next() => wish,
+            request = node.reload_asked() => {
+                request.answer(reload(flags, &mut options, &node, log));
+                continue;
+            }
+        };
+        match wish {
             Wish::Stop(name) => {
                 info!(target: "nats_server", "Trapped \"{name}\" signal");
                 break;
@@ -84,13 +91,7 @@ async fn serve(
             Wish::Reopen => reopen(log, &options),
             Wish::Reload => {
                 info!(target: "nats_server", "Trapped \"hangup\" signal");
-                match reload::reload(flags, &options, &node, log) {
-                    Ok(next) => options = next,
-                    Err(words) => {
-                        let words = words.replace('\n', "; ");
-                        error!(target: "nats_server", "Failed to reload server configuration: {words}");
-                    }
-                }
+                drop(reload(flags, &mut options, &node, log));
             }
         }
     }
@@ -115,6 +116,22 @@ async fn lame_duck(options: &Options, node: &Node, signals: &mut Signals) {
     tokio::select! {
         () = node.lame_duck(plan.grace, duration) => {}
         () = stopped_early(signals) => {}
+    }
+}
+
+/// Reads the configuration again.
+fn reload(flags: &Flags, options: &mut Options, node: &Node, log: &Log) -> Result<(), String> {
+    match reload::reload(flags, options, node, log) {
+        Ok(next) => {
+            *options = next;
+            node.reconfigured();
+            Ok(())
+        }
+        Err(words) => {
+            let words = words.replace('\n', "; ");
+            error!(target: "nats_server", "Failed to reload server configuration: {words}");
+            Err(words)
+        }
     }
 }
 

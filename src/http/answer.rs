@@ -3,7 +3,10 @@
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -87,6 +90,12 @@ pub(super) fn document(document: Document) -> Response<Body> {
         CONTENT_TYPE,
         HeaderValue::from_static(document.content_type),
     );
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(document.policy),
+    );
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -28,8 +28,15 @@ pub struct Document {
     pub status: u16,
     /// Its type.
     pub content_type: &'static str,
+    /// What it may do where a browser shows it (Content Security Policy).
+    pub policy: &'static str,
     /// The whole text.
     pub body: Vec<u8>,
+}
+
+impl Document {
+    /// The policy of what is no page: nothing is loaded, run or framed.
+    pub const INERT: &'static str = "default-src 'none'; frame-ancestors 'none'";
 }
 
 /// Whether this node can serve, how securely it is run, and whom it sees.

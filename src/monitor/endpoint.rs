@@ -8,31 +8,45 @@ use super::query::{
     QueryError, SubszOptions,
 };
 use super::source::Monitor;
-use super::{accountz, connz, empty, healthz, index, jsz, metrics, routez, subsz, varz};
-use crate::http::Document;
+use super::{accountz, connz, empty, healthz, index, jsz, metrics, routez, status, subsz, varz};
+use crate::http::{Document, HealthReport};
 
 const JSON: &str = "application/json";
+const SCRIPT: &str = "application/javascript";
+const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Monitor {
     /// The document at `path`; `None` where nothing is there.
     #[must_use]
-    pub(crate) fn document(&self, path: &str, query: &str) -> Option<Document> {
+    pub(crate) fn document(
+        &self,
+        path: &str,
+        query: &str,
+        health: impl FnOnce() -> HealthReport,
+    ) -> Option<Document> {
         if !self.requests().count(path) {
             return None;
         }
-        let made = self.make(path, &Parameters::parse(query));
+        let query = Parameters::parse(query);
+        let made = self.make(path, &query, health);
+        let made = made.map(|document| called_back(document, &query));
         Some(made.unwrap_or_else(|error| {
             self.requests().refuse();
+            let words = error.to_string().into_bytes();
             Document {
                 status: 400,
-                content_type: TEXT,
-                body: error.to_string().into_bytes(),
+                ..document(TEXT, Ok(words))
             }
         }))
     }
 
-    fn make(&self, path: &str, query: &Parameters) -> Result<Document, QueryError> {
+    fn make(
+        &self,
+        path: &str,
+        query: &Parameters,
+        health: impl FnOnce() -> HealthReport,
+    ) -> Result<Document, QueryError> {
         Ok(match path {
             "/varz" => pretty(&varz::varz(self)),
             "/connz" => pretty(&connz::connz(self, &ConnzOptions::from_query(query)?)?),
@@ -59,40 +73,52 @@ impl Monitor {
                 }
             }
             "/livez" => compact(&serde_json::json!({ "status": "ok" })),
-            "/metrics" => Document {
-                status: 200,
-                content_type: metrics::CONTENT_TYPE,
-                body: metrics::text(self),
+            "/metrics" => document(metrics::CONTENT_TYPE, Ok(metrics::text(self))),
+            "/status.json" => compact(&status::status(self, health())),
+            "/status" => Document {
+                policy: status::policy(),
+                ..page(status::PAGE.to_owned())
             },
-            "/" => Document {
-                status: 200,
-                content_type: "text/html; charset=utf-8",
-                body: index::page(&self.facts().server_name).into_bytes(),
-            },
+            "/" => page(index::page(&self.facts().server_name)),
             _ => compact(&empty::Empty {}),
         })
     }
 }
 
+fn page(html: String) -> Document {
+    document(HTML, Ok(html.into_bytes()))
+}
+
+/// JSONP: the document as the argument of the function that `callback` names, for pages of old.
+fn called_back(document: Document, query: &Parameters) -> Document {
+    let Some(name) = query.callback().filter(|_| document.content_type == JSON) else {
+        return document;
+    };
+    let body = [name.as_bytes(), b"(", &document.body, b")"].concat();
+    Document {
+        content_type: SCRIPT,
+        body,
+        ..document
+    }
+}
+
 fn pretty(body: &impl Serialize) -> Document {
-    document(serde_json::to_vec_pretty(body))
+    document(JSON, serde_json::to_vec_pretty(body))
 }
 
 fn compact(body: &impl Serialize) -> Document {
-    document(serde_json::to_vec(body))
+    document(JSON, serde_json::to_vec(body))
 }
 
-fn document(body: serde_json::Result<Vec<u8>>) -> Document {
-    match body {
-        Ok(body) => Document {
-            status: 200,
-            content_type: JSON,
-            body,
-        },
-        Err(error) => Document {
-            status: 500,
-            content_type: TEXT,
-            body: error.to_string().into_bytes(),
-        },
+fn document(content_type: &'static str, body: serde_json::Result<Vec<u8>>) -> Document {
+    let (status, content_type, body) = match body {
+        Ok(body) => (200, content_type, body),
+        Err(error) => (500, TEXT, error.to_string().into_bytes()),
+    };
+    Document {
+        status,
+        content_type,
+        policy: Document::INERT,
+        body,
     }
 }

@@ -5,6 +5,7 @@ use unibus_proto::jetstream::config::{ConsumerConfig, StreamConfig};
 use unibus_proto::jetstream::info::{
     ApiStats, ClusterInfo, ConsumerInfo, PeerInfo, StreamStateJson,
 };
+use unibus_proto::jetstream::source::SourceInfo;
 use unibus_proto::jetstream::timestamp::Timestamp;
 
 use super::query::{JszOptions, LIMIT_MAX};
@@ -114,6 +115,10 @@ struct StreamDetail {
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<StreamConfig>,
     state: StreamStateJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<SourceInfo>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<SourceInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     consumer_detail: Option<Vec<ConsumerDetail>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,6 +275,8 @@ fn detail(report: StreamReport, options: &JszOptions) -> StreamDetail {
         cluster: info.cluster,
         config: options.config.then_some(info.config),
         state: info.state,
+        mirror: info.mirror,
+        sources: info.sources,
         consumer_detail: consumers,
         stream_raft_group: options.raft.then(|| "meta".to_owned()),
     }

@@ -1,5 +1,6 @@
 //! Monitoring: the documents of the monitoring port with nats-server's names (one file each), the
-//! questions and events of `$SYS`, and Prometheus metrics. Reads what the parts know; changes nothing.
+//! questions and events of `$SYS`, and Prometheus metrics. Reads what the parts know; only orders of the
+//! system account (`sys/order.rs`) change something.
 
 mod accountz;
 mod connz;
@@ -11,12 +12,15 @@ mod jsz;
 mod metrics;
 mod process;
 mod query;
+mod reload;
 mod routez;
 mod source;
 mod statsz;
+mod status;
 mod subsz;
 pub mod sys;
 mod text;
 mod varz;
 
+pub use self::reload::{ReloadRequest, ReloadRequests};
 pub use self::source::{Facts, Monitor, StorePart};

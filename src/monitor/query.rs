@@ -8,6 +8,8 @@ use thiserror::Error;
 pub(crate) const LIMIT_DEFAULT: usize = 1024;
 /// Most entries of a page, whatever is asked for.
 pub(crate) const LIMIT_MAX: usize = 65_536;
+/// Longest name of a JSONP function.
+const CALLBACK_BYTES_MAX: usize = 64;
 /// Most parameters of one query.
 const PARAMETERS_MAX: usize = 32;
 
@@ -63,6 +65,17 @@ impl Parameters {
 
     fn text(&self, name: &str) -> String {
         self.get(name).unwrap_or_default().to_owned()
+    }
+
+    /// The function that is to be called with the document: a name, and nothing that could be more.
+    pub(crate) fn callback(&self) -> Option<&str> {
+        let named = |name: &&str| {
+            name.len() <= CALLBACK_BYTES_MAX
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.'))
+        };
+        self.get("callback").filter(named)
     }
 
     fn flag(&self, name: &'static str) -> Result<bool, QueryError> {
@@ -383,6 +396,14 @@ mod tests {
 
     fn connz(query: &str) -> Result<ConnzOptions, QueryError> {
         ConnzOptions::from_query(&Parameters::parse(query))
+    }
+
+    #[test]
+    fn a_callback_is_a_name_and_no_program() {
+        let named = |query| Parameters::parse(query).callback().map(str::to_owned);
+        assert_eq!(named("callback=jQuery1.cb_2"), Some("jQuery1.cb_2".into()));
+        assert_eq!(named("callback=alert(1)%2F%2F"), None);
+        assert_eq!(named("callback="), None);
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use unibus_broker::{Broker, BrokerStats};
 use unibus_raft::{Replica, ReplicaStatus};
 
 use super::process::Process;
+use super::reload::{self, ReloadRequests, Reloader};
+use crate::config::websocket::WebSocket;
 use crate::jetstream::JetStream;
 use crate::mesh::{Mesh, PeerStatus};
 
@@ -36,6 +39,10 @@ pub struct Facts {
     pub route_urls: Vec<String>,
     /// Whether clients speak TLS.
     pub tls_required: bool,
+    /// Whether they show certificates.
+    pub tls_verify: bool,
+    /// Where WebSocket clients connect, and how.
+    pub websocket: Option<(SocketAddr, WebSocket)>,
     /// Folder of the store.
     pub store_dir: PathBuf,
     /// JetStream's domain.
@@ -68,6 +75,9 @@ struct Inner {
     process: Process,
     started: Instant,
     started_at: SystemTime,
+    /// When the configuration in force was read.
+    configured_at: Mutex<SystemTime>,
+    reloader: Reloader,
     requests: RequestCounts,
     /// Documents sent to the system account so far: `seq` of their envelopes.
     sequence: AtomicU64,
@@ -93,15 +103,17 @@ impl std::fmt::Debug for Monitor {
 }
 
 impl Monitor {
-    /// Joins the parts. The node counts as started now.
+    /// Joins the parts. The node counts as started now. What comes with it is asked for over `$SYS` and
+    /// has to be answered by whoever knows the configuration.
     #[must_use]
     pub fn new(
         facts: Facts,
         broker: Broker,
         store: Option<StorePart>,
         mesh: Option<Arc<Mesh>>,
-    ) -> Self {
-        Self(Arc::new(Inner {
+    ) -> (Self, ReloadRequests) {
+        let (reloader, requests) = reload::channel();
+        let monitor = Self(Arc::new(Inner {
             facts,
             broker,
             store,
@@ -109,9 +121,12 @@ impl Monitor {
             process: Process::new(),
             started: Instant::now(),
             started_at: SystemTime::now(),
+            configured_at: Mutex::new(SystemTime::now()),
+            reloader,
             requests: RequestCounts::default(),
             sequence: AtomicU64::new(0),
-        }))
+        }));
+        (monitor, requests)
     }
 
     pub(crate) fn facts(&self) -> &Facts {
@@ -142,6 +157,19 @@ impl Monitor {
         self.0.started_at
     }
 
+    pub(crate) fn configured_at(&self) -> SystemTime {
+        *self.0.configured_at.lock()
+    }
+
+    pub(crate) fn reloader(&self) -> &Reloader {
+        &self.0.reloader
+    }
+
+    /// Another configuration is in force from now on.
+    pub(crate) fn reconfigured(&self) {
+        *self.0.configured_at.lock() = SystemTime::now();
+    }
+
     /// The connected peers.
     pub(crate) fn peers(&self) -> Vec<PeerStatus> {
         self.0
@@ -170,8 +198,10 @@ impl Monitor {
 }
 
 /// The endpoints whose requests are counted.
-pub(crate) const ENDPOINTS: [&str; 16] = [
+pub(crate) const ENDPOINTS: [&str; 18] = [
     "/",
+    "/status",
+    "/status.json",
     "/varz",
     "/connz",
     "/routez",

@@ -28,6 +28,12 @@ pub(crate) struct Varz {
     auth_required: bool,
     #[serde(skip_serializing_if = "is_false")]
     tls_required: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    tls_verify: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    connect_urls: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ws_connect_urls: Vec<String>,
     max_connections: usize,
     #[serde(skip_serializing_if = "is_zero")]
     max_subscriptions: usize,
@@ -47,7 +53,7 @@ pub(crate) struct Varz {
     gateway: Nothing,
     leaf: Nothing,
     mqtt: Nothing,
-    websocket: Nothing,
+    websocket: WebSocketVarz,
     #[serde(skip_serializing_if = "Option::is_none")]
     jetstream: Option<JetStreamVarz>,
     /// Seconds.
@@ -78,6 +84,8 @@ pub(crate) struct Varz {
     subscriptions: usize,
     http_req_stats: BTreeMap<&'static str, u64>,
     config_load_time: Timestamp,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
     config_digest: &'static str,
     system_account: String,
     slow_consumer_stats: ByKind,
@@ -101,6 +109,28 @@ struct ClusterVarz {
     tls_required: bool,
     #[serde(skip_serializing_if = "is_false")]
     tls_verify: bool,
+}
+
+/// `websocket`: empty where there is no listener.
+#[derive(Clone, Debug, Default, Serialize)]
+struct WebSocketVarz {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_auth_user: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    no_tls: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    same_origin: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_origins: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    compression: bool,
+    /// Nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake_timeout: Option<u64>,
 }
 
 /// A part that this server does not have.
@@ -135,6 +165,7 @@ pub(crate) fn varz(monitor: &Monitor) -> Varz {
     let started = text::timestamp(monitor.started_at());
     let routes = monitor.peers().len();
     let http = facts.monitor;
+    let info = monitor.broker().info();
     Varz {
         server_id: facts.server_id.clone(),
         server_name: facts.server_name.clone(),
@@ -146,6 +177,9 @@ pub(crate) fn varz(monitor: &Monitor) -> Varz {
         port: facts.client.port(),
         auth_required: monitor.broker().is_auth_required(),
         tls_required: facts.tls_required,
+        tls_verify: facts.tls_verify,
+        connect_urls: info.connect_urls,
+        ws_connect_urls: info.ws_connect_urls,
         max_connections: limits.connections_max,
         max_subscriptions: limits.subscriptions_max,
         ping_interval: text::nanos(limits.ping_interval),
@@ -162,7 +196,7 @@ pub(crate) fn varz(monitor: &Monitor) -> Varz {
         gateway: Nothing {},
         leaf: Nothing {},
         mqtt: Nothing {},
-        websocket: Nothing {},
+        websocket: websocket(monitor),
         jetstream: jsz::varz(monitor),
         tls_timeout: TLS_TIMEOUT_SECONDS,
         write_deadline: text::nanos(limits.write_deadline),
@@ -187,7 +221,8 @@ pub(crate) fn varz(monitor: &Monitor) -> Varz {
         stalled_clients: 0,
         subscriptions: stats.subscriptions,
         http_req_stats: monitor.requests().read().filter(|(_, n)| *n > 0).collect(),
-        config_load_time: started,
+        config_load_time: text::timestamp(monitor.configured_at()),
+        tags: facts.tags.clone(),
         config_digest: "",
         system_account: facts.system_account.to_string(),
         slow_consumer_stats: by_kind(stats.slow_consumers, stats.slow_routes),
@@ -201,6 +236,24 @@ fn by_kind(clients: u64, routes: u64) -> ByKind {
         clients,
         routes,
         ..ByKind::default()
+    }
+}
+
+fn websocket(monitor: &Monitor) -> WebSocketVarz {
+    let facts = monitor.facts();
+    let Some((at, settings)) = &facts.websocket else {
+        return WebSocketVarz::default();
+    };
+    WebSocketVarz {
+        host: Some(at.ip().to_string()),
+        port: Some(at.port()),
+        no_auth_user: settings.no_auth_user.clone(),
+        no_tls: settings.no_tls,
+        same_origin: settings.same_origin,
+        allowed_origins: settings.allowed_origins.clone(),
+        // Negotiated with nobody, whatever was asked for.
+        compression: false,
+        handshake_timeout: Some(text::nanos(settings.handshake_timeout)),
     }
 }
 

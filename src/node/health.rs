@@ -74,7 +74,7 @@ impl HealthSource for Health {
     }
 
     fn document(&self, path: &str, query: &str) -> Option<Document> {
-        self.monitor.document(path, query)
+        self.monitor.document(path, query, || self.health())
     }
 
     fn varz(&self) -> serde_json::Value {

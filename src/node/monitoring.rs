@@ -8,13 +8,22 @@ use tokio::task::JoinHandle;
 use super::Parts;
 use super::listeners::Addresses;
 use super::wiring::Dispatch;
+use crate::config::tls::ClientTls;
 use crate::config::{AuthMode, NodeConfig};
 use crate::monitor::sys::{Advisories, PeerAnswers, Peers, SystemServices};
-use crate::monitor::{Facts, Monitor, StorePart};
+use crate::monitor::{Facts, Monitor, ReloadRequests, StorePart};
 use crate::shutdown::Shutdown;
 
 /// The system account of a node whose users are the bus's own: there is one account only.
 const SYSTEM_ACCOUNT_UNNAMED: &str = "$SYS";
+
+/// Monitoring that runs.
+pub(super) struct Monitoring {
+    pub(super) monitor: Monitor,
+    pub(super) advisories: Advisories,
+    pub(super) reloads: ReloadRequests,
+    pub(super) tasks: Vec<JoinHandle<()>>,
+}
 
 /// Monitoring of a node: from now on `$SYS` is served, its events are told, and peers are answered:
 /// also what they ask the store for.
@@ -24,7 +33,7 @@ pub(super) fn start(
     server_id: &str,
     parts: &Parts<'_>,
     shutdown: &Shutdown,
-) -> (Monitor, Advisories, Vec<JoinHandle<()>>) {
+) -> Monitoring {
     let store = parts.store.map(|store| StorePart {
         replica: store.replica.clone(),
         jetstream: store.jetstream.clone(),
@@ -32,7 +41,7 @@ pub(super) fn start(
     });
     let broker = parts.broker;
     let facts = facts(config, addresses, server_id);
-    let monitor = Monitor::new(facts, broker.clone(), store, parts.mesh.cloned());
+    let (monitor, reloads) = Monitor::new(facts, broker.clone(), store, parts.mesh.cloned());
     let separate = matches!(config.auth, AuthMode::Static(_));
     let account = if separate {
         broker.account(&monitor.facts().system_account)
@@ -55,7 +64,12 @@ pub(super) fn start(
         tokio::spawn(SystemServices::start(&monitor, broker, separate, peers)),
         tokio::spawn(advisories.clone().run(shutdown.clone())),
     ];
-    (monitor, advisories, tasks)
+    Monitoring {
+        monitor,
+        advisories,
+        reloads,
+        tasks,
+    }
 }
 
 fn facts(config: &NodeConfig, addresses: &Addresses, server_id: &str) -> Facts {
@@ -80,6 +94,11 @@ fn facts(config: &NodeConfig, addresses: &Addresses, server_id: &str) -> Facts {
             cluster.routes.iter().map(ToString::to_string).collect()
         }),
         tls_required: config.client_tls.is_some(),
+        tls_verify: config
+            .client_tls
+            .as_ref()
+            .is_some_and(ClientTls::asks_for_certificates),
+        websocket: addresses.websocket.zip(config.websocket.clone()),
         store_dir: config.data_dir.clone(),
         domain: jetstream.and_then(|js| js.domain.clone()),
         max_memory: jetstream.and_then(|js| js.max_memory),

@@ -4,6 +4,7 @@ use futures::StreamExt;
 use unibus_testkit::{eventually, free_port};
 
 use crate::server::{PATIENCE, Server, output};
+use crate::system::document;
 
 #[tokio::test]
 async fn one_seed_makes_a_full_mesh_whose_clients_know_all_servers() {
@@ -28,6 +29,8 @@ async fn one_seed_makes_a_full_mesh_whose_clients_know_all_servers() {
             &routes,
             "--cluster_name",
             "c",
+            "-m",
+            "-1",
         ];
         servers.push(Server::start(&flags).await.unwrap());
     }
@@ -52,6 +55,8 @@ async fn one_seed_makes_a_full_mesh_whose_clients_know_all_servers() {
     })
     .await
     .unwrap();
+    let varz = document(from, "/varz").await;
+    assert_eq!(varz["connect_urls"].as_array().unwrap().len(), 3, "{varz}");
 }
 
 #[test]

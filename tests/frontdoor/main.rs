@@ -9,3 +9,5 @@ mod clusters;
 mod server;
 mod signals;
 mod starting;
+mod system;
+mod traces;

@@ -16,22 +16,24 @@ use crate::server::Server;
 /// Longest wait for expected bytes, unless the script says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the server asks a client that has been there for two seconds.
+const PING: &[u8] = b"PING\r\n";
+
 /// A raw connection to the broker.
 pub(crate) struct Client {
     stream: TcpStream,
     patience: Duration,
     received: Vec<u8>,
     ended: bool,
+    /// Answers the server's PING instead of taking it for what was expected: a whole node sends its own.
+    answers_pings: bool,
 }
 
 pub(crate) async fn play(script: &Script) -> Result<(), String> {
     let server = Server::start(script).await;
-    let patience = script
-        .number("patience_ms")
-        .map_or(PATIENCE, Duration::from_millis);
     let mut clients = BTreeMap::new();
     for step in &script.steps {
-        take(step, &server, patience, &mut clients)
+        take(step, script, &server, &mut clients)
             .await
             .map_err(|problem| format!("line {}: {problem}", step.line))?;
     }
@@ -49,13 +51,16 @@ pub(crate) async fn play(script: &Script) -> Result<(), String> {
 
 async fn take(
     step: &Step,
+    script: &Script,
     server: &Server,
-    patience: Duration,
     clients: &mut BTreeMap<String, Client>,
 ) -> Result<(), String> {
     if matches!(step.action, Action::Open) {
         let mut client = Client::connect(server.address).await?;
-        client.patience = patience;
+        if let Some(patience) = script.number("patience_ms") {
+            client.patience = Duration::from_millis(patience);
+        }
+        client.answers_pings = script.has("jetstream");
         client.expect("INFO {…} ⏎").await?;
         clients.insert(step.client.clone(), client);
         return Ok(());
@@ -84,6 +89,7 @@ impl Client {
             patience: PATIENCE,
             received: Vec::new(),
             ended: false,
+            answers_pings: false,
         })
     }
 
@@ -106,6 +112,10 @@ impl Client {
     pub(crate) async fn expect(&mut self, pattern: &str) -> Result<(), String> {
         let deadline = Instant::now() + self.patience;
         loop {
+            if self.answers_pings && self.received.starts_with(PING) {
+                self.received.drain(..PING.len());
+                self.send(b"PONG\r\n").await?;
+            }
             match meet(pattern, &self.received)? {
                 Met::Whole(length) => {
                     self.received.drain(..length);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! # a comment
-//! broker auth nkey payload_bytes_max=100 ...    how the broker is set up; first line, optional
+//! broker auth nkey payload_bytes_max=100 ...    how the server is set up; first line, optional
 //! open C                                        a client connects; its INFO line is read
 //! hello C [{json}]                              CONNECT and PING are sent, PONG (and INFO) read
 //! C: PING⏎                                      client C sends exactly these bytes

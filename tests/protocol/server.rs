@@ -1,16 +1,19 @@
-//! A broker in this process, set up by a script's `broker` line.
+//! A broker in this process, set up by a script's `broker` line; a whole node in one of its own where
+//! the line says `jetstream`.
 //!
-//! Words: `auth` (credentials are required: `auth_token` `secret`, or `limited`, which may neither
+//! Other words: `auth` (credentials are required: `auth_token` `secret`, or `limited`, which may neither
 //! publish to `denied.>` nor subscribe to `secret.>`, `responder`, which may only answer, or `grouped`,
 //! which may join the groups `v1`, `v1.>` and `*.dev` on `foo` and not `*.prod` on `bar`), `nkey` (any nkey with
 //! a good signature), and `<name>=<number>` for `payload_bytes_max`, `control_line_bytes_max`,
 //! `subscriptions_max`, `subscription_tokens_max`, `connections_max`, `pings_out_max`, `auth_timeout_ms`, `ping_ms`, and
 //! `patience_ms`, how long the player waits for bytes.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use unibus_broker::{
@@ -19,17 +22,27 @@ use unibus_broker::{
 };
 use unibus_proto::nkey::NkeyPublic;
 use unibus_proto::permissions::{Permissions, QueueRule, ResponseRule, SubjectSet};
+use unibus_testkit::{NodeProcess, PATIENCE};
 
 use crate::script::Script;
 
 /// Serves until it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    _shutdown: watch::Sender<bool>,
+    _serves: Serves,
+}
+
+/// What a server lives by.
+enum Serves {
+    Broker { _shutdown: watch::Sender<bool> },
+    Node { _node: NodeProcess, _dir: TempDir },
 }
 
 impl Server {
     pub(crate) async fn start(script: &Script) -> Self {
+        if script.has("jetstream") {
+            return Self::with_jetstream().await;
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mode = if script.has("nkey") {
@@ -54,7 +67,24 @@ impl Server {
         tokio::spawn(async move { broker.serve(listener, stopped).await });
         Self {
             address,
-            _shutdown: shutdown,
+            _serves: Serves::Broker {
+                _shutdown: shutdown,
+            },
+        }
+    }
+
+    async fn with_jetstream() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let binary = Path::new(env!("CARGO_BIN_EXE_unibus-node"));
+        let mut node = NodeProcess::single(binary, dir.path()).unwrap();
+        node.start().unwrap();
+        node.ready(PATIENCE).await.unwrap();
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, node.client_port)),
+            _serves: Serves::Node {
+                _node: node,
+                _dir: dir,
+            },
         }
     }
 }

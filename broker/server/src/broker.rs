@@ -171,6 +171,12 @@ impl Broker {
         route::attach(Arc::clone(&self.shared), peer, reader, writer)
     }
 
+    /// INFO as clients that connect now read it, without what is theirs alone.
+    #[must_use]
+    pub fn info(&self) -> ServerInfo {
+        ServerInfo::clone(&self.shared.info.load())
+    }
+
     /// Changes INFO (such as `connect_urls`) and sends it to all clients that follow it.
     pub fn update_info(&self, change: impl Fn(&mut ServerInfo)) {
         self.shared.announce(change);

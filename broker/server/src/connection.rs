@@ -31,6 +31,7 @@ use crate::reason::CloseReason;
 use crate::session::{Deciding, Session};
 use crate::shared::Shared;
 use crate::stats::count;
+use crate::trace;
 use crate::violation::Violation;
 
 /// One read takes at most this many bytes; shared by all connections of a thread.
@@ -299,6 +300,7 @@ impl Connection {
     fn act(&mut self, data: &[u8], consumed: &mut usize) -> Option<Violation> {
         let mut burst = Burst::new(&self.shared, &self.plane);
         let mut ended: Option<Violation> = None;
+        let traced = trace::is_on();
         while ended.is_none()
             && self.session.next_plane.is_none()
             && self.session.deciding.is_none()
@@ -306,6 +308,9 @@ impl Connection {
             match self.decoder.decode(&data[*consumed..]) {
                 Ok(Some((op, used))) => {
                     *consumed += used;
+                    if traced {
+                        trace::incoming(self.session.outbound.id, &op);
+                    }
                     ended = self.session.handle(op, &mut burst).err();
                 }
                 Ok(None) => break,
@@ -429,7 +434,8 @@ impl Connection {
         // Others may have filled and emptied the buffers without this task.
         self.session.outbound.shrink();
         let active = now.duration_since(self.last_read) < limits.ping_interval;
-        if !self.session.is_admitted() || (active && !first) {
+        let admitted = self.session.is_admitted();
+        if (active && !first) || (first && !admitted) {
             return None;
         }
         if self.session.pings_out + 1 > limits.pings_out_max {
@@ -437,9 +443,12 @@ impl Connection {
             return Some(self.refuse("Stale Connection", CloseReason::StaleConnection));
         }
         self.session.pings_out += 1;
-        self.session.pinged_at = Some(now);
-        self.session.outbound.append_with(encoder::ping);
-        self.session.outbound.flush();
+        // Before CONNECT a PING would meet a client that expects nothing but PONG; its silence counts.
+        if admitted {
+            self.session.pinged_at = Some(now);
+            self.session.outbound.append_with(encoder::ping);
+            self.session.outbound.flush();
+        }
         None
     }
 

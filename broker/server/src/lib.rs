@@ -38,6 +38,7 @@ mod stats;
 mod subscription;
 mod table;
 mod tls;
+mod trace;
 mod violation;
 mod websocket;
 mod wire;

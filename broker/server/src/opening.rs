@@ -181,7 +181,7 @@ impl Guest<'_> {
         let id = shared.next_id();
         tracing::debug!(client_id = id, peer = %self.peer, "connection accepted");
         let pending_max = shared.limits().pending_bytes_max;
-        let outbound = Arc::new(Outbound::new(id, pending_max, writer));
+        let outbound = Arc::new(Outbound::for_client(id, pending_max, writer));
         let greeting = Arc::clone(&self.prepared.greeting);
         Session::new(outbound, self.peer, greeting, nonce(shared))
     }

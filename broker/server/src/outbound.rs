@@ -25,6 +25,7 @@ use crate::meter::{Amount, Meter};
 use crate::reason::CloseReason;
 use crate::replies::Replies;
 use crate::subscription::Subscription;
+use crate::trace;
 
 /// Writes of fresh bytes by one flush; what comes later is left to the connection's task.
 const FLUSH_ROUNDS_MAX: usize = 4;
@@ -89,6 +90,8 @@ pub(crate) struct Status {
 pub(crate) struct Outbound {
     /// Unique in the process.
     pub(crate) id: u64,
+    /// The bytes are operations for a client, which traces may show.
+    to_client: bool,
     pub(crate) meter: Meter,
     /// Bytes that may wait.
     pending_max: AtomicUsize,
@@ -133,6 +136,7 @@ impl Outbound {
     pub(crate) fn new(id: u64, pending_max: usize, socket: Option<OwnedWriteHalf>) -> Self {
         Self {
             id,
+            to_client: false,
             meter: Meter::default(),
             pending_max: AtomicUsize::new(pending_max),
             state: Mutex::new(State {
@@ -146,6 +150,20 @@ impl Outbound {
             answers: AtomicBool::new(false),
             replies: Mutex::new(None),
             permissions: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The same for a client's connection.
+    pub(crate) fn for_client(id: u64, pending_max: usize, socket: Option<OwnedWriteHalf>) -> Self {
+        Self {
+            to_client: true,
+            ..Self::new(id, pending_max, socket)
+        }
+    }
+
+    fn trace(&self, operations: &[u8]) {
+        if trace::is_on() && self.to_client {
+            trace::outgoing(self.id, operations);
         }
     }
 
@@ -215,6 +233,7 @@ impl Outbound {
             staged.clear();
             return 0;
         }
+        self.trace(staged);
         self.meter.sent(sent, now);
         state.pending += staged.len();
         if state.buffer.is_empty() {
@@ -237,6 +256,7 @@ impl Outbound {
         }
         let before = state.buffer.len();
         write(&mut state.buffer);
+        self.trace(&state.buffer[before..]);
         state.pending += state.buffer.len() - before;
         if state.pending > self.pending_max() {
             self.close_locked(&mut state, Close::SlowPending);

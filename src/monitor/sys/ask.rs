@@ -1,11 +1,12 @@
-//! One question and its answer: which document a subject names, with which options, for whom. Walks
-//! whatever the document walks: for a blocking thread.
+//! One question and its answer: which document (or order) a subject names, with which options, for whom.
+//! Walks whatever the document walks: for a blocking thread.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::order::Order;
 use crate::monitor::query::{
     AccountzOptions, AccstatzOptions, ConnzOptions, HealthzOptions, JszOptions, QueryError,
     SubszOptions,
@@ -60,6 +61,8 @@ enum Target<'a> {
     Account(&'a str, &'a str),
     /// Every account's, of every server.
     Accounts(&'a str),
+    /// One server is to do something.
+    Do(&'a str, Order),
 }
 
 /// A refusal: code and words.
@@ -111,7 +114,7 @@ impl Ask {
 
     /// Whether peers may have an answer too.
     pub(super) fn concerns_peers(&self, own_id: &str) -> bool {
-        !matches!(self.target(), Some(Target::Server(id, _)) if id == own_id)
+        !matches!(self.target(), Some(Target::Server(id, _) | Target::Do(id, _)) if id == own_id)
     }
 
     fn target(&self) -> Option<Target<'_>> {
@@ -126,6 +129,7 @@ impl Ask {
             ("SERVER", "PING", None) => Target::Servers("STATSZ"),
             ("SERVER", "PING", Some(endpoint)) if known(endpoint) => Target::Servers(endpoint),
             ("SERVER", id, Some(endpoint)) if known(endpoint) => Target::Server(id, endpoint),
+            ("SERVER", id, Some(order)) if id != "PING" => Target::Do(id, Order::parse(order)?),
             ("ACCOUNT", "PING", Some(endpoint @ ("STATZ" | "CONNZ"))) => Target::Accounts(endpoint),
             ("ACCOUNT", account, Some(endpoint)) if ACCOUNT_ENDPOINTS.contains(&endpoint) => {
                 Target::Account(account, endpoint)
@@ -138,20 +142,27 @@ impl Ask {
     #[must_use]
     pub fn answer(&self, monitor: &Monitor) -> Option<Vec<u8>> {
         let target = self.target()?;
-        if matches!(target, Target::Server(id, _) if id != monitor.facts().server_id) {
+        let own = &monitor.facts().server_id;
+        if matches!(target, Target::Server(id, _) | Target::Do(id, _) if id != own) {
             return None;
+        }
+        if let Target::Do(_, order) = target {
+            return self.done(order, monitor);
         }
         let answer = match self.options::<Filter>() {
             Ok(filter) if !filter.matches(monitor) => return None,
             Ok(_) => self.document(&target, monitor),
             Err(refusal) => Err(refusal),
         };
-        let body = match answer {
-            Ok(body) => body,
-            Err(Refusal(code, description)) => json!({
-                "server": statsz::server(monitor),
-                "error": { "code": code, "description": description },
-            }),
+        let body = answer.unwrap_or_else(|refusal| refused(monitor, &refusal));
+        serde_json::to_vec(&body).ok()
+    }
+
+    /// Does what is asked for. The answer has no data: that nothing is wrong is all there is to say.
+    fn done(&self, order: Order, monitor: &Monitor) -> Option<Vec<u8>> {
+        let body = match order.carry_out(&self.body, monitor) {
+            Ok(()) => json!({ "server": statsz::server(monitor) }),
+            Err(words) => refused(monitor, &Refusal(500, words)),
         };
         serde_json::to_vec(&body).ok()
     }
@@ -175,6 +186,7 @@ impl Ask {
                 Ok(enveloped(monitor, &data))
             }
             Target::Account(account, endpoint) => self.account_data(account, endpoint, monitor),
+            Target::Do(..) => Err(Refusal(500, "an order has no document".to_owned())),
             Target::Accounts(endpoint) => match &self.account {
                 Some(account) => self.account_data(account, endpoint, monitor),
                 None if *endpoint == "CONNZ" => {
@@ -262,6 +274,13 @@ impl Ask {
     }
 }
 
+fn refused(monitor: &Monitor, Refusal(code, description): &Refusal) -> Value {
+    json!({
+        "server": statsz::server(monitor),
+        "error": { "code": code, "description": description },
+    })
+}
+
 fn value(document: &impl Serialize) -> Result<Value, Refusal> {
     serde_json::to_value(document).map_err(|error| Refusal(500, error.to_string()))
 }
@@ -286,6 +305,10 @@ mod tests {
             ("$SYS.REQ.SERVER.NABC.VARZ", Target::Server("NABC", "VARZ")),
             ("$SYS.REQ.ACCOUNT.A.CONNZ", Target::Account("A", "CONNZ")),
             ("$SYS.REQ.ACCOUNT.PING.STATZ", Target::Accounts("STATZ")),
+            (
+                "$SYS.REQ.SERVER.NABC.KICK",
+                Target::Do("NABC", Order::Kick),
+            ),
         ] {
             assert_eq!(ask(subject, None).unwrap().target(), Some(target));
         }
@@ -294,6 +317,7 @@ mod tests {
             "$SYS.REQ.SERVER",
             "$SYS.REQ.ACCOUNT.A.NOPE",
             "$SYS.REQ.SERVER.A.VARZ.x",
+            "$SYS.REQ.SERVER.PING.RELOAD",
             "$SYS.REQ.CLAIMS.LIST",
             "$SYS.OTHER",
         ] {
@@ -314,6 +338,8 @@ mod tests {
             "$SYS.REQ.SERVER.PING",
             "$SYS.REQ.SERVER.PING.VARZ",
             "$SYS.REQ.SERVER.NABC.CONNZ",
+            "$SYS.REQ.SERVER.NABC.KICK",
+            "$SYS.REQ.SERVER.NABC.RELOAD",
             "$SYS.REQ.ACCOUNT.A.CONNZ",
             "$SYS.REQ.ACCOUNT.B.INFO",
         ] {

@@ -6,6 +6,7 @@
 
 mod ask;
 mod events;
+mod order;
 mod peers;
 mod serve;
 

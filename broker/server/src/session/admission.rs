@@ -141,6 +141,7 @@ impl Session {
         self.limits = admission.limits.within(plane.exchange.load().limits);
         self.origin.account.clone_from(&plane.account);
         self.expires_at = admission.expires_at.map(instant_of);
+        self.pings_out = 0;
         self.follow(admission.grant);
         self.flags.admitted = true;
         if !Arc::ptr_eq(&plane, burst.plane) {

@@ -81,6 +81,20 @@ async fn a_silent_client_is_pinged_and_then_stale() {
 }
 
 #[tokio::test]
+async fn a_peer_that_never_says_anything_is_stale_too() {
+    let node = Node::limited(|limits| {
+        limits.first_ping = Duration::from_millis(20);
+        limits.ping_interval = Duration::from_millis(40);
+    })
+    .await;
+    let mut raw = node.dial().await;
+    // No PING before CONNECT: the silence itself counts.
+    assert_eq!(raw.rest().await, "-ERR 'Stale Connection'\r\n");
+    assert_eq!(node.broker.stats().stale_connections, 1);
+    node.client().await.flush().await;
+}
+
+#[tokio::test]
 async fn a_slow_consumer_is_closed_and_counted_and_others_are_not() {
     let node = Node::limited(|limits| {
         limits.pending_bytes_max = 1024 * 1024;
