@@ -34,8 +34,8 @@ use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
 use crate::control::{ControlTlsError, PlaneParts};
 use crate::mesh::{self, Mesh};
-use crate::monitor::{Monitor, ReloadRequest, ReloadRequests};
 use crate::monitor::sys::Advisories;
+use crate::monitor::{Monitor, ReloadRequest, ReloadRequests};
 use crate::shutdown::{self, Shutdown, Trigger};
 
 pub use self::client_tls::{ClientTlsError, check_client_tls};

@@ -55,11 +55,11 @@ impl Reloader {
     /// Words about why the configuration in force is still the one before.
     pub(crate) fn ask(&self) -> Result<(), String> {
         let (sender, receiver) = answers::sync_channel(1);
-        self.0
-            .try_send(ReloadRequest(sender))
-            .map_err(|_| "too many reloads are asked for at once, or the server stops".to_owned())?;
-        receiver
-            .recv_timeout(PATIENCE)
-            .map_err(|_| "the server did not answer in time: it is leaving or stopping".to_owned())?
+        self.0.try_send(ReloadRequest(sender)).map_err(|_| {
+            "too many reloads are asked for at once, or the server stops".to_owned()
+        })?;
+        receiver.recv_timeout(PATIENCE).map_err(|_| {
+            "the server did not answer in time: it is leaving or stopping".to_owned()
+        })?
     }
 }

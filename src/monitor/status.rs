@@ -154,7 +154,11 @@ pub(crate) fn status(monitor: &Monitor, health: HealthReport) -> Status {
             cluster: facts.cluster_name.clone(),
         },
         health: Health {
-            status: if ailments.is_empty() { "ok" } else { "unavailable" },
+            status: if ailments.is_empty() {
+                "ok"
+            } else {
+                "unavailable"
+            },
             error: ailments.join("; "),
             report: health,
         },
@@ -207,7 +211,9 @@ fn stream(report: &StreamReport) -> Stream {
 
 /// Those that are furthest behind, first.
 fn lagging(reports: &[StreamReport]) -> Vec<Lagging> {
-    let consumers = reports.iter().flat_map(|report| report.consumers.iter().flatten());
+    let consumers = reports
+        .iter()
+        .flat_map(|report| report.consumers.iter().flatten());
     let mut behind: Vec<Lagging> = consumers
         .filter(|info| info.num_pending > 0 || info.num_ack_pending > 0)
         .map(|info| Lagging {
@@ -235,7 +241,15 @@ mod tests {
     fn the_page_is_complete_and_loads_nothing() {
         assert_eq!(PAGE.matches("<script>").count(), 1);
         assert_eq!(PAGE.matches("<style>").count(), 1);
-        for outside in ["src=", "@import", "url(", "https://", "innerHTML", " style=", "onclick"] {
+        for outside in [
+            "src=",
+            "@import",
+            "url(",
+            "https://",
+            "innerHTML",
+            " style=",
+            "onclick",
+        ] {
             assert!(!PAGE.contains(outside), "{outside}");
         }
         assert_eq!(policy().matches("'sha256-").count(), 2);

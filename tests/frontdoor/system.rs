@@ -42,11 +42,18 @@ async fn the_system_account_throws_clients_out_and_reloads() {
 
     let body = format!("{{\"cid\": {cid}}}");
     let done = order(&admin, &id, "KICK", &body).await;
-    assert!(done["error"].is_null() && done["server"]["id"] == *id, "{done}");
-    eventually("another connection of the same client", PATIENCE, || async {
-        anyhow::ensure!(client.server_info().client_id != cid);
-        Ok(())
-    })
+    assert!(
+        done["error"].is_null() && done["server"]["id"] == *id,
+        "{done}"
+    );
+    eventually(
+        "another connection of the same client",
+        PATIENCE,
+        || async {
+            anyhow::ensure!(client.server_info().client_id != cid);
+            Ok(())
+        },
+    )
     .await
     .unwrap();
     let closed = document(&server, &format!("/connz?cid={cid}")).await;
@@ -54,7 +61,12 @@ async fn the_system_account_throws_clients_out_and_reloads() {
     let refused = order(&admin, &id, "KICK", "{\"cid\": 999}").await;
     assert_eq!(refused["error"]["code"], 500, "{refused}");
     let refused = order(&admin, &id, "LDM", "nonsense").await;
-    assert!(refused["error"]["description"].as_str().unwrap().contains("cid"));
+    assert!(
+        refused["error"]["description"]
+            .as_str()
+            .unwrap()
+            .contains("cid")
+    );
 
     let before = document(&server, "/varz").await;
     configuration(&path, &format!("{BASE}max_payload: 1kb\n"));

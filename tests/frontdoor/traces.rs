@@ -47,7 +47,12 @@ async fn the_debug_variable_traces_and_opens_monitoring() {
     let log = dir.path().join("log");
     let (port, http) = (free_port().unwrap(), free_port().unwrap());
     let mut node = Command::new(env!("CARGO_BIN_EXE_unibus-node"))
-        .args(["--port", &port.to_string(), "--http-port", &http.to_string()])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--http-port",
+            &http.to_string(),
+        ])
         .arg("--data-dir")
         .arg(dir.path().join("data"))
         .args(["--monitor-port", &free_port().unwrap().to_string()])

@@ -85,11 +85,11 @@ export const core = {
       const h = headers();
       h.append("Key", "one");
       h.append("Key", "two");
-      h.set("Ünïcode", "wért");
+      h.set("Accents", "wért");
       a.publish("interop.headers", "x", { headers: h });
       const [message] = await take(inbox, 1);
       assert.deepEqual(message.headers.values("Key"), ["one", "two"]);
-      assert.equal(message.headers.get("Ünïcode"), "wért");
+      assert.equal(message.headers.get("Accents"), "wért");
       assert.ok(message.headers instanceof MsgHdrsImpl);
     }),
 
@@ -146,8 +146,11 @@ export const core = {
     within([connect], async (a) => {
       assert.ok((await a.rtt()) >= 0);
       const inbox = a.subscribe("interop.again");
+      const again = (async () => {
+        for await (const status of a.status()) if (status.type === "reconnect") return;
+      })();
       await a.reconnect();
-      await a.flush();
+      await again;
       a.publish("interop.again", "still here");
       const [message] = await take(inbox, 1);
       assert.equal(message.string(), "still here");

@@ -5,7 +5,8 @@
 //     ops/interop/js/main.js nats://127.0.0.1:4222 [ws://127.0.0.1:8080 | wss://… [CA.pem]]
 //
 // Runs every part, over TCP and (where an address is given) over WebSocket as browsers do. Prints a line
-// for each part, and exits with 1 if one failed. It makes and deletes what begins with `interop`.
+// for each part, and exits with 1 if one failed. It makes and deletes what begins with `interop`. Where
+// the node runs with --ws-same-origin, say so: SAME_ORIGIN=1.
 
 import process from "node:process";
 import { connectTcp, connectWs } from "./transport.js";
@@ -39,7 +40,7 @@ async function main(tcp, ws, ca) {
     console.error("usage: main.js nats://HOST:PORT [ws://HOST:PORT | wss://HOST:PORT [CA.pem]]");
     return 2;
   }
-  const transports = [["tcp", () => connectTcp(tcp)]];
+  const transports = [["tcp", () => connectTcp(tcp, ca)]];
   if (ws) {
     transports.push([new URL(ws).protocol.replace(":", ""), () => connectWs(ws, ca)]);
   }

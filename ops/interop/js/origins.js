@@ -2,6 +2,7 @@
 // node's configuration (--ws-same-origin, --ws-allowed-origins); here, that the answer is HTTP's.
 
 import assert from "node:assert/strict";
+import process from "node:process";
 import WebSocket from "ws";
 import { options } from "./transport.js";
 
@@ -25,6 +26,11 @@ export const origins = {
     const { protocol, host } = new URL(url);
     const own = `${protocol === "wss:" ? "https" : "http"}://${host}`;
     assert.equal(await open(url, ca, own), "info");
+  },
+
+  "a page of elsewhere is let in only where that is not refused": async (url, ca) => {
+    const outcome = await open(url, ca, "https://elsewhere.example");
+    assert.equal(outcome, process.env.SAME_ORIGIN ? 403 : "info");
   },
 
   "no page at all is a program, and let in": async (url, ca) => {

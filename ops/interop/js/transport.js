@@ -5,8 +5,8 @@ import { connect } from "@nats-io/transport-node";
 import { wsconnect } from "@nats-io/nats-core";
 import WebSocket from "ws";
 
-export function connectTcp(servers) {
-  return connect({ servers, timeout: 10_000 });
+export function connectTcp(servers, ca) {
+  return connect({ servers, timeout: 10_000, tls: ca ? { caFile: ca } : undefined });
 }
 
 export function options(ca) {

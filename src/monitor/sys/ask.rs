@@ -305,10 +305,7 @@ mod tests {
             ("$SYS.REQ.SERVER.NABC.VARZ", Target::Server("NABC", "VARZ")),
             ("$SYS.REQ.ACCOUNT.A.CONNZ", Target::Account("A", "CONNZ")),
             ("$SYS.REQ.ACCOUNT.PING.STATZ", Target::Accounts("STATZ")),
-            (
-                "$SYS.REQ.SERVER.NABC.KICK",
-                Target::Do("NABC", Order::Kick),
-            ),
+            ("$SYS.REQ.SERVER.NABC.KICK", Target::Do("NABC", Order::Kick)),
         ] {
             assert_eq!(ask(subject, None).unwrap().target(), Some(target));
         }

@@ -47,8 +47,9 @@ impl Order {
 }
 
 fn about(body: &str, act: impl FnOnce(u64) -> bool) -> Result<(), String> {
-    let OfClient { cid } = serde_json::from_str(body)
-        .map_err(|error| format!("wanted {{\"cid\": NUMBER}}, the client's id in connz: {error}"))?;
+    let OfClient { cid } = serde_json::from_str(body).map_err(|error| {
+        format!("wanted {{\"cid\": NUMBER}}, the client's id in connz: {error}")
+    })?;
     if act(cid) {
         Ok(())
     } else {
