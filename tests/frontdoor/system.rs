@@ -107,3 +107,70 @@ async fn varz_tells_where_clients_connect_and_how_the_server_is_set_up() {
     let (_, body) = http_get(port, "/varz?callback=alert(1)").await.unwrap();
     assert!(body.starts_with('{'));
 }
+
+#[tokio::test]
+async fn the_status_page_and_its_document_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store").display().to_string();
+    let flags = [
+        "-a",
+        "127.0.0.1",
+        "-p",
+        "-1",
+        "-m",
+        "-1",
+        "-js",
+        "-sd",
+        &store,
+    ];
+    let server = Server::start_in(dir, &flags).await.unwrap();
+    let url = server.urls("monitoring").remove(0);
+    let port = url.rsplit(':').next().unwrap().parse().unwrap();
+    let (status, page) = http_get(port, "/status").await.unwrap();
+    assert!(
+        status == 200 && page.contains("fetch(\"status.json\""),
+        "{page}"
+    );
+    let (_, index) = http_get(port, "/").await.unwrap();
+    assert!(index.contains("./status"), "{index}");
+
+    let client = server.connect().await.unwrap();
+    let context = async_nats::jetstream::new(client.clone());
+    let stream = async_nats::jetstream::stream::Config {
+        name: "S".to_owned(),
+        subjects: vec!["s.*".to_owned()],
+        ..Default::default()
+    };
+    let stream = context.create_stream(stream).await.unwrap();
+    let consumer = async_nats::jetstream::consumer::pull::Config {
+        durable_name: Some("behind".to_owned()),
+        ..Default::default()
+    };
+    stream.create_consumer(consumer).await.unwrap();
+    context
+        .publish("s.a", "x".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let status = document(&server, "/status.json").await;
+    assert_eq!(status["health"]["status"], "ok", "{status}");
+    assert_eq!(status["health"]["role"], "leader", "{status}");
+    assert_eq!(status["connections"]["open"], 1);
+    assert!(status["traffic"]["in_msgs"].as_u64().unwrap() >= 1);
+    assert_eq!(
+        (
+            &status["streams"][0]["name"],
+            &status["streams"][0]["messages"]
+        ),
+        (&"S".into(), &1.into())
+    );
+    assert_eq!(
+        (
+            &status["lagging"][0]["name"],
+            &status["lagging"][0]["pending"]
+        ),
+        (&"behind".into(), &1.into())
+    );
+    assert_eq!(status["store"]["consumers"], 1);
+}
