@@ -6,9 +6,11 @@
 
 mod admin;
 pub mod banner;
+mod health;
 mod link;
 mod local_tls;
 mod mover;
+mod notify;
 mod out;
 mod pki;
 mod quickstart;
@@ -77,6 +79,8 @@ pub enum Command {
     MigrateToKv(Box<snapshot::MigrateArgs>),
     /// Judge a configuration as starting would, and print what it means, without starting
     CheckConfig(Box<RunArgs>),
+    /// Ask the node on this host whether it is well; status 0 if so
+    Health(health::HealthArgs),
     /// Tell a running node to leave (ldm: clients are sent to the other nodes first), to stop, or to
     /// read its certificates and configuration again (reload)
     Signal {
@@ -132,6 +136,7 @@ pub async fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Snapshot(command)) => Box::pin(snapshot::snapshot(&command)).await,
         Some(Command::MigrateToKv(args)) => Box::pin(snapshot::migrate(&args)).await,
         Some(Command::CheckConfig(args)) => check_config(&args),
+        Some(Command::Health(args)) => health::health(&args),
         Some(Command::Signal { command, pid_file }) => signal(&command, &pid_file),
         // `main` has seen to it already, except where this is called with a command line of its own.
         Some(Command::NatsServer { .. }) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::out::{say, tell};
-use super::{FAILED, WRONG, banner, refused};
+use super::{FAILED, WRONG, banner, notify, refused};
 use crate::config::NodeConfig;
 use crate::config::args::RunArgs;
 use crate::frontdoor::files::Left;
@@ -53,7 +53,9 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         Ok(left) => left,
         Err(words) => return failed(words),
     };
+    notify::ready();
     heed(&node, args, &mut signals).await;
+    notify::stopping();
     tokio::select! {
         () = Box::pin(node.shutdown()) => {}
         () = signals.only_stop() => {}

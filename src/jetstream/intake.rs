@@ -9,6 +9,7 @@ use unibus_proto::jetstream::ack::{AckKind, AckTokens};
 use unibus_proto::jetstream::pull::PullRequest;
 use unibus_state::{AckOutcome, Consumer, State, Status, Stream};
 
+use super::core::Core;
 use super::delivery::Lead;
 use super::flow;
 use super::ingest::answer_to;
@@ -23,6 +24,8 @@ const PARKING_MAX: Duration = Duration::from_millis(500);
 const PARKING_LOOK: Duration = Duration::from_millis(5);
 /// Requests that wait like that; more are dropped, and their clients ask again.
 const PARKED_MAX: usize = 16_384;
+/// Before the reply subjects of imported services.
+const IMPORTED_REPLY: &[u8] = b"_R_.";
 /// Inputs worked off under one lock of the state.
 const CHUNK: usize = 512;
 
@@ -73,8 +76,8 @@ impl Lead<'_> {
         let mut effects = Effects::default();
         let mut ready = Vec::new();
         for (number, input) in chunk {
-            let early = !order.local && is_pull(&input) && !core.broker.has_interest(&input.reply);
-            if !early {
+            let unheard = is_pull(&input) && !listens(core, &input.reply);
+            if !unheard {
                 ready.push((number, input));
                 continue;
             }
@@ -89,7 +92,11 @@ impl Lead<'_> {
                     },
                 ));
             }
-            self.parked.put(input);
+            // All interest of this node's own clients is known here: a request of theirs that nobody
+            // listens for would only take messages away.
+            if !order.local {
+                self.parked.put(input);
+            }
         }
         let mut table = core.engine.table.lock();
         core.replica.with_state(|state| {
@@ -152,6 +159,12 @@ impl Lead<'_> {
             }
         });
     }
+}
+
+/// Whether somebody hears what comes to this reply subject. One that stands for a request of another
+/// account is no subscription, and is heard.
+fn listens(core: &Core, reply: &[u8]) -> bool {
+    reply.starts_with(IMPORTED_REPLY) || core.broker.has_interest(reply)
 }
 
 /// Whether messages are to come to the input's reply subject.
