@@ -5,7 +5,7 @@ use prometheus::{Counter, Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder}
 use unibus_broker::BrokerStats;
 use unibus_raft::ReplicaStatus;
 
-use super::process::Usage;
+use super::process::{self, Disk, Usage};
 use super::source::Monitor;
 use crate::jetstream::Totals;
 
@@ -17,6 +17,9 @@ const STREAMS_MAX: usize = 1000;
 /// Everything that one scrape reads.
 struct Sample {
     stats: BrokerStats,
+    connections_max: usize,
+    /// Where the store is; `None` where nothing is stored.
+    disk: Option<Disk>,
     usage: Usage,
     uptime_seconds: f64,
     peers: usize,
@@ -40,7 +43,7 @@ type Row = (Kind, &'static str, &'static str, fn(&Sample) -> Option<f64>);
 use Kind::{Counter as C, Gauge as G};
 
 /// Every metric without labels.
-const TABLE: [Row; 37] = [
+const TABLE: [Row; 40] = [
     (
         C,
         "unibus_client_in_msgs_total",
@@ -80,6 +83,12 @@ const TABLE: [Row; 37] = [
     (G, "unibus_connections", "Open client connections", |s| {
         some(s.stats.connections as u64)
     }),
+    (
+        G,
+        "unibus_connections_max",
+        "Client connections at most",
+        |s| some(s.connections_max as u64),
+    ),
     (
         C,
         "unibus_connections_total",
@@ -196,6 +205,18 @@ const TABLE: [Row; 37] = [
     ),
     (
         G,
+        "unibus_disk_size_bytes",
+        "Size of the file system that holds the store",
+        |s| s.disk.map(|disk| disk.size_bytes as f64),
+    ),
+    (
+        G,
+        "unibus_disk_free_bytes",
+        "What of it is free for the node",
+        |s| s.disk.map(|disk| disk.free_bytes as f64),
+    ),
+    (
+        G,
         "unibus_store_cache_bytes",
         "Bytes of the recent-message cache",
         |s| raft(s, |r| r.cache_bytes as u64),
@@ -272,6 +293,10 @@ impl Sample {
         let requests = monitor.requests();
         Self {
             stats: monitor.stats(),
+            connections_max: monitor.broker().limits().connections_max,
+            disk: monitor
+                .store()
+                .and_then(|_| process::disk(&monitor.facts().store_dir)),
             usage: monitor.process().usage(),
             uptime_seconds: monitor.uptime().as_secs_f64(),
             peers: monitor.peers().len(),

@@ -1,6 +1,7 @@
-//! What the operating system says about this process: processor share, memory, cores. Linux' /proc;
+//! What the operating system says about this process: processor share, memory, cores, disk. Linux' /proc;
 //! where that can't be read the numbers are 0.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -64,6 +65,22 @@ impl Process {
     }
 }
 
+/// Size of a file system and what of it is free for this process, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Disk {
+    pub(crate) size_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
+/// The file system that holds `path`; `None` where it can't be asked.
+pub(crate) fn disk(path: &Path) -> Option<Disk> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(Disk {
+        size_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+    })
+}
+
 /// Processors that this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -109,6 +126,13 @@ mod tests {
         let stat = "42 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 9 0 1 2 3";
         assert_eq!(ticks(stat), Some(200));
         assert_eq!(ticks("42 (a"), None);
+    }
+
+    #[test]
+    fn a_file_system_has_a_size() {
+        let disk = disk(Path::new("/")).unwrap();
+        assert!(disk.size_bytes >= disk.free_bytes && disk.size_bytes > 0);
+        assert_eq!(super::disk(Path::new("/nowhere/at/all")), None);
     }
 
     #[test]

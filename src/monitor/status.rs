@@ -106,10 +106,19 @@ struct Process {
 
 #[derive(Clone, Debug, Serialize)]
 struct Store {
+    #[serde(flatten)]
+    disk: Option<Disk>,
     streams: u64,
     consumers: u64,
     messages: u64,
     bytes: u64,
+}
+
+/// The file system that holds the store.
+#[derive(Clone, Debug, Serialize)]
+struct Disk {
+    size_bytes: u64,
+    free_bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -190,6 +199,10 @@ pub(crate) fn status(monitor: &Monitor, health: HealthReport) -> Status {
 fn store(monitor: &Monitor) -> Option<Store> {
     let totals = monitor.store()?.jetstream.totals();
     Some(Store {
+        disk: process::disk(&monitor.facts().store_dir).map(|disk| Disk {
+            size_bytes: disk.size_bytes,
+            free_bytes: disk.free_bytes,
+        }),
         streams: totals.account.streams,
         consumers: totals.account.consumers,
         messages: totals.messages,
