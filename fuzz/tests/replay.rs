@@ -131,6 +131,90 @@ fn configuration() {
 }
 
 #[test]
+fn route_decoder() {
+    let words: [&[u8]; 8] = [
+        b"\x01\x09\0\0\0\x01\x07\0\0\0\0\0\0\0",
+        b"\x02\x0b\0\0\0\x01\0\0\0\x03\0a.*\0\0",
+        b"\x03\0\0\0\0",
+        b"\x04\x0e\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0ax",
+        b"\x05\0\0\0\0",
+        b"\x07\x08\0\0\0\x01\0A\x03\0\0\0\0",
+        b"\xff\xff",
+        b"\0\0",
+    ];
+    short_run("route_decoder", unibus_fuzz::route_decoder, &words);
+}
+
+#[test]
+fn signed_request() {
+    let words: [&[u8]; 6] = [
+        b"1700000000",
+        b"CQkJCQkJCQkJCQkJCQkJCQ==",
+        b"\n",
+        b"GET",
+        b"/rooms",
+        b"18446744073709551616",
+    ];
+    short_run("signed_request", unibus_fuzz::signed_request, &words);
+}
+
+#[test]
+fn jetstream_api() {
+    let words: [&[u8]; 20] = [
+        b"\ns{\"name\":\"S\",\"subjects\":[\"a.>\"]",
+        b"\nu{\"name\":\"S\",\"subjects\":[\"a.*\"]}",
+        b"\nc{\"durable_name\":\"c\"}",
+        b"\nd{\"durable_name\":\"c\",\"ack_wait\":1}",
+        b"\nmx",
+        b"\n{\"batch\":1}",
+        b",\"retention\":\"workqueue\"",
+        b",\"retention\":\"interest\"",
+        b",\"max_msgs\":1",
+        b",\"max_age\":1000000000",
+        b",\"discard\":\"new\"",
+        b",\"mirror\":{\"name\":\"M\"}",
+        b",\"sources\":[{\"name\":\"M\"}]",
+        b",\"republish\":{\"src\":\">\",\"dest\":\"r.>\"}",
+        b",\"subject_transform\":{\"src\":\"a.*\",\"dest\":\"b.$1\"}",
+        b",\"filter_subjects\":[\"a.b\",\"a.c\"]",
+        b",\"backoff\":[1,2]",
+        b",\"max_deliver\":3",
+        b"-9223372036854775808",
+        b"}",
+    ];
+    short_run("jetstream_api", unibus_fuzz::jetstream_api, &words);
+}
+
+#[test]
+fn group_frames() {
+    let words: [&[u8]; 5] = [
+        b"\x01",
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xff",
+        b"n0",
+        b"\x01\0\0\0",
+    ];
+    short_run("group_frames", unibus_fuzz::group_frames, &words);
+}
+
+#[test]
+fn leader_frames() {
+    let words: [&[u8]; 5] = [
+        b"\x01\x01\x02\0\0\0\0\0\0\0ab",
+        b"\x01\x02S.c",
+        b"\x01\x04S.c.g",
+        b"\x02\x01\0\x01\0\x01\0\0\0arb",
+        b"\0\x01\0\0\0",
+    ];
+    short_run("leader_frames", unibus_fuzz::leader_frames, &words);
+}
+
+#[test]
+fn log_recovery() {
+    short_run("log_recovery", unibus_fuzz::log_recovery, &[]);
+}
+
+#[test]
 fn sublist() {
     short_run("sublist", unibus_fuzz::sublist, &[]);
 }

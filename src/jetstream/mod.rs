@@ -23,6 +23,7 @@ mod delivery;
 mod domain;
 mod flow;
 mod forward;
+pub mod fuzzing;
 mod hooks;
 mod ingest;
 mod inlet;

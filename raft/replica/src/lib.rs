@@ -14,6 +14,7 @@ mod codec;
 mod driver;
 mod errors;
 mod frame;
+pub mod fuzzing;
 mod handler;
 mod log;
 mod machine;

@@ -15,6 +15,7 @@
 //! `group` implements openraft's storage traits.
 
 mod error;
+pub(crate) mod fuzzing;
 mod group;
 mod index;
 mod keeper;

@@ -1,0 +1,182 @@
+//! What a node does as leader: one cursor for each consumer, and acknowledgements that wait for what
+//! they changed to be applied. Lives and dies with the leadership.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use unibus_proto::jetstream::ack::{AckKind, AckTokens};
+use unibus_proto::jetstream::pull::PullRequest;
+use unibus_state::{AckOutcome, ConsumerCursor, ConsumerUpdate, Delivery, Poll, State};
+
+/// Updates of one cursor on their way at a time.
+const UPDATES_MAX: usize = 2;
+/// Messages sent in one turn.
+const TURN: usize = 8;
+
+/// The consumers, by their place in `consumers::CONSUMERS`.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    runners: BTreeMap<usize, Runner>,
+}
+
+#[derive(Debug)]
+struct Runner {
+    cursor: ConsumerCursor,
+    /// Tells this cursor from an earlier one, so that late outcomes are not taken for its own.
+    life: u64,
+    /// Double acknowledgements that wait for the next update.
+    answers: Vec<u64>,
+    /// Updates on their way, each with the acknowledgements that wait for it.
+    updates: Vec<Vec<u64>>,
+}
+
+impl Desk {
+    fn runner(
+        &mut self,
+        consumer: usize,
+        names: (&str, &str),
+        state: &State,
+        (now_ns, life): (u64, u64),
+    ) -> Option<&mut Runner> {
+        let stream = state.stream(names.0)?;
+        let row = stream.consumer(names.1)?;
+        let runner = self.runners.entry(consumer).or_insert_with(|| Runner {
+            cursor: ConsumerCursor::new(stream, row, now_ns),
+            life,
+            answers: Vec::new(),
+            updates: Vec::new(),
+        });
+        Some(runner)
+    }
+
+    pub(crate) fn pull(
+        &mut self,
+        consumer: usize,
+        names: (&str, &str),
+        state: &State,
+        at: (u64, u64),
+        (batch, reply): (u64, Vec<u8>),
+    ) {
+        let Some(runner) = self.runner(consumer, names, state, at) else {
+            return;
+        };
+        let request = PullRequest {
+            batch: i64::try_from(batch).unwrap_or(1),
+            expires: 10_000_000_000,
+            ..PullRequest::default()
+        };
+        if let Some(stream) = state.stream(names.0) {
+            let _refused = runner
+                .cursor
+                .handle_pull(stream, &request, Bytes::from(reply), at.0);
+        }
+    }
+
+    /// True: the acknowledgement is answered at once.
+    pub(crate) fn ack(
+        &mut self,
+        consumer: usize,
+        names: (&str, &str),
+        state: &State,
+        at: (u64, u64),
+        (seq, double, kind): (u64, bool, &AckKind),
+    ) -> bool {
+        let Some(runner) = self.runner(consumer, names, state, at) else {
+            return false;
+        };
+        let tokens = AckTokens {
+            domain: None,
+            account: None,
+            stream: names.0,
+            consumer: names.1,
+            delivered: 1,
+            stream_seq: seq,
+            consumer_seq: seq,
+            ts_ns: 0,
+            pending: 0,
+        };
+        match runner.cursor.handle_ack(kind, &tokens, at.0) {
+            AckOutcome::AfterUpdate if double => {
+                let nothing = !runner.cursor.has_changes() && runner.updates.is_empty();
+                if !nothing {
+                    runner.answers.push(seq);
+                }
+                nothing
+            }
+            AckOutcome::Now => double,
+            AckOutcome::AfterUpdate | AckOutcome::Ignored => false,
+        }
+    }
+
+    /// What is to be sent now.
+    pub(crate) fn turn(
+        &mut self,
+        consumer: usize,
+        names: (&str, &str),
+        state: &State,
+        at: (u64, u64),
+    ) -> Vec<Delivery> {
+        let mut sent = Vec::new();
+        let Some(runner) = self.runner(consumer, names, state, at) else {
+            return sent;
+        };
+        let Some(stream) = state.stream(names.0) else {
+            return sent;
+        };
+        while sent.len() < TURN {
+            match runner.cursor.poll(stream, at.0) {
+                Poll::Deliver(delivery) => sent.push(delivery),
+                Poll::Idle { .. } => break,
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    /// What has to be replicated, with the life of its cursor.
+    pub(crate) fn report(&mut self, consumer: usize) -> Option<(u64, ConsumerUpdate)> {
+        let runner = self.runners.get_mut(&consumer)?;
+        if runner.updates.len() >= UPDATES_MAX {
+            return None;
+        }
+        let Some(update) = runner.cursor.take_changes() else {
+            // Nothing changed: who waits does so for what is on its way.
+            if let Some(last) = runner.updates.last_mut() {
+                last.append(&mut runner.answers);
+            }
+            return None;
+        };
+        runner.updates.push(std::mem::take(&mut runner.answers));
+        Some((runner.life, update))
+    }
+
+    /// An update was applied or not, in the order of the reports. Answers with the acknowledgements to
+    /// answer.
+    pub(crate) fn settle(
+        &mut self,
+        consumer: usize,
+        life: u64,
+        is_applied: bool,
+        (names, state, at): ((&str, &str), &State, (u64, u64)),
+    ) -> Vec<u64> {
+        let Some(runner) = self.runners.get_mut(&consumer) else {
+            return Vec::new();
+        };
+        if runner.life != life {
+            return Vec::new();
+        }
+        if is_applied && !runner.updates.is_empty() {
+            return runner.updates.remove(0);
+        }
+        let found = state
+            .stream(names.0)
+            .and_then(|stream| Some((stream, stream.consumer(names.1)?)));
+        if let Some((stream, row)) = found {
+            runner.cursor.handle_refused(stream, row, at.0);
+        }
+        runner.life = at.1;
+        runner.answers.clear();
+        runner.updates.clear();
+        Vec::new()
+    }
+}
