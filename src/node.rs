@@ -266,6 +266,15 @@ impl Node {
         }
     }
 
+    /// Resolves with the reason once the store has failed: it takes nothing more until the process is
+    /// started again. A node without a store waits for ever.
+    pub async fn store_failed(&self) -> String {
+        match &self.store {
+            Some(store) => store.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Takes the users of another configuration, where a configuration names them. Open connections
     /// follow: new permissions hold at once, and those whose user is gone or changed are closed.
     ///

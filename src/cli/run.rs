@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::out::{say, tell};
 use super::{FAILED, WRONG, banner, notify, refused};
@@ -54,11 +54,22 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         Err(words) => return failed(words),
     };
     notify::ready();
-    heed(&node, args, &mut signals).await;
+    // A store that failed stays closed until the process starts again. Whoever supervises the process
+    // does that when it ends; one that stayed would only go on saying that it is unwell.
+    let failure = tokio::select! {
+        () = heed(&node, args, &mut signals) => None,
+        why = node.store_failed() => Some(why),
+    };
+    if let Some(why) = &failure {
+        error!(error = %why, "the store has failed: this node ends, to be started again");
+    }
     notify::stopping();
     tokio::select! {
         () = Box::pin(node.shutdown()) => {}
         () = signals.only_stop() => {}
+    }
+    if let Some(why) = failure {
+        return failed(format!("the store has failed: {why}"));
     }
     info!("stopped");
     ExitCode::SUCCESS

@@ -1,4 +1,5 @@
-//! A node that has been without a leader for long does not know whom the others have revoked: it
+//! A node that has been without a leader for long, or has applied nothing for long of what its leader
+//! committed, does not know whom the others have revoked: it
 //! admits nobody new, and rooms open nothing on its connections, until it has caught up again
 //! (cluster.md, no quorum).
 
@@ -6,10 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use unibus_raft::Replica;
+use tokio::time::Instant;
+use unibus_raft::{Leadership, Replica};
 
 use crate::access::Directory;
 use crate::shutdown::Shutdown;
+
+/// A node is not taken for one that lags before this, however short the staleness: a read barrier takes
+/// its time on a busy machine.
+const BEHIND_MIN: Duration = Duration::from_secs(2);
+/// Between two looks whether a node that did not know the users has caught up.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Keeps the directory's authority in step with the quorum, until shutdown. `staleness` is how old
 /// a node's knowledge of the users may be before it stops going by it.
@@ -35,32 +43,58 @@ async fn follow_leader(replica: &Replica, directory: &Directory, staleness: Dura
     loop {
         directory.set_authority(true);
         directory.suspend_rooms(false);
+        let why = tokio::select! {
+            why = without_leader(&mut leadership, staleness) => why,
+            () = behind(replica, staleness) => "nothing learnt from the leader",
+        };
+        directory.set_authority(false);
+        directory.suspend_rooms(true);
+        tracing::warn!(
+            "{why} for {staleness:?}: nobody new is admitted, and rooms are suspended on this \
+             node's connections, until this node knows the users again"
+        );
+        while replica.read_barrier().await.is_err() {
+            tokio::time::sleep(RETRY).await;
+        }
+        tracing::info!("the users are known for certain again");
+    }
+}
+
+/// Resolves when there has been no leader for so long, or when there will be none: the store failed.
+async fn without_leader(
+    leadership: &mut watch::Receiver<Leadership>,
+    staleness: Duration,
+) -> &'static str {
+    const GONE: &str = "no store";
+    loop {
         if leadership
             .wait_for(|known| known.leader.is_none())
             .await
             .is_err()
         {
-            return;
+            return GONE;
         }
         let returned = leadership.wait_for(|known| known.leader.is_some());
-        if tokio::time::timeout(staleness, returned).await.is_ok() {
-            continue;
+        match tokio::time::timeout(staleness, returned).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return GONE,
+            Err(_) => return "no leader",
         }
-        directory.set_authority(false);
-        directory.suspend_rooms(true);
-        tracing::warn!(
-            "no leader for {staleness:?}: nobody new is admitted, and rooms are suspended on \
-             this node's connections, until there is one"
-        );
-        while replica.read_barrier().await.is_err() {
-            if leadership
-                .wait_for(|known| known.leader.is_some())
-                .await
-                .is_err()
-            {
-                return;
-            }
+    }
+}
+
+/// Resolves when this node has applied nothing for so long of what the leader had committed: it hears
+/// of a leader, and its disk stands still.
+async fn behind(replica: &Replica, staleness: Duration) {
+    let longest = staleness.max(BEHIND_MIN);
+    let mut known = Instant::now();
+    loop {
+        let asked = Instant::now();
+        match tokio::time::timeout_at(known + longest, replica.read_barrier()).await {
+            Ok(Ok(_)) => known = asked,
+            Ok(Err(_)) if known.elapsed() < longest => {}
+            Ok(Err(_)) | Err(_) => return,
         }
-        tracing::info!("the users are known for certain again");
+        tokio::time::sleep(longest / 4).await;
     }
 }

@@ -22,6 +22,9 @@ use crate::jetstream::{JetStream, JetStreamHooks};
 use crate::mesh::Mesh;
 use crate::shutdown::Shutdown;
 
+/// How often it is looked whether the store has failed.
+const FAILURE_LOOK: Duration = Duration::from_secs(1);
+
 /// What the store is joined to.
 pub(super) struct Joins<'a> {
     pub(super) id: NodeId,
@@ -91,6 +94,17 @@ impl Store {
         store.follow_cluster(config, joins);
         store.form(config, joins).await?;
         Ok(store)
+    }
+
+    /// Resolves with the reason once the store takes nothing more. The reason is looked for now and
+    /// then: whoever waits for it has nothing better to do.
+    pub(super) async fn failed(&self) -> String {
+        loop {
+            if let Some(reason) = self.replica.status().fatal {
+                return reason;
+            }
+            tokio::time::sleep(FAILURE_LOOK).await;
+        }
     }
 
     /// Starts what watches whether this node may speak for the cluster.

@@ -110,7 +110,13 @@ impl Nemesis {
         let nodes = self.victims(kind, lab).await;
         let (started, name) = (self.recorder.now(), word(kind));
         *self.done.entry(name).or_default() += 1;
-        let hold = Duration::from_millis(self.rng.random_range(700..4500));
+        // A disk that stands still is to be noticed: longer than a node may go by what it knows.
+        let hold = if kind == Kind::DiskStall {
+            self.rng.random_range(2000..9000)
+        } else {
+            self.rng.random_range(700..4500)
+        };
+        let hold = Duration::from_millis(hold);
         let detail = self.begin(kind, &nodes, lab).await?;
         tokio::time::sleep(hold).await;
         end(kind, &nodes, lab)?;
