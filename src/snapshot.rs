@@ -291,8 +291,12 @@ impl Snapshot {
                 let same = matches!(index, Some(Record::Reverse(r)) if r.role == member.role);
                 (!same).then(|| "its entry in the index by member is missing or other".to_owned())
             }),
-            (Record::Reverse(_), [endpoint, room]) => no_room(room).or(no_member(room, endpoint)),
-            (Record::Key(_), [room, _, endpoint]) => no_room(room).or(no_member(room, endpoint)),
+            (Record::Reverse(_), [endpoint, room]) => {
+                no_room(room).or_else(|| no_member(room, endpoint))
+            }
+            (Record::Key(_), [room, _, endpoint]) => {
+                no_room(room).or_else(|| no_member(room, endpoint))
+            }
             _ => None,
         }
     }
@@ -346,7 +350,7 @@ impl Snapshot {
     }
 
     /// Subjects of this snapshot's rooms that other rooms of the cluster have.
-    pub(crate) fn conflicts(&self, held: &Snapshot) -> Vec<String> {
+    pub(crate) fn conflicts(&self, held: &Self) -> Vec<String> {
         let taken: BTreeMap<&str, &RoomId> = held
             .rooms()
             .map(|room| (room.subject.as_str(), &room.id))

@@ -40,6 +40,10 @@ pub struct HealthArgs {
     pub wait: u64,
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a command of its own: nothing else runs in this process"
+)]
 pub(super) fn health(args: &HealthArgs) -> ExitCode {
     let until = Instant::now() + Duration::from_secs(args.wait);
     let mut outcome = look(args.monitor_port);

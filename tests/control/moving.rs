@@ -319,6 +319,14 @@ fn lines(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(records.to_vec())
 }
 
+fn half_a_file_is_no_snapshot(world: &World, first: &str, half: &str) -> anyhow::Result<()> {
+    let whole = std::fs::read(first)?;
+    std::fs::write(half, whole.get(..whole.len() / 2).context("half")?)?;
+    let (code, text) = command(world, &["snapshot", "import", half])?;
+    assert_eq!(code, Some(1), "{text}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_snapshot_of_one_cluster_is_another_ones_beginning() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -374,14 +382,7 @@ async fn a_snapshot_of_one_cluster_is_another_ones_beginning() -> anyhow::Result
         assert!(theirs.contains(&line), "{line}");
     }
 
-    // Half a file is no snapshot.
-    let whole = std::fs::read(&first)?;
-    std::fs::write(
-        path("half.jsonl"),
-        whole.get(..whole.len() / 2).context("half")?,
-    )?;
-    let (code, text) = command(&other, &["snapshot", "import", &path("half.jsonl")])?;
-    assert_eq!(code, Some(1), "{text}");
+    half_a_file_is_no_snapshot(&other, &first, &path("half.jsonl"))?;
     // A room cannot come in on a subject that another one has.
     let thief = World::single().await?;
     let holder = thief.person().await?;

@@ -256,7 +256,7 @@ impl Nemesis {
         };
         let ready = unibus_testkit::eventually("healthy", START_PATIENCE, ready).await;
         if let Err(error) = ready {
-            let (name, tail) = (&host.name, host.log_tail(30));
+            let (name, tail) = (&host.name, host.log_tail(4));
             self.recorder
                 .finding(format!("{name} after a restart: {error:#}\n{tail}"));
         }

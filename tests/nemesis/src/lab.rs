@@ -237,7 +237,7 @@ impl Lab {
                 }
             });
             ready.await.with_context(|| {
-                let tails = self.hosts.iter().map(|host| host.log_tail(40));
+                let tails = self.hosts.iter().map(|host| host.log_tail(4));
                 tails.collect::<Vec<_>>().join("\n----\n")
             })?;
         }
