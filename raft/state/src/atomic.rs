@@ -16,6 +16,7 @@ use crate::header_scan::{HEADER_BYTES_MAX, PublishHeaders, Rollup, parse_rollup,
 use crate::outcome::{Outcome, Refusal};
 use crate::publish::Publisher;
 use crate::record::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::schedules::ScheduleWish;
 use crate::stream::{Context, Stream, limit, message_size};
 
 /// Messages of one batch at most.
@@ -113,6 +114,10 @@ impl Stream {
         self.ttl_of(&headers)?;
         self.check_batched_id(&headers, overlay)?;
         self.check_batched_expectations(&headers, name, overlay)?;
+        let schedule = self.schedule_of(&headers, name, Publisher::Batch, 0)?;
+        if matches!(schedule, ScheduleWish::Plan(_)) && overlay.subjects.contains_key(name) {
+            return Err(error::SCHEDULE_ROLLUP_INVALID);
+        }
         self.check_batched_rollup(&headers, name, overlay)?;
         self.check_batched_size(name, a, overlay)?;
         *overlay.subjects.entry(name.to_vec()).or_default() += 1;

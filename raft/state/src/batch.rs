@@ -38,6 +38,7 @@ mod kind {
     pub(super) const LIMITS: u8 = 33;
     pub(super) const CONTROL: u8 = 64;
     pub(super) const ATOMIC: u8 = 34;
+    pub(super) const SCHEDULE_RUN: u8 = 35;
 }
 
 /// Commands being gathered by a proposer.
@@ -142,6 +143,10 @@ impl CommandBatch {
             }
             Command::Atomic(body) => {
                 self.push_body(kind::ATOMIC, &bodies::encode_atomic(body));
+                Ok(())
+            }
+            Command::ScheduleRun(run) => {
+                self.push_body(kind::SCHEDULE_RUN, &bodies::encode_run(run));
                 Ok(())
             }
             Command::Limits(body) => self.push_json(kind::LIMITS, body),
@@ -286,6 +291,7 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
         kind::COPY => Command::Copy(bodies::decode_copy(body)?),
         kind::ATOMIC => Command::Atomic(bodies::decode_atomic(body)?),
+        kind::SCHEDULE_RUN => Command::ScheduleRun(bodies::decode_run(body)?),
         kind::LIMITS => Command::Limits(json(body)?),
         kind::CONTROL => Command::Control(ControlChange::decode(body)?),
         kind::TICK if body.is_empty() => Command::Tick,

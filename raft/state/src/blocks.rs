@@ -214,6 +214,13 @@ impl Blocks {
         })
     }
 
+    /// Makes the next checkpoint write the index of a message's block again.
+    pub(crate) fn mark_changed(&mut self, seq: u64) {
+        if let Some((at, _)) = self.position(seq) {
+            self.list[at].index_dirty = true;
+        }
+    }
+
     /// Drops every block.
     pub(crate) fn clear(&mut self) -> Vec<BlockId> {
         self.list.drain(..).map(|block| block.id).collect()

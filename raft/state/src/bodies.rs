@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
-use crate::command::{Append, AtomicBatch, CopiedMessage, CopyBatch};
+use crate::command::{Append, AtomicBatch, CopiedMessage, CopyBatch, ScheduleRun};
 
 /// Bytes of a copied message besides subject and data.
 const COPIED_BYTES_MIN: usize = 8 + 8 + 4 + 4 + 4;
@@ -77,36 +77,77 @@ pub(crate) fn encode_atomic(batch: &AtomicBatch) -> Vec<u8> {
     put_blob(&mut out, batch.id.as_bytes());
     out.extend_from_slice(&len_u32(batch.messages.len()).to_le_bytes());
     for message in &batch.messages {
-        out.push(u8::from(message.privileged));
-        put_blob(&mut out, &message.subject);
-        out.extend_from_slice(&message.header_len.to_le_bytes());
-        put_blob(&mut out, &message.data);
+        put_append(&mut out, message);
     }
     out
+}
+
+/// `privileged | subject | header_len | data`
+fn put_append(out: &mut Vec<u8>, message: &Append) {
+    out.push(u8::from(message.privileged));
+    put_blob(out, &message.subject);
+    out.extend_from_slice(&message.header_len.to_le_bytes());
+    put_blob(out, &message.data);
+}
+
+fn read_append(reader: &mut Reader<'_>) -> Result<Append, CodecError> {
+    let privileged = reader.flag()?;
+    let subject = reader.blob()?;
+    let header_len = reader.u32()?;
+    let data = reader.blob()?;
+    if header_len as usize > data.len() || subject.len() > usize::from(u16::MAX) {
+        return Err(CodecError::Length);
+    }
+    Ok(Append {
+        subject: Bytes::copy_from_slice(subject),
+        header_len,
+        data: Bytes::copy_from_slice(data),
+        privileged,
+    })
 }
 
 pub(crate) fn decode_atomic(body: &[u8]) -> Result<AtomicBatch, CodecError> {
     let mut reader = Reader::new(body);
     let id = reader.text()?.to_owned();
     let count = reader.count(1 + 4 + 4 + 4)?;
-    let mut messages = Vec::with_capacity(count);
-    for _ in 0..count {
-        let privileged = reader.flag()?;
-        let subject = reader.blob()?;
-        let header_len = reader.u32()?;
-        let data = reader.blob()?;
-        if header_len as usize > data.len() || subject.len() > usize::from(u16::MAX) {
-            return Err(CodecError::Length);
-        }
-        messages.push(Append {
-            subject: Bytes::copy_from_slice(subject),
-            header_len,
-            data: Bytes::copy_from_slice(data),
-            privileged,
-        });
-    }
+    let messages = (0..count)
+        .map(|_| read_append(&mut reader))
+        .collect::<Result<Vec<_>, _>>()?;
     reader.finish()?;
     Ok(AtomicBatch { id, messages })
+}
+
+/// `stream | created_ns | seq | due_ns | next_ns | message?`
+pub(crate) fn encode_run(run: &ScheduleRun) -> Vec<u8> {
+    let bytes = run.message.as_ref().map_or(0, |message| message.data.len());
+    let mut out = Vec::with_capacity(bytes + 256);
+    put_blob(&mut out, run.stream.as_bytes());
+    for number in [run.created_ns, run.seq, run.due_ns, run.next_ns] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.push(u8::from(run.message.is_some()));
+    if let Some(message) = &run.message {
+        put_append(&mut out, message);
+    }
+    out
+}
+
+pub(crate) fn decode_run(body: &[u8]) -> Result<ScheduleRun, CodecError> {
+    let mut reader = Reader::new(body);
+    let run = ScheduleRun {
+        stream: reader.text()?.to_owned(),
+        created_ns: reader.u64()?,
+        seq: reader.u64()?,
+        due_ns: reader.u64()?,
+        next_ns: reader.u64()?,
+        message: if reader.flag()? {
+            Some(read_append(&mut reader)?)
+        } else {
+            None
+        },
+    };
+    reader.finish()?;
+    Ok(run)
 }
 
 #[cfg(test)]
@@ -128,6 +169,28 @@ mod tests {
         assert_eq!(decode_atomic(&bytes), Ok(batch));
         for cut in 0..bytes.len() {
             assert!(decode_atomic(&bytes[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn runs_read_back_and_damage_is_seen() {
+        let run = ScheduleRun {
+            stream: "S".into(),
+            created_ns: 1,
+            seq: 2,
+            due_ns: 3,
+            next_ns: 4,
+            message: Some(Append {
+                subject: Bytes::from_static(b"s"),
+                header_len: 1,
+                data: Bytes::from_static(b"hp"),
+                privileged: false,
+            }),
+        };
+        let bytes = encode_run(&run);
+        assert_eq!(decode_run(&bytes), Ok(run));
+        for cut in 0..bytes.len() {
+            assert!(decode_run(&bytes[..cut]).is_err(), "{cut}");
         }
     }
 

@@ -199,6 +199,23 @@ pub struct AtomicBatch {
     pub messages: Vec<Append>,
 }
 
+/// `ScheduleRun`: what the leader read of a schedule that was due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleRun {
+    /// The stream.
+    pub stream: String,
+    /// Its creation: a stream of the same name that came later is not meant.
+    pub created_ns: u64,
+    /// The message that holds the schedule.
+    pub seq: u64,
+    /// When it was due, Unix nanoseconds; a schedule that is due at another time is not meant.
+    pub due_ns: u64,
+    /// When it is due next; 0 = never, the schedule goes.
+    pub next_ns: u64,
+    /// What it produces; `None`: only its next time was worked out.
+    pub message: Option<Append>,
+}
+
 /// Everything that changes the state.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(
@@ -234,6 +251,8 @@ pub enum Command {
     Copy(CopyBatch),
     /// Store a batch as a whole.
     Atomic(AtomicBatch),
+    /// Run a schedule.
+    ScheduleRun(ScheduleRun),
     /// What the account and the server may use.
     Limits(crate::limits::Limits),
     /// Change records of the control plane, all or none.

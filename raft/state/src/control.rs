@@ -204,7 +204,7 @@ impl Stream {
             && headers.ttl.is_none()
             && !headers.batch
             && headers.incr.is_none()
-            && !headers.schedule
+            && headers.schedule.is_none()
             && !headers.source;
         if !plain || !subject::is_literal(&record.subject) {
             return Err(error::BAD_REQUEST);

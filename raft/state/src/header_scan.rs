@@ -4,6 +4,7 @@
 
 use unibus_proto::jetstream::duration::parse_duration;
 use unibus_proto::jetstream::error::{self, ApiError};
+use unibus_proto::jetstream::schedule;
 
 /// Bytes of a header block at most (10097).
 pub(crate) const HEADER_BYTES_MAX: usize = 65_535;
@@ -40,11 +41,24 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) rollup: Option<&'a [u8]>,
     pub(crate) ttl: Option<&'a [u8]>,
     pub(crate) incr: Option<&'a [u8]>,
+    pub(crate) schedule: Option<ScheduleHeaders<'a>>,
     pub(crate) batch: bool,
-    pub(crate) schedule: bool,
     pub(crate) source: bool,
     /// The block must be rewritten before it is stored.
     pub(crate) rewrite: bool,
+}
+
+/// What a message says about schedules (ADR-51); each is as it was written.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScheduleHeaders<'a> {
+    pub(crate) pattern: Option<&'a [u8]>,
+    pub(crate) target: Option<&'a [u8]>,
+    pub(crate) source: Option<&'a [u8]>,
+    pub(crate) ttl: Option<&'a [u8]>,
+    pub(crate) rollup: Option<&'a [u8]>,
+    pub(crate) zone: Option<&'a [u8]>,
+    pub(crate) scheduler: Option<&'a [u8]>,
+    pub(crate) next: Option<&'a [u8]>,
 }
 
 fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -92,9 +106,27 @@ fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) -> Res
         b"Nats-Batch-Id" => found.batch = !value.is_empty(),
         b"Nats-Stream-Source" => found.source = true,
         REQUEST_INFO => found.rewrite = true,
-        _ => found.schedule |= name.starts_with(b"Nats-Schedule"),
+        _ if name.starts_with(b"Nats-Schedule") => {
+            note_schedule(found.schedule.get_or_insert_default(), name, value);
+        }
+        _ => {}
     }
     Ok(())
+}
+
+fn note_schedule<'a>(found: &mut ScheduleHeaders<'a>, name: &[u8], value: &'a [u8]) {
+    let slot = match std::str::from_utf8(name).unwrap_or_default() {
+        schedule::SCHEDULE => &mut found.pattern,
+        schedule::SCHEDULE_TARGET => &mut found.target,
+        schedule::SCHEDULE_SOURCE => &mut found.source,
+        schedule::SCHEDULE_TTL => &mut found.ttl,
+        schedule::SCHEDULE_ROLLUP => &mut found.rollup,
+        schedule::SCHEDULE_TIME_ZONE => &mut found.zone,
+        schedule::SCHEDULER => &mut found.scheduler,
+        schedule::SCHEDULE_NEXT => &mut found.next,
+        _ => return,
+    };
+    first(slot, value);
 }
 
 /// The value of the first header with this name.
@@ -123,8 +155,9 @@ fn number(value: &[u8]) -> Result<u64, ApiError> {
     text.parse().map_err(|_| error::BAD_REQUEST)
 }
 
-/// The block as it is stored: without inline status and without the server's own header.
-pub(crate) fn stored_form(block: &[u8]) -> Vec<u8> {
+/// The block as it is stored: without inline status and without the server's own header, with `added`
+/// (whole lines) at its end.
+pub(crate) fn stored_form(block: &[u8], added: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(block.len());
     out.extend_from_slice(VERSION_LINE);
     out.extend_from_slice(b"\r\n");
@@ -136,6 +169,7 @@ pub(crate) fn stored_form(block: &[u8]) -> Vec<u8> {
         out.extend_from_slice(line);
         out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(added);
     out.extend_from_slice(b"\r\n");
     out
 }
@@ -219,7 +253,7 @@ mod tests {
     fn stored_form_loses_status_and_request_info() {
         let block = b"NATS/1.0 100 Hello\r\nA: b\r\nNats-Request-Info: {}\r\n\r\n";
         assert!(scan(block).unwrap().rewrite);
-        assert_eq!(stored_form(block), b"NATS/1.0\r\nA: b\r\n\r\n");
+        assert_eq!(stored_form(block, b""), b"NATS/1.0\r\nA: b\r\n\r\n");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::header_scan::{
 use crate::location::Location;
 use crate::outcome::{Outcome, Refusal};
 use crate::record::{self, RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::schedules::ScheduleWish;
 use crate::stream::{Context, Stream, limit, message_size};
 
 /// Sequences end here, far from where counting on would overflow.
@@ -31,6 +32,8 @@ pub(crate) enum Publisher {
     Copy,
     /// A batch that was checked as a whole.
     Batch,
+    /// A schedule of this stream.
+    Schedule,
 }
 
 pub(crate) enum Stored {
@@ -129,7 +132,7 @@ impl Stream {
         let (block, payload) = a.data.split_at(header_len);
         let mut headers = scan(block)?;
         match publisher {
-            Publisher::Client => {}
+            Publisher::Client | Publisher::Schedule => {}
             Publisher::Copy => self.settle_copied(&mut headers),
             Publisher::Batch => settle_expectations(&mut headers),
         }
@@ -145,15 +148,22 @@ impl Stream {
             return Err(error::INSUFFICIENT_RESOURCES);
         }
         self.check_expected(&headers, a.subject)?;
-        let rollup = self.rollup_of(&headers)?;
+        let schedule = self.schedule_of(&headers, a.subject, publisher, ctx.now_ns)?;
+        let mut rollup = self.rollup_of(&headers)?;
         if self.config.allow_msg_counter {
             let counted = self.count(a, &headers, publisher == Publisher::Copy)?;
             let (seq, val) = self.store_counted(a, counted, ttl, rollup, ctx)?;
             self.remember(key, headers.msg_id, seq, ctx.now_ns);
             return Ok(Stored::Counted(seq, val));
         }
-        let seq = if headers.rewrite {
-            let mut data = stored_form(block);
+        // A schedule is the only message of its subject, and says so.
+        let mut added: &[u8] = b"";
+        if matches!(schedule, ScheduleWish::Plan(_)) && rollup.is_none() {
+            rollup = Some(Rollup::Subject);
+            added = b"Nats-Rollup: sub\r\n";
+        }
+        let seq = if headers.rewrite || !added.is_empty() {
+            let mut data = stored_form(block, added);
             let header_len = len_u32(data.len());
             data.extend_from_slice(payload);
             let rewritten = AppendRef {
@@ -165,6 +175,7 @@ impl Stream {
         } else {
             self.store_checked(a, ttl, rollup, ctx)?
         };
+        self.grant_schedule(schedule, seq, ctx);
         self.remember(key, headers.msg_id, seq, ctx.now_ns);
         Ok(Stored::New(seq))
     }
@@ -198,9 +209,6 @@ impl Stream {
             } else {
                 error::ATOMIC_PUBLISH_DISABLED
             });
-        }
-        if headers.schedule && publisher != Publisher::Copy {
-            return Err(error::MESSAGE_SCHEDULES_DISABLED);
         }
         if headers.source && publisher != Publisher::Copy {
             return Err(error::SOURCE_HEADER_NOT_ALLOWED);

@@ -17,12 +17,15 @@ use crate::copies::Progress;
 use crate::dedupe::{CHUNK_IDS, Dedupe, Remembered};
 use crate::limits::Limits;
 use crate::location::{BlockId, StreamUid};
+use crate::schedules::Planned;
 use crate::state::State;
 use crate::stream::{Stream, message_size};
 
 const FORMAT: u8 = 1;
 /// Format of index rows of blocks with counters: their values come last.
 const FORMAT_COUNTED: u8 = 2;
+/// Format of index rows of blocks with schedules: counters' values and then schedules come last.
+const FORMAT_SCHEDULED: u8 = 3;
 /// A dead entry of an index row.
 const DEAD: u32 = u32::MAX;
 
@@ -315,8 +318,13 @@ impl Stream {
         }
         let end = block.base + block.entries.len() as u64;
         let counts: Vec<_> = self.counts.range(block.base..end).collect();
-        let counted = !counts.is_empty();
-        let mut row = vec![if counted { FORMAT_COUNTED } else { FORMAT }];
+        let schedules: Vec<_> = self.schedules.range(block.base..end).collect();
+        let format = match (schedules.is_empty(), counts.is_empty()) {
+            (false, _) => FORMAT_SCHEDULED,
+            (true, false) => FORMAT_COUNTED,
+            (true, true) => FORMAT,
+        };
+        let mut row = vec![format];
         row.extend_from_slice(&block.base.to_le_bytes());
         row.push(u8::from(block.sealed));
         row.extend_from_slice(&len_u32(names.len()).to_le_bytes());
@@ -336,11 +344,19 @@ impl Stream {
             row.extend_from_slice(&seq.to_le_bytes());
             row.extend_from_slice(&expiry.to_le_bytes());
         }
-        if counted {
+        if format != FORMAT {
             row.extend_from_slice(&len_u32(counts.len()).to_le_bytes());
             for (seq, count) in counts {
                 row.extend_from_slice(&seq.to_le_bytes());
                 put_blob(&mut row, &serde_json::to_vec(count).unwrap_or_default());
+            }
+        }
+        if format == FORMAT_SCHEDULED {
+            row.extend_from_slice(&len_u32(schedules.len()).to_le_bytes());
+            for (seq, planned) in schedules {
+                row.extend_from_slice(&seq.to_le_bytes());
+                row.extend_from_slice(&planned.at_ns.to_le_bytes());
+                row.push(u8::from(planned.armed));
             }
         }
         row
@@ -521,11 +537,10 @@ impl Stream {
     fn load_block(&mut self, id: BlockId, index: &[u8], live: &[u8]) -> Result<(), CodecError> {
         let bits = read_live(live)?;
         let mut reader = Reader::new(index);
-        let counted = match reader.u8()? {
-            FORMAT => false,
-            FORMAT_COUNTED => true,
-            other => return Err(CodecError::UnknownFormat(other)),
-        };
+        let format = reader.u8()?;
+        if !(FORMAT..=FORMAT_SCHEDULED).contains(&format) {
+            return Err(CodecError::UnknownFormat(format));
+        }
         let base = reader.u64()?;
         let mut block = Block::new(id, base);
         block.sealed = reader.flag()?;
@@ -579,8 +594,11 @@ impl Stream {
                 self.by_expiry.insert((expiry, seq));
             }
         }
-        if counted {
+        if format != FORMAT {
             self.load_counts(&block, &mut reader)?;
+        }
+        if format == FORMAT_SCHEDULED {
+            self.load_schedules(&block, &mut reader)?;
         }
         reader.finish()?;
         block.index_dirty = false;
@@ -599,6 +617,23 @@ impl Stream {
             let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);
             if block.entries.get(at).is_some_and(IndexEntry::is_live) {
                 self.counts.insert(seq, count);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
+    fn load_schedules(
+        &mut self,
+        block: &Block,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), CodecError> {
+        for _ in 0..reader.count(17)? {
+            let (seq, at_ns, armed) = (reader.u64()?, reader.u64()?, reader.flag()?);
+            let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);
+            if block.entries.get(at).is_some_and(IndexEntry::is_live) {
+                self.schedules.plan(seq, Planned { at_ns, armed });
             }
         }
         Ok(())

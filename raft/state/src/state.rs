@@ -35,6 +35,8 @@ pub struct State {
     routes: Routes,
     /// By stream identity, so that replicas with different slots expire in the same order.
     deadlines: BTreeSet<(u64, StreamUid, u32)>,
+    /// Streams with schedules by the time of their first.
+    pub(crate) due: BTreeSet<(u64, StreamUid, u32)>,
     pub(crate) next_uid: u64,
     pub(crate) last_stamp_ns: u64,
     /// Entries applied by this memory; marks streams that this entry advanced. Not replicated.
@@ -169,7 +171,7 @@ impl State {
         info
     }
 
-    fn at(&self, slot: u32) -> Option<&Stream> {
+    pub(crate) fn at(&self, slot: u32) -> Option<&Stream> {
         self.slots.get(slot as usize)?.as_deref()
     }
 
@@ -181,7 +183,7 @@ impl State {
         self.slots.iter_mut().flatten().map(|stream| &mut **stream)
     }
 
-    fn slot_of(&self, name: &str, privileged: bool) -> Result<u32> {
+    pub(crate) fn slot_of(&self, name: &str, privileged: bool) -> Result<u32> {
         let slot = *self.names.get(name).ok_or(error::STREAM_NOT_FOUND)?;
         if self.at(slot).is_some_and(Stream::is_control) && !privileged {
             return Err(error::RESERVED);
@@ -265,6 +267,7 @@ impl State {
             Command::ConsumerReset(reset) => self.reset_consumer(&reset, step),
             Command::Copy(batch) => self.copy(&batch, step),
             Command::Atomic(batch) => Ok(self.atomic(&batch, step)),
+            Command::ScheduleRun(run) => self.run_schedule(&run, step),
             Command::Limits(limits) => {
                 self.limits = limits;
                 Ok(Outcome::Done)
@@ -393,6 +396,9 @@ impl State {
         if let Some(noted) = stream.noted_deadline {
             self.deadlines.remove(&(noted, stream.uid, slot));
         }
+        if let Some(noted) = stream.noted_due {
+            self.due.remove(&(noted, stream.uid, slot));
+        }
         self.bury_rows(&stream);
         step.ctx.sink.drop_stream(stream.uid);
         step.effects.push(Effect::StreamRemoved {
@@ -516,17 +522,51 @@ impl State {
         else {
             return;
         };
-        let deadline = stream.next_deadline_ns();
-        if deadline == stream.noted_deadline {
-            return;
+        let (uid, deadline, due) = (
+            stream.uid,
+            stream.next_deadline_ns(),
+            stream.next_schedule_ns(),
+        );
+        note(&mut self.deadlines, &mut stream.noted_deadline, deadline, (uid, slot));
+        note(&mut self.due, &mut stream.noted_due, due, (uid, slot));
+    }
+
+    /// Changes a stream, and notes that it has changed if its messages have.
+    pub(crate) fn change_stream<T>(
+        &mut self,
+        slot: u32,
+        step: &mut Step<'_>,
+        change: impl FnOnce(&mut Stream, &mut Context<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let applies = self.applies;
+        let stream = self.at_mut(slot).ok_or(error::STREAM_NOT_FOUND)?;
+        let before = (stream.last_seq, stream.removals());
+        let changed = change(stream, &mut step.ctx);
+        if (stream.last_seq, stream.removals()) == before {
+            step.touched.push(slot);
+        } else {
+            step.advanced(slot, stream, applies);
         }
-        if let Some(noted) = stream.noted_deadline {
-            self.deadlines.remove(&(noted, stream.uid, slot));
-        }
-        stream.noted_deadline = deadline;
-        if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, stream.uid, slot));
-        }
+        changed
+    }
+}
+
+/// Keeps what the state notes of a stream's next time as the stream has it.
+fn note(
+    times: &mut BTreeSet<(u64, StreamUid, u32)>,
+    noted: &mut Option<u64>,
+    time: Option<u64>,
+    (uid, slot): (StreamUid, u32),
+) {
+    if time == *noted {
+        return;
+    }
+    if let Some(before) = *noted {
+        times.remove(&(before, uid, slot));
+    }
+    *noted = time;
+    if let Some(time) = time {
+        times.insert((time, uid, slot));
     }
 }
 

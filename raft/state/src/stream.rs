@@ -9,16 +9,16 @@ use unibus_proto::jetstream::info::StreamStateJson;
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_proto::subject;
 
-use crate::blocks::{Blocks, HEADERS, IndexEntry, MARKER, NEVER};
+use crate::blocks::{Blocks, HEADERS, IndexEntry};
 use crate::compiled::{Again, Compiled};
 use crate::consumer::Consumer;
 use crate::copies::Progress;
 use crate::counter::Count;
 use crate::dedupe::Dedupe;
-use crate::header_scan::format_seconds;
 use crate::interest::Interest;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
 use crate::removal_log::RemovalLog;
+use crate::schedules::Schedules;
 use crate::subject_table::SubjectTable;
 
 /// Entries looked at one by one before the subject table is asked instead.
@@ -88,6 +88,8 @@ pub struct Stream {
     pub(crate) compiled: Compiled,
     /// What the live messages of a counter stream led to, by sequence.
     pub(crate) counts: BTreeMap<u64, Count>,
+    /// Live messages that are schedules.
+    pub(crate) schedules: Schedules,
     /// How far its mirror or sources have come, by their identity.
     pub(crate) progress: BTreeMap<String, Progress>,
     /// Stored by this entry, to be published again: becomes effects at its end.
@@ -96,6 +98,8 @@ pub struct Stream {
     pub(crate) advanced_in: u64,
     /// The deadline the state has noted for this stream.
     pub(crate) noted_deadline: Option<u64>,
+    /// The time of its first schedule that the state has noted.
+    pub(crate) noted_due: Option<u64>,
 }
 
 impl Stream {
@@ -130,10 +134,12 @@ impl Stream {
             },
             compiled,
             counts: BTreeMap::new(),
+            schedules: Schedules::default(),
             progress: BTreeMap::new(),
             again: Vec::new(),
             advanced_in: 0,
             noted_deadline: None,
+            noted_due: None,
         }
     }
 
@@ -474,25 +480,6 @@ impl Stream {
         })
     }
 
-    /// When time alone will change this stream.
-    #[must_use]
-    pub fn next_deadline_ns(&self) -> Option<u64> {
-        if self.config.sealed {
-            return None;
-        }
-        if self.sweep_from.is_some() {
-            return Some(0);
-        }
-        let own = self.by_expiry.first().map(|(expiry, _)| *expiry);
-        let age = self
-            .age_head()
-            .map(|(_, ts_ns)| ts_ns.saturating_add(self.max_age_ns()));
-        match (own, age) {
-            (Some(own), Some(age)) => Some(own.min(age)),
-            (own, age) => own.or(age),
-        }
-    }
-
     // --- what follows changes the stream -------------------------------------------------------
 
     pub(crate) fn size_of(&self, entry: &IndexEntry) -> u64 {
@@ -520,6 +507,7 @@ impl Stream {
             self.by_expiry.remove(&(expiry, seq));
         }
         self.counts.remove(&seq);
+        self.schedules.remove(seq);
         if seq == self.first_seq {
             self.first_seq = self.blocks.next_live(seq).unwrap_or(self.last_seq + 1);
         }
@@ -544,6 +532,7 @@ impl Stream {
         self.expiry_of.clear();
         self.by_expiry.clear();
         self.counts.clear();
+        self.schedules.clear();
         self.removals.skip(count);
         self.messages = 0;
         self.bytes = 0;
@@ -643,77 +632,6 @@ impl Stream {
         if self.config.discard == Discard::Old {
             self.enforce_stream_limits(ctx);
         }
-    }
-
-    pub(crate) fn max_age_ns(&self) -> u64 {
-        u64::try_from(self.config.max_age).unwrap_or(0)
-    }
-
-    /// The oldest message that the maximum age will remove.
-    fn age_head(&self) -> Option<(u64, u64)> {
-        if self.config.max_age <= 0 {
-            return None;
-        }
-        let from = self.age_cursor.max(self.first_seq);
-        let mut rest = self.blocks.iter_from(from);
-        rest.find(|(_, _, entry)| !entry.has(NEVER))
-            .map(|(seq, _, entry)| (seq, entry.ts_ns()))
-    }
-
-    /// Removes what is due, at most `budget` messages. Returns how many went.
-    pub(crate) fn expire(&mut self, budget: usize, ctx: &mut Context<'_>) -> usize {
-        let mut gone = 0;
-        while gone < budget && !self.config.sealed {
-            let own = self
-                .by_expiry
-                .first()
-                .copied()
-                .filter(|(at, _)| *at <= ctx.now_ns);
-            let age = self.age_head().filter(|(seq, ts_ns)| {
-                self.age_cursor = *seq;
-                ts_ns.saturating_add(self.max_age_ns()) <= ctx.now_ns
-            });
-            let Some(seq) = own.map(|(_, seq)| seq).or_else(|| age.map(|(seq, _)| seq)) else {
-                break;
-            };
-            if !self.expire_one(seq, ctx) {
-                break;
-            }
-            gone += 1;
-        }
-        gone
-    }
-
-    /// Removes one due message; false when it is not there.
-    fn expire_one(&mut self, seq: u64, ctx: &mut Context<'_>) -> bool {
-        let marker_ttl = u64::try_from(self.config.subject_delete_marker_ttl).unwrap_or(0);
-        let Some((_, entry)) = self.blocks.find(seq) else {
-            if let Some(expiry) = self.expiry_of.remove(&seq) {
-                self.by_expiry.remove(&(expiry, seq));
-            }
-            return false;
-        };
-        let last_of_subject = self.subjects.seqs(entry.subject).len() == 1;
-        let marked = (marker_ttl > 0 && last_of_subject && !entry.has(MARKER))
-            .then(|| self.subjects.name(entry.subject).to_vec());
-        self.remove(seq, ctx);
-        if let Some(subject) = marked {
-            let header = format!(
-                "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: {}\r\nNats-Rollup: sub\r\n\r\n",
-                format_seconds(marker_ttl)
-            );
-            let expiry = ctx.now_ns.saturating_add(marker_ttl);
-            let header_len = crate::codec::len_u32(header.len());
-            self.store(
-                &subject,
-                header_len,
-                header.as_bytes(),
-                MARKER,
-                Some(expiry),
-                ctx,
-            );
-        }
-        true
     }
 }
 

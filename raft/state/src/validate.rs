@@ -240,12 +240,8 @@ fn check_reserved(config: &StreamConfig, filter: &[u8]) -> Result<(), ApiError> 
 fn check_features(config: &StreamConfig) -> Result<(), ApiError> {
     let counter = config.allow_msg_counter;
     let asynchronous = config.persist_mode == PersistMode::Async;
-    let unsupported = [
-        (config.allow_msg_schedules, "message schedules"),
-        (config.allow_batched, "fast batches"),
-    ];
-    if let Some((_, what)) = unsupported.into_iter().find(|(used, _)| *used) {
-        return Err(bad(format!("{what} are not supported by this server")));
+    if config.allow_batched {
+        return Err(bad("fast batches are not supported by this server"));
     }
     let refused = [
         (

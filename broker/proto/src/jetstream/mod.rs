@@ -6,10 +6,12 @@ pub mod ack;
 pub mod api;
 pub mod config;
 pub mod consumer;
+pub mod cron;
 pub mod duration;
 pub mod error;
 pub mod info;
 pub mod pull;
+pub mod schedule;
 pub mod source;
 pub mod timestamp;
 

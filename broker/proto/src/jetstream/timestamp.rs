@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 }
 
 /// Proleptic Gregorian date of a day number counted from 1970-01-01.
-fn civil_of_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_of_days(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let of_era = shifted.rem_euclid(146_097);
