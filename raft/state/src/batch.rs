@@ -39,6 +39,11 @@ mod kind {
     pub(super) const CONTROL: u8 = 64;
     pub(super) const ATOMIC: u8 = 34;
     pub(super) const SCHEDULE_RUN: u8 = 35;
+    pub(super) const RESTORE_BEGIN: u8 = 36;
+    pub(super) const RESTORE_MESSAGES: u8 = 37;
+    pub(super) const RESTORE_CONSUMERS: u8 = 38;
+    pub(super) const RESTORE_END: u8 = 39;
+    pub(super) const RESTORE_ABORT: u8 = 40;
 }
 
 /// Commands being gathered by a proposer.
@@ -149,6 +154,14 @@ impl CommandBatch {
                 self.push_body(kind::SCHEDULE_RUN, &bodies::encode_run(run));
                 Ok(())
             }
+            Command::RestoreBegin(body) => self.push_json(kind::RESTORE_BEGIN, body),
+            Command::RestoreMessages(body) => {
+                self.push_body(kind::RESTORE_MESSAGES, &bodies::encode_restored(body));
+                Ok(())
+            }
+            Command::RestoreConsumers(body) => self.push_json(kind::RESTORE_CONSUMERS, body),
+            Command::RestoreEnd(body) => self.push_json(kind::RESTORE_END, body),
+            Command::RestoreAbort(token) => self.push_json(kind::RESTORE_ABORT, token),
             Command::Limits(body) => self.push_json(kind::LIMITS, body),
             Command::Control(change) => {
                 self.push_body(kind::CONTROL, &change.encode()?);
@@ -292,6 +305,11 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::COPY => Command::Copy(bodies::decode_copy(body)?),
         kind::ATOMIC => Command::Atomic(bodies::decode_atomic(body)?),
         kind::SCHEDULE_RUN => Command::ScheduleRun(bodies::decode_run(body)?),
+        kind::RESTORE_BEGIN => Command::RestoreBegin(json(body)?),
+        kind::RESTORE_MESSAGES => Command::RestoreMessages(bodies::decode_restored(body)?),
+        kind::RESTORE_CONSUMERS => Command::RestoreConsumers(json(body)?),
+        kind::RESTORE_END => Command::RestoreEnd(json(body)?),
+        kind::RESTORE_ABORT => Command::RestoreAbort(json(body)?),
         kind::LIMITS => Command::Limits(json(body)?),
         kind::CONTROL => Command::Control(ControlChange::decode(body)?),
         kind::TICK if body.is_empty() => Command::Tick,

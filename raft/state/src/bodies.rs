@@ -4,7 +4,9 @@
 use bytes::Bytes;
 
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
-use crate::command::{Append, AtomicBatch, CopiedMessage, CopyBatch, ScheduleRun};
+use crate::command::{
+    Append, AtomicBatch, CopiedMessage, CopyBatch, RestoreMessages, ScheduleRun,
+};
 
 /// Bytes of a copied message besides subject and data.
 const COPIED_BYTES_MIN: usize = 8 + 8 + 4 + 4 + 4;
@@ -20,15 +22,53 @@ pub(crate) fn encode_copy(batch: &CopyBatch) -> Vec<u8> {
     for number in [batch.origin_uid, batch.after, batch.upto] {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    out.extend_from_slice(&len_u32(batch.messages.len()).to_le_bytes());
-    for message in &batch.messages {
+    put_copied(&mut out, &batch.messages);
+    out
+}
+
+/// `count | (seq | ts_ns | subject | header_len | data)…`
+fn put_copied(out: &mut Vec<u8>, messages: &[CopiedMessage]) {
+    out.extend_from_slice(&len_u32(messages.len()).to_le_bytes());
+    for message in messages {
         out.extend_from_slice(&message.seq.to_le_bytes());
         out.extend_from_slice(&message.ts_ns.to_le_bytes());
-        put_blob(&mut out, &message.subject);
+        put_blob(out, &message.subject);
         out.extend_from_slice(&message.header_len.to_le_bytes());
-        put_blob(&mut out, &message.data);
+        put_blob(out, &message.data);
+    }
+}
+
+/// `token | messages… | count | removed…`
+pub(crate) fn encode_restored(batch: &RestoreMessages) -> Vec<u8> {
+    let bytes: usize = batch.messages.iter().map(|m| m.data.len() + 128).sum();
+    let mut out = Vec::with_capacity(bytes + 128);
+    put_blob(&mut out, batch.token.as_bytes());
+    put_copied(&mut out, &batch.messages);
+    out.extend_from_slice(&len_u32(batch.removed.len()).to_le_bytes());
+    for seq in &batch.removed {
+        out.extend_from_slice(&seq.to_le_bytes());
     }
     out
+}
+
+pub(crate) fn decode_restored(body: &[u8]) -> Result<RestoreMessages, CodecError> {
+    let mut reader = Reader::new(body);
+    let token = reader.text()?.to_owned();
+    let messages = read_copied(&mut reader)?;
+    let removed = (0..reader.count(8)?)
+        .map(|_| reader.u64())
+        .collect::<Result<Vec<_>, _>>()?;
+    reader.finish()?;
+    Ok(RestoreMessages {
+        token,
+        messages,
+        removed,
+    })
+}
+
+fn read_copied(reader: &mut Reader<'_>) -> Result<Vec<CopiedMessage>, CodecError> {
+    let count = reader.count(COPIED_BYTES_MIN)?;
+    (0..count).map(|_| decode_copied(reader)).collect()
 }
 
 pub(crate) fn decode_copy(body: &[u8]) -> Result<CopyBatch, CodecError> {
@@ -37,10 +77,7 @@ pub(crate) fn decode_copy(body: &[u8]) -> Result<CopyBatch, CodecError> {
     let created_ns = reader.u64()?;
     let origin = reader.text()?.to_owned();
     let (origin_uid, after, upto) = (reader.u64()?, reader.u64()?, reader.u64()?);
-    let count = reader.count(COPIED_BYTES_MIN)?;
-    let messages = (0..count)
-        .map(|_| decode_copied(&mut reader))
-        .collect::<Result<Vec<_>, _>>()?;
+    let messages = read_copied(&mut reader)?;
     reader.finish()?;
     Ok(CopyBatch {
         stream,
@@ -191,6 +228,26 @@ mod tests {
         assert_eq!(decode_run(&bytes), Ok(run));
         for cut in 0..bytes.len() {
             assert!(decode_run(&bytes[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn restored_messages_read_back_and_damage_is_seen() {
+        let batch = RestoreMessages {
+            token: "t".into(),
+            messages: vec![CopiedMessage {
+                seq: 8,
+                ts_ns: 80,
+                subject: Bytes::from_static(b"o.a"),
+                header_len: 2,
+                data: Bytes::from_static(b"hhpay"),
+            }],
+            removed: vec![3, 4],
+        };
+        let bytes = encode_restored(&batch);
+        assert_eq!(decode_restored(&bytes), Ok(batch));
+        for cut in 0..bytes.len() {
+            assert!(decode_restored(&bytes[..cut]).is_err(), "{cut}");
         }
     }
 

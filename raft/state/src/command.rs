@@ -9,6 +9,7 @@ use unibus_proto::jetstream::consumer::ConsumerConfig;
 
 pub use crate::consumer_update::ConsumerUpdate;
 use crate::control::ControlChange;
+use crate::ledger::{Position, Unsettled};
 
 /// Stores one message in whatever stream its subject belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +217,65 @@ pub struct ScheduleRun {
     pub message: Option<Append>,
 }
 
+/// `RestoreBegin`: makes a stream that nobody sees yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestoreBegin {
+    /// Names the restore.
+    pub token: String,
+    /// As the client sent it.
+    pub config: StreamConfig,
+    /// When the stream was made first, Unix nanoseconds; 0 = not known.
+    pub created_ns: u64,
+    /// The asker is this node itself.
+    pub privileged: bool,
+    /// Members of the group.
+    pub replicas_max: u32,
+}
+
+/// `RestoreMessages`: some of a restored stream's messages, in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreMessages {
+    /// The restore.
+    pub token: String,
+    /// Messages, each above the ones before.
+    pub messages: Vec<CopiedMessage>,
+    /// Sequences that were removed later.
+    pub removed: Vec<u64>,
+}
+
+/// A consumer as an archive keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestoredConsumer {
+    /// Its configuration; the name has to be set.
+    pub config: ConsumerConfig,
+    /// When it was made first, Unix nanoseconds.
+    pub created_ns: u64,
+    /// How far it had come.
+    pub delivered: Position,
+    /// Everything up to here was settled.
+    pub ack_floor: Position,
+    /// What was not, by stream sequence.
+    pub pending: Vec<(u64, Unsettled)>,
+}
+
+/// `RestoreConsumers`: some of a restored stream's consumers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestoreConsumers {
+    /// The restore.
+    pub token: String,
+    /// Consumers, after all messages.
+    pub consumers: Vec<RestoredConsumer>,
+}
+
+/// `RestoreEnd`: from here on the stream is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreEnd {
+    /// The restore.
+    pub token: String,
+    /// The last sequence that was given out; messages may end before.
+    pub last_seq: u64,
+}
+
 /// Everything that changes the state.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(
@@ -253,6 +313,16 @@ pub enum Command {
     Atomic(AtomicBatch),
     /// Run a schedule.
     ScheduleRun(ScheduleRun),
+    /// Start to restore a stream.
+    RestoreBegin(RestoreBegin),
+    /// Restore messages.
+    RestoreMessages(RestoreMessages),
+    /// Restore consumers.
+    RestoreConsumers(RestoreConsumers),
+    /// End a restore.
+    RestoreEnd(RestoreEnd),
+    /// Give a restore up: its token.
+    RestoreAbort(String),
     /// What the account and the server may use.
     Limits(crate::limits::Limits),
     /// Change records of the control plane, all or none.

@@ -257,7 +257,7 @@ impl Stream {
     }
 
     /// Makes `seq` the next sequence.
-    fn skip_to(&mut self, seq: u64, ts_ns: u64) {
+    pub(crate) fn skip_to(&mut self, seq: u64, ts_ns: u64) {
         let gap = seq - 1 - self.last_seq;
         if gap > 0 && gap <= INNER_GAP_MAX {
             for skipped in self.last_seq + 1..seq {

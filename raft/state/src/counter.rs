@@ -116,6 +116,22 @@ impl Stream {
         })
     }
 
+    /// Takes over the value that a restored message led to; one that can't be read breaks its counter.
+    pub(crate) fn restore_count(&mut self, seq: u64, block: &[u8], payload: &[u8]) {
+        let Ok(Body { val }) = serde_json::from_slice(payload) else {
+            return;
+        };
+        let sources = header_value(block, b"Nats-Counter-Sources");
+        let sources = sources.and_then(|json| serde_json::from_slice(json).ok());
+        self.counts.insert(
+            seq,
+            Count {
+                val,
+                sources: sources.unwrap_or_default(),
+            },
+        );
+    }
+
     fn last_count(&self, subject: &[u8]) -> Result<Count, ApiError> {
         let id = self.subjects.find(subject);
         let Some(last) = id.and_then(|id| self.subjects.seqs(id).last()) else {

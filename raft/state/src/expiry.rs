@@ -9,6 +9,9 @@ impl Stream {
     /// When time alone will change this stream.
     #[must_use]
     pub fn next_deadline_ns(&self) -> Option<u64> {
+        if let Some(restoring) = &self.restoring {
+            return Some(restoring.deadline_ns());
+        }
         if self.config.sealed {
             return None;
         }

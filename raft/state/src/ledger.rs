@@ -4,8 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// A place in the numbering of deliveries and in the stream.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Position {
     /// Deliveries.
     pub consumer_seq: u64,
@@ -14,7 +18,7 @@ pub struct Position {
 }
 
 /// A delivered message nobody has acknowledged.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsettled {
     /// The number of its first delivery.
     pub consumer_seq: u64,

@@ -23,6 +23,7 @@ mod lookahead;
 mod publish;
 mod removal_log;
 mod retention;
+mod restore;
 mod routes;
 mod rows;
 mod schedules;

@@ -21,7 +21,7 @@ use crate::schedules::ScheduleWish;
 use crate::stream::{Context, Stream, limit, message_size};
 
 /// Sequences end here, far from where counting on would overflow.
-const SEQUENCE_MAX: u64 = 1 << 63;
+pub(crate) const SEQUENCE_MAX: u64 = 1 << 63;
 
 /// Where a message comes from, and so what its headers may ask for.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

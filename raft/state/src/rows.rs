@@ -17,6 +17,7 @@ use crate::copies::Progress;
 use crate::dedupe::{CHUNK_IDS, Dedupe, Remembered};
 use crate::limits::Limits;
 use crate::location::{BlockId, StreamUid};
+use crate::restore::Restoring;
 use crate::schedules::Planned;
 use crate::state::State;
 use crate::stream::{Stream, message_size};
@@ -89,6 +90,8 @@ struct StreamRow {
     dedupe_end: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sweep_from: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restoring: Option<Restoring>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     progress: BTreeMap<String, Progress>,
 }
@@ -145,7 +148,7 @@ impl State {
 
     fn dump_all(&self, out: Out<'_>) {
         put(out, vec![kind::META], self.meta_row());
-        for stream in self.streams() {
+        for stream in self.streams().chain(self.hidden_streams()) {
             stream.dump_all(out);
         }
     }
@@ -209,6 +212,7 @@ impl Stream {
             dedupe_first: self.dedupe.first,
             dedupe_end: self.dedupe.end(),
             sweep_from: self.sweep_from,
+            restoring: self.restoring.clone(),
             progress: self.progress.clone(),
         })
     }
@@ -501,6 +505,7 @@ fn load_stream(uid: StreamUid, mut parts: Parts) -> Result<Stream, LoadError> {
     stream.last_ts_ns = row.last_ts_ns;
     stream.last_msg_id = row.last_msg_id;
     stream.progress = row.progress;
+    stream.restoring = row.restoring;
     stream.blocks.next_id = row.next_block;
     for (id, index) in &parts.index {
         let live = parts.live.get(id).ok_or_else(inconsistent)?;

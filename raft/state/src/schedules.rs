@@ -211,7 +211,7 @@ impl Stream {
     /// When the first schedule is due.
     pub(crate) fn next_schedule_ns(&self) -> Option<u64> {
         let first = self.schedules.due.first().map(|(at_ns, _)| *at_ns);
-        first.filter(|_| !self.config.sealed)
+        first.filter(|_| !self.config.sealed && self.restoring.is_none())
     }
 
     fn replan(&mut self, seq: u64, planned: Planned) {

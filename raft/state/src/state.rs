@@ -35,6 +35,8 @@ pub struct State {
     routes: Routes,
     /// By stream identity, so that replicas with different slots expire in the same order.
     deadlines: BTreeSet<(u64, StreamUid, u32)>,
+    /// Streams that are being restored, by the name of the restore.
+    pub(crate) restores: BTreeMap<String, u32>,
     /// Streams with schedules by the time of their first.
     pub(crate) due: BTreeSet<(u64, StreamUid, u32)>,
     pub(crate) next_uid: u64,
@@ -50,7 +52,7 @@ pub struct State {
 
 /// One entry being applied.
 pub(crate) struct Step<'a> {
-    ctx: Context<'a>,
+    pub(crate) ctx: Context<'a>,
     effects: Vec<Effect>,
     touched: Vec<u32>,
 }
@@ -175,7 +177,7 @@ impl State {
         self.slots.get(slot as usize)?.as_deref()
     }
 
-    fn at_mut(&mut self, slot: u32) -> Option<&mut Stream> {
+    pub(crate) fn at_mut(&mut self, slot: u32) -> Option<&mut Stream> {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
     }
 
@@ -267,6 +269,11 @@ impl State {
             Command::ConsumerReset(reset) => self.reset_consumer(&reset, step),
             Command::Copy(batch) => self.copy(&batch, step),
             Command::Atomic(batch) => Ok(self.atomic(&batch, step)),
+            Command::RestoreBegin(begin) => self.begin_restore(begin, step),
+            Command::RestoreMessages(batch) => self.restore_messages(&batch, step),
+            Command::RestoreConsumers(batch) => self.restore_consumers(batch, step),
+            Command::RestoreEnd(end) => self.end_restore(&end, step),
+            Command::RestoreAbort(token) => self.abort_restore(&token, step),
             Command::ScheduleRun(run) => self.run_schedule(&run, step),
             Command::Limits(limits) => {
                 self.limits = limits;
@@ -277,7 +284,7 @@ impl State {
         }
     }
 
-    fn check_config(&self, put: &StreamPut) -> Result<StreamConfig> {
+    pub(crate) fn check_config(&self, put: &StreamPut) -> Result<StreamConfig> {
         let mut config = put.config.clone();
         validate::fill_defaults(&mut config);
         validate::check_privilege(&config, put.privileged)?;
@@ -291,7 +298,7 @@ impl State {
         Ok(config)
     }
 
-    fn check_overlap(&self, config: &StreamConfig, except: Option<u32>) -> Result<()> {
+    pub(crate) fn check_overlap(&self, config: &StreamConfig, except: Option<u32>) -> Result<()> {
         for filter in &config.subjects {
             if self
                 .routes
@@ -338,17 +345,32 @@ impl State {
         let at = free.unwrap_or(self.slots.len());
         // STREAMS_MAX keeps slots far below 2^32.
         let slot = u32::try_from(at).unwrap_or(u32::MAX);
-        for filter in &stream.config.subjects {
-            self.routes.insert(filter.as_bytes(), slot);
-        }
-        self.names.insert(stream.name.clone(), slot);
+        let restore = stream.restoring.as_ref();
+        let restore = restore.map(|restoring| restoring.token.clone());
         let stream = Some(Box::new(stream));
         if at == self.slots.len() {
             self.slots.push(stream);
         } else {
             self.slots[at] = stream;
         }
+        match restore {
+            Some(token) => {
+                self.restores.insert(token, slot);
+            }
+            None => self.announce(slot),
+        }
         self.note_deadline(slot);
+    }
+
+    /// From here on a stream is found by its name and takes what is published to its subjects.
+    pub(crate) fn announce(&mut self, slot: u32) {
+        let stream = self.slots.get(slot as usize).and_then(Option::as_ref);
+        if let Some(stream) = stream {
+            for filter in &stream.config.subjects {
+                self.routes.insert(filter.as_bytes(), slot);
+            }
+            self.names.insert(stream.name.clone(), slot);
+        }
     }
 
     fn update_stream(&mut self, put: StreamPut, step: &mut Step<'_>) -> Result<Outcome> {
@@ -387,11 +409,24 @@ impl State {
 
     fn delete_stream(&mut self, delete: &StreamDelete, step: &mut Step<'_>) -> Result<Outcome> {
         let slot = self.slot_of(&delete.name, delete.privileged)?;
-        let stream = self.slots.get_mut(slot as usize).and_then(Option::take);
-        let stream = stream.ok_or(error::STREAM_NOT_FOUND)?;
-        self.names.remove(&stream.name);
-        for filter in &stream.config.subjects {
-            self.routes.remove(filter.as_bytes(), slot);
+        let name = self.drop_slot(slot, step).ok_or(error::STREAM_NOT_FOUND)?;
+        step.effects.push(Effect::StreamRemoved { name });
+        Ok(Outcome::Done)
+    }
+
+    /// Forgets a stream, with everything it holds.
+    pub(crate) fn drop_slot(&mut self, slot: u32, step: &mut Step<'_>) -> Option<Arc<str>> {
+        let stream = self.slots.get_mut(slot as usize).and_then(Option::take)?;
+        match &stream.restoring {
+            Some(restoring) => {
+                self.restores.remove(&restoring.token);
+            }
+            None => {
+                self.names.remove(&stream.name);
+                for filter in &stream.config.subjects {
+                    self.routes.remove(filter.as_bytes(), slot);
+                }
+            }
         }
         if let Some(noted) = stream.noted_deadline {
             self.deadlines.remove(&(noted, stream.uid, slot));
@@ -401,10 +436,7 @@ impl State {
         }
         self.bury_rows(&stream);
         step.ctx.sink.drop_stream(stream.uid);
-        step.effects.push(Effect::StreamRemoved {
-            name: stream.name.clone(),
-        });
-        Ok(Outcome::Done)
+        Some(stream.name.clone())
     }
 
     fn purge(&mut self, purge: &StreamPurge, step: &mut Step<'_>) -> Result<Outcome> {
@@ -501,6 +533,11 @@ impl State {
             let Some(stream) = self.at_mut(slot) else {
                 break;
             };
+            if stream.restoring.is_some() {
+                // Given up: nobody restores it any more.
+                self.drop_slot(slot, step);
+                continue;
+            }
             let gone = stream.expire(budget, &mut step.ctx) + stream.sweep(&mut step.ctx);
             if gone > 0 {
                 step.advanced(slot, stream, applies);
@@ -571,6 +608,16 @@ fn note(
 }
 
 impl Step<'_> {
+    /// Something other than a stream's messages may have changed when it is due.
+    pub(crate) fn touch(&mut self, slot: u32) {
+        self.touched.push(slot);
+    }
+
+    /// Adds what every node has to react to.
+    pub(crate) fn tell(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
     /// Notes that a stream changed, once per entry.
     fn advanced(&mut self, slot: u32, stream: &mut Stream, applies: u64) {
         if stream.advanced_in == applies {

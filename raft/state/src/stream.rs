@@ -18,6 +18,7 @@ use crate::dedupe::Dedupe;
 use crate::interest::Interest;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
 use crate::removal_log::RemovalLog;
+use crate::restore::Restoring;
 use crate::schedules::Schedules;
 use crate::subject_table::SubjectTable;
 
@@ -90,6 +91,8 @@ pub struct Stream {
     pub(crate) counts: BTreeMap<u64, Count>,
     /// Live messages that are schedules.
     pub(crate) schedules: Schedules,
+    /// It is being restored: nobody sees it yet.
+    pub(crate) restoring: Option<Restoring>,
     /// How far its mirror or sources have come, by their identity.
     pub(crate) progress: BTreeMap<String, Progress>,
     /// Stored by this entry, to be published again: becomes effects at its end.
@@ -135,6 +138,7 @@ impl Stream {
             compiled,
             counts: BTreeMap::new(),
             schedules: Schedules::default(),
+            restoring: None,
             progress: BTreeMap::new(),
             again: Vec::new(),
             advanced_in: 0,
