@@ -77,6 +77,23 @@ pub(super) enum Event {
         server: String,
         client: Value,
     },
+    /// An archive of a stream is being sent.
+    SnapshotCreate { stream: String },
+    /// It was sent, or given up.
+    SnapshotComplete {
+        stream: String,
+        start: Timestamp,
+        end: Timestamp,
+    },
+    /// A stream is being restored.
+    RestoreCreate { stream: String },
+    /// It was, or that was given up.
+    RestoreComplete {
+        stream: String,
+        start: Timestamp,
+        end: Timestamp,
+        bytes: u64,
+    },
     /// Another node leads the group that holds a stream.
     LeaderElected { stream: String, leader: String },
 }
@@ -160,6 +177,18 @@ impl Event {
                 ..
             } => consumer("UNPINNED", stream, name),
             Self::Api { .. } => API.to_owned(),
+            Self::SnapshotCreate { stream } => {
+                format!("{ADVISORY}.STREAM.SNAPSHOT_CREATE.{stream}")
+            }
+            Self::SnapshotComplete { stream, .. } => {
+                format!("{ADVISORY}.STREAM.SNAPSHOT_COMPLETE.{stream}")
+            }
+            Self::RestoreCreate { stream } => {
+                format!("{ADVISORY}.STREAM.RESTORE_CREATE.{stream}")
+            }
+            Self::RestoreComplete { stream, .. } => {
+                format!("{ADVISORY}.STREAM.RESTORE_COMPLETE.{stream}")
+            }
             Self::LeaderElected { stream, .. } => {
                 format!("{ADVISORY}.STREAM.LEADER_ELECTED.{stream}")
             }
@@ -178,6 +207,10 @@ impl Event {
             Self::Pinned { .. } => "io.nats.jetstream.advisory.v1.consumer_group_pinned",
             Self::Unpinned { .. } => "io.nats.jetstream.advisory.v1.consumer_group_unpinned",
             Self::Api { .. } => "io.nats.jetstream.advisory.v1.api_audit",
+            Self::SnapshotCreate { .. } => "io.nats.jetstream.advisory.v1.snapshot_create",
+            Self::SnapshotComplete { .. } => "io.nats.jetstream.advisory.v1.snapshot_complete",
+            Self::RestoreCreate { .. } => "io.nats.jetstream.advisory.v1.restore_create",
+            Self::RestoreComplete { .. } => "io.nats.jetstream.advisory.v1.restore_complete",
             Self::LeaderElected { .. } => "io.nats.jetstream.advisory.v1.stream_leader_elected",
         }
     }
@@ -242,6 +275,21 @@ impl Event {
             } => json!({
                 "subject": subject, "request": request, "response": response,
                 "server": server, "client": client,
+            }),
+            Self::SnapshotCreate { stream } | Self::RestoreCreate { stream } => {
+                json!({"stream": stream})
+            }
+            Self::SnapshotComplete { stream, start, end } => json!({
+                "stream": stream, "start": start.to_string(), "end": end.to_string(),
+            }),
+            Self::RestoreComplete {
+                stream,
+                start,
+                end,
+                bytes,
+            } => json!({
+                "stream": stream, "start": start.to_string(), "end": end.to_string(),
+                "bytes": bytes,
             }),
             Self::LeaderElected { stream, leader } => {
                 json!({"stream": stream, "leader": leader, "replicas": []})

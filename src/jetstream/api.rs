@@ -11,6 +11,8 @@ mod consumer_write;
 mod direct;
 mod plan;
 mod read;
+mod restore;
+mod snapshot;
 mod write;
 
 use std::sync::Arc;
@@ -49,6 +51,8 @@ pub(super) struct Counters {
     total: AtomicU64,
     errors: AtomicU64,
     serving: AtomicUsize,
+    /// Archives that are being sent or read.
+    archives: AtomicUsize,
     finished: Notify,
 }
 
@@ -141,12 +145,23 @@ impl Api {
             Ok(Plan::Leader(task)) => {
                 tokio::spawn(consumer_write::at_leader(kind, task, ticket));
             }
+            Ok(Plan::Snapshot { stream, request }) => {
+                if !origin.may_be_answered_at(request.deliver_subject.as_bytes()) {
+                    return ticket.refuse(kind, &error::SNAPSHOT_DELIVER_SUBJECT_INVALID);
+                }
+                tokio::spawn(snapshot::serve(stream, request, ticket));
+            }
+            Ok(Plan::Restore(request)) => {
+                tokio::spawn(restore::serve(*request, privileged, ticket));
+            }
             Ok(Plan::Write { command, then }) => {
                 if let Some(error) = consumer_write::refuse(&self.core, origin, &command) {
                     return ticket.refuse(kind, &error);
                 }
                 let call = self.core.ingest.call(&command);
-                tokio::spawn(write::finish(kind, then, call, ticket));
+                tokio::spawn(async move {
+                    write::finish(kind, then, call, ticket).await;
+                });
             }
         }
     }

@@ -82,7 +82,8 @@ impl Core {
         }
     }
 
-    /// The info that answers a create or update: with the server's metadata, without the cluster.
+    /// The info that answers a create or update: with the server's metadata, and the cluster only where
+    /// there is one, as nats-server has it.
     pub(super) fn created_stream_info(&self, name: &str) -> Option<StreamInfo> {
         let mut info = self.replica.with_state(|state| {
             Some(Self::stream_info_of(
@@ -94,6 +95,9 @@ impl Core {
         let needs = info.config.required_api_level();
         let (level, version) = (self.options.api_level, self.options.version.as_str());
         add_server_metadata(&mut info.config.metadata, needs, level, version);
+        if self.replica.status().voters.len() > 1 {
+            info.cluster = Some(self.cluster_info());
+        }
         Some(info)
     }
 

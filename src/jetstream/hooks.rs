@@ -63,6 +63,10 @@ pub(super) struct Hooks {
     pub(super) wake_clock: Notify,
     /// Streams that copies may be made of have news, or copies were configured.
     pub(super) wake_copies: Notify,
+    /// A stream that takes schedules has news.
+    pub(super) wake_schedules: Notify,
+    /// Some stream takes schedules.
+    schedules: AtomicBool,
     /// Some stream is a mirror or has sources.
     copies: AtomicBool,
     /// Some stream takes atomic batches.
@@ -148,6 +152,9 @@ impl Hooks {
         if (moved || !reshaped.is_empty()) && self.copies.load(Ordering::Relaxed) {
             self.wake_copies.notify_one();
         }
+        if moved && self.schedules.load(Ordering::Relaxed) {
+            self.wake_schedules.notify_one();
+        }
         self.wake_clock.notify_one();
     }
 
@@ -185,6 +192,10 @@ impl Hooks {
             .streams()
             .any(|stream| stream.origins().next().is_some());
         self.copies.store(copies, Ordering::Relaxed);
+        let schedules = state
+            .streams()
+            .any(|stream| stream.config().allow_msg_schedules);
+        self.schedules.store(schedules, Ordering::Relaxed);
         let atomic = state
             .streams()
             .filter(|stream| stream.config().allow_atomic);

@@ -6,7 +6,8 @@
 //! - `inlet`, `forward`: acknowledgements and pull requests → the engine of the leader.
 //! - `delivery`: on the leader, the engine that serves consumers.
 //! - `advisory`: what happened, for whoever listens.
-//! - `clock`: on the leader, the passing of time.
+//! - `clock`: on the leader, the passing of time; `schedules`: what is published because of it.
+//! - `archive`: streams as files, for `STREAM.SNAPSHOT` and `STREAM.RESTORE`.
 //! - `hooks`: on every node, which subjects are captured.
 //!
 //! Every node serves the whole API to its own clients (messages that came over a route were captured
@@ -15,6 +16,7 @@
 
 mod advisory;
 mod api;
+mod archive;
 mod batches;
 mod clock;
 mod consumer_info;
@@ -36,6 +38,7 @@ mod orders;
 mod report;
 mod republish;
 mod runner;
+mod schedules;
 mod sender;
 mod serve;
 mod settle;
@@ -192,6 +195,7 @@ impl JetStream {
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(republish::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(sourcing::run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(schedules::run(Arc::clone(&core))));
         let capture = Arc::new(Capture {
             ingest,
             hooks: Arc::clone(&core.hooks),

@@ -17,6 +17,8 @@ pub(super) enum Endpoint<'a> {
     StreamInfo(&'a str),
     StreamDelete(&'a str),
     StreamPurge(&'a str),
+    StreamSnapshot(&'a str),
+    StreamRestore(&'a str),
     MessageGet(&'a str),
     MessageDelete(&'a str),
     ConsumerCreate(ConsumerTarget<'a>),
@@ -136,8 +138,8 @@ fn stream_endpoint(rest: &str) -> Endpoint<'_> {
                 "INFO" => Endpoint::StreamInfo(target),
                 "DELETE" => Endpoint::StreamDelete(target),
                 "PURGE" => Endpoint::StreamPurge(target),
-                "SNAPSHOT" => Endpoint::Unsupported("stream_snapshot_response"),
-                "RESTORE" => Endpoint::Unsupported("stream_restore_response"),
+                "SNAPSHOT" => Endpoint::StreamSnapshot(target),
+                "RESTORE" => Endpoint::StreamRestore(target),
                 _ => Endpoint::Unknown,
             };
         }
@@ -322,7 +324,11 @@ mod tests {
         assert_eq!(parse(b"$JS.API.STREAM.\xff"), Endpoint::Unknown);
         assert_eq!(
             parse(b"$JS.API.STREAM.SNAPSHOT.S"),
-            Endpoint::Unsupported("stream_snapshot_response")
+            Endpoint::StreamSnapshot("S")
+        );
+        assert_eq!(
+            parse(b"$JS.API.STREAM.RESTORE.S"),
+            Endpoint::StreamRestore("S")
         );
         assert_eq!(
             parse(b"$JS.API.CONSUMER.PAUSE.S.c"),

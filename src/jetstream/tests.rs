@@ -1,6 +1,8 @@
 //! One node's JetStream as standard clients see it: a real broker, a real replica in a temporary
 //! folder, and async-nats over loopback TCP.
 
+mod archives;
+mod scheduled;
 mod streams;
 
 use std::path::Path;

@@ -231,7 +231,7 @@ pub(super) fn without_expectations(block: &[u8]) -> Option<Vec<u8>> {
 
 /// The block without the lines that begin like this, `None` when there are none. A block of which
 /// nothing is left is empty.
-fn without_lines(block: &[u8], prefixes: &[&[u8]]) -> Option<Vec<u8>> {
+pub(super) fn without_lines(block: &[u8], prefixes: &[&[u8]]) -> Option<Vec<u8>> {
     let doomed = |line: &[u8]| prefixes.iter().any(|prefix| line.starts_with(prefix));
     let mut lines = block.split_inclusive(|byte| *byte == b'\n');
     if !lines.clone().any(doomed) {

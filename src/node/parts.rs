@@ -16,7 +16,7 @@ use crate::jetstream::{ConsumerLimits, JetStreamOptions};
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 
 /// JetStream API level: TTLs and markers, nothing later yet.
-const API_LEVEL: u8 = 1;
+const API_LEVEL: u8 = 2;
 
 /// The node's id: kept in its data folder, or made for this process where nothing is kept.
 pub(super) fn node_id(config: &NodeConfig) -> Result<NodeId, NodeError> {

@@ -4,9 +4,7 @@
 use bytes::Bytes;
 
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
-use crate::command::{
-    Append, AtomicBatch, CopiedMessage, CopyBatch, RestoreMessages, ScheduleRun,
-};
+use crate::command::{Append, AtomicBatch, CopiedMessage, CopyBatch, RestoreMessages, ScheduleRun};
 
 /// Bytes of a copied message besides subject and data.
 const COPIED_BYTES_MIN: usize = 8 + 8 + 4 + 4 + 4;

@@ -224,8 +224,6 @@ pub struct RestoreBegin {
     pub token: String,
     /// As the client sent it.
     pub config: StreamConfig,
-    /// When the stream was made first, Unix nanoseconds; 0 = not known.
-    pub created_ns: u64,
     /// The asker is this node itself.
     pub privileged: bool,
     /// Members of the group.
@@ -272,6 +270,8 @@ pub struct RestoreConsumers {
 pub struct RestoreEnd {
     /// The restore.
     pub token: String,
+    /// When the stream was made first, Unix nanoseconds; 0 = not known.
+    pub created_ns: u64,
     /// The last sequence that was given out; messages may end before.
     pub last_seq: u64,
 }

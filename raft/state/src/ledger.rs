@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// A place in the numbering of deliveries and in the stream.
-#[derive(
-    Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Deliveries.
     pub consumer_seq: u64,
@@ -50,6 +48,12 @@ impl Ledger {
             ack_floor: start,
             ..Self::default()
         }
+    }
+
+    /// What is known from elsewhere, such as an archive.
+    #[must_use]
+    pub fn of(delivered: Position, ack_floor: Position, pending: Vec<(u64, Unsettled)>) -> Self {
+        Self::restore(delivered, ack_floor, pending)
     }
 
     /// What was stored.

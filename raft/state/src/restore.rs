@@ -69,11 +69,7 @@ impl State {
         }
         self.next_uid += 1;
         let now_ns = step.ctx.now_ns;
-        let created_ns = match begin.created_ns {
-            0 => now_ns,
-            created_ns => created_ns.min(now_ns),
-        };
-        let mut stream = Stream::new(StreamUid(self.next_uid), config, created_ns);
+        let mut stream = Stream::new(StreamUid(self.next_uid), config, now_ns);
         stream.restoring = Some(Restoring {
             token,
             touched_ns: now_ns,
@@ -274,6 +270,9 @@ impl Stream {
     }
 
     fn end_restore(&mut self, end: &RestoreEnd, step: &mut Step<'_>) {
+        if end.created_ns > 0 {
+            self.created_ns = end.created_ns.min(self.created_ns);
+        }
         let last_seq = end.last_seq.min(SEQUENCE_MAX);
         if last_seq > self.last_seq {
             self.skip_to(last_seq + 1, self.last_ts_ns);

@@ -629,11 +629,7 @@ impl Stream {
 }
 
 impl Stream {
-    fn load_schedules(
-        &mut self,
-        block: &Block,
-        reader: &mut Reader<'_>,
-    ) -> Result<(), CodecError> {
+    fn load_schedules(&mut self, block: &Block, reader: &mut Reader<'_>) -> Result<(), CodecError> {
         for _ in 0..reader.count(17)? {
             let (seq, at_ns, armed) = (reader.u64()?, reader.u64()?, reader.flag()?);
             let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);

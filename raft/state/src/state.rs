@@ -564,7 +564,12 @@ impl State {
             stream.next_deadline_ns(),
             stream.next_schedule_ns(),
         );
-        note(&mut self.deadlines, &mut stream.noted_deadline, deadline, (uid, slot));
+        note(
+            &mut self.deadlines,
+            &mut stream.noted_deadline,
+            deadline,
+            (uid, slot),
+        );
         note(&mut self.due, &mut stream.noted_due, due, (uid, slot));
     }
 

@@ -16,7 +16,6 @@ fn begin(config: StreamConfig) -> Command {
     Command::RestoreBegin(RestoreBegin {
         token: "t".into(),
         config,
-        created_ns: 5,
         privileged: false,
         replicas_max: 1,
     })
@@ -48,6 +47,7 @@ fn messages(messages: Vec<CopiedMessage>, removed: &[u64]) -> Command {
 fn end(last_seq: u64) -> Command {
     Command::RestoreEnd(RestoreEnd {
         token: "t".into(),
+        created_ns: 5,
         last_seq,
     })
 }
@@ -115,16 +115,43 @@ fn a_restored_stream_is_what_it_was() {
         [Effect::StreamCreated { .. }, Effect::ConsumerCreated { .. }]
     ));
     let stream = bench.stream();
-    assert_eq!((stream.first_seq(), stream.last_seq(), stream.created_ns()), (4, 12, 5));
+    assert_eq!(
+        (stream.first_seq(), stream.last_seq(), stream.created_ns()),
+        (4, 12, 5)
+    );
     assert_eq!(bench.live(), [4, 9]);
     let nine = bench.message(9);
-    assert_eq!((nine.ts_ns, &nine.payload[..]), (900 * SECOND + 9, &b"nine"[..]));
+    assert_eq!(
+        (nine.ts_ns, &nine.payload[..]),
+        (900 * SECOND + 9, &b"nine"[..])
+    );
     let consumer = stream.consumer("c").unwrap();
-    assert_eq!(consumer.ledger().pending().keys().copied().collect::<Vec<_>>(), [4]);
-    assert_eq!((consumer.delivered().stream_seq, consumer.num_pending(stream)), (4, 1));
+    assert_eq!(
+        consumer
+            .ledger()
+            .pending()
+            .keys()
+            .copied()
+            .collect::<Vec<_>>(),
+        [4]
+    );
+    assert_eq!(
+        (
+            consumer.delivered().stream_seq,
+            consumer.num_pending(stream)
+        ),
+        (4, 1)
+    );
     // It goes on where it was, and remembers what was published shortly before.
     let duplicate = bench.publish("a.y", &[("Nats-Msg-Id", "four")], "4");
-    assert!(matches!(duplicate, Outcome::Published { seq: 4, duplicate: true, .. }));
+    assert!(matches!(
+        duplicate,
+        Outcome::Published {
+            seq: 4,
+            duplicate: true,
+            ..
+        }
+    ));
     assert_eq!(seq(&bench.publish("a.x", &[], "x")), 13);
 }
 
@@ -133,7 +160,10 @@ fn an_empty_stream_keeps_its_sequences() {
     let mut bench = Bench::new();
     bench.run(&begin(config(&["a.>"])));
     assert_eq!(bench.run(&end(7)), Outcome::Done);
-    assert_eq!((bench.stream().first_seq(), bench.stream().last_seq()), (8, 7));
+    assert_eq!(
+        (bench.stream().first_seq(), bench.stream().last_seq()),
+        (8, 7)
+    );
     assert_eq!(seq(&bench.publish("a.x", &[], "x")), 8);
 }
 

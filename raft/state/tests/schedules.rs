@@ -64,7 +64,11 @@ fn what_is_no_schedule_is_refused_by_its_code() {
     assert_eq!(code(&[("Nats-Schedule", "@often"), target]), 10189);
     assert_eq!(code(&[at]), 10190);
     for wrong in ["s.a", "t.*", "u.a", ""] {
-        assert_eq!(code(&[at, ("Nats-Schedule-Target", wrong)]), 10190, "{wrong}");
+        assert_eq!(
+            code(&[at, ("Nats-Schedule-Target", wrong)]),
+            10190,
+            "{wrong}"
+        );
     }
     assert_eq!(code(&[at, target, ("Nats-Schedule-TTL", "soon")]), 10191);
     assert_eq!(code(&[at, target, ("Nats-Rollup", "all")]), 10192);
@@ -87,7 +91,10 @@ fn a_single_schedule_runs_once_and_goes() {
     let mut bench = scheduled();
     let at_ns = bench.now + 5 * SECOND;
     let at = format!("@at {}", Timestamp(at_ns));
-    let headers = [("Nats-Schedule", at.as_str()), ("Nats-Schedule-Target", "t.out")];
+    let headers = [
+        ("Nats-Schedule", at.as_str()),
+        ("Nats-Schedule-Target", "t.out"),
+    ];
     assert_eq!(seq(&bench.publish("s.a", &headers, "x")), 1);
     let stored = bench.message(1);
     let stored = String::from_utf8(stored.headers.to_vec()).unwrap();
@@ -100,7 +107,10 @@ fn a_single_schedule_runs_once_and_goes() {
     };
     assert_eq!((one.seq, one.armed), (1, true));
     assert_eq!(run(&mut bench, one, 0, Some("x")), Outcome::Done);
-    assert_eq!((bench.live(), bench.state.next_schedule_ns()), (vec![2], None));
+    assert_eq!(
+        (bench.live(), bench.state.next_schedule_ns()),
+        (vec![2], None)
+    );
     // Proposed twice, by a leader that did not know.
     assert_eq!(run(&mut bench, one, 0, Some("x")), Outcome::Done);
     assert_eq!(bench.live(), [2]);
@@ -122,7 +132,10 @@ fn an_interval_runs_again_until_it_is_replaced_or_cancelled() {
     assert_eq!(bench.live(), [2, 3]);
     let cancel = [("Nats-Schedule-Next", "purge"), ("Nats-Scheduler", "s.a")];
     bench.publish("t.b", &cancel, "");
-    assert_eq!((bench.live(), bench.state.next_schedule_ns()), (vec![2, 4], None));
+    assert_eq!(
+        (bench.live(), bench.state.next_schedule_ns()),
+        (vec![2, 4], None)
+    );
 }
 
 #[test]
@@ -136,7 +149,10 @@ fn a_refused_run_is_tried_again_later() {
     bench.now += 10 * SECOND;
     let one = due(&bench).remove(0);
     let long = "x".repeat(200);
-    assert_eq!(refused(run(&mut bench, &one, one.due_ns + 1, Some(&long))).1, 10054);
+    assert_eq!(
+        refused(run(&mut bench, &one, one.due_ns + 1, Some(&long))).1,
+        10054
+    );
     assert_eq!(bench.state.next_schedule_ns(), Some(bench.now + 5 * SECOND));
     assert_eq!(due(&bench), []);
 }
@@ -154,7 +170,10 @@ fn zones_are_worked_out_by_the_leader() {
     assert!(!one.armed);
     let next = bench.now + 3600 * SECOND;
     assert_eq!(run(&mut bench, &one, next, None), Outcome::Done);
-    assert_eq!((bench.live(), bench.state.next_schedule_ns()), (vec![1], Some(next)));
+    assert_eq!(
+        (bench.live(), bench.state.next_schedule_ns()),
+        (vec![1], Some(next))
+    );
 }
 
 #[test]
@@ -165,7 +184,10 @@ fn schedules_outlive_checkpoints_and_go_with_their_messages() {
     let state = reloaded(&mut bench.state);
     assert_eq!(state.digest(), bench.state.digest());
     let until = bench.now + 10 * SECOND;
-    assert_eq!(state.due_schedules(until, 9), bench.state.due_schedules(until, 9));
+    assert_eq!(
+        state.due_schedules(until, 9),
+        bench.state.due_schedules(until, 9)
+    );
     assert_eq!(state.due_schedules(until, 9).len(), 2);
     bench.purge("s.a", 0, 0);
     assert_eq!(bench.state.due_schedules(until, 9).len(), 1);

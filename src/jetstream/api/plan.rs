@@ -11,6 +11,8 @@ use unibus_state::Command;
 use unibus_state::command::{MessageDelete, StreamDelete, StreamPurge, StreamPut};
 
 use super::consumer;
+use super::restore::RestoreRequest;
+use super::snapshot::SnapshotRequest;
 use crate::jetstream::subject::{ConsumerTarget, Endpoint};
 use crate::jetstream::{ConsumerLimits, internal};
 
@@ -18,9 +20,17 @@ use crate::jetstream::{ConsumerLimits, internal};
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "taken apart where it is made")]
 pub(super) enum Plan {
-    Write { command: Command, then: Then },
+    Write {
+        command: Command,
+        then: Then,
+    },
     Read(Read),
     Leader(AtLeader),
+    Snapshot {
+        stream: String,
+        request: SnapshotRequest,
+    },
+    Restore(Box<RestoreRequest>),
 }
 
 /// What only the leader can do and what is not replicated.
@@ -123,6 +133,8 @@ pub(super) fn response_type(endpoint: &Endpoint<'_>) -> &'static str {
         Endpoint::StreamInfo(_) => "stream_info_response",
         Endpoint::StreamDelete(_) => "stream_delete_response",
         Endpoint::StreamPurge(_) => "stream_purge_response",
+        Endpoint::StreamSnapshot(_) => "stream_snapshot_response",
+        Endpoint::StreamRestore(_) => "stream_restore_response",
         Endpoint::MessageGet(_) => "stream_msg_get_response",
         Endpoint::MessageDelete(_) => "stream_msg_delete_response",
         Endpoint::ConsumerCreate(_) => "consumer_create_response",
@@ -151,6 +163,8 @@ fn stream_of<'a>(endpoint: &Endpoint<'a>) -> Option<&'a str> {
         | Endpoint::StreamStepdown(stream)
         | Endpoint::StreamDelete(stream)
         | Endpoint::StreamPurge(stream)
+        | Endpoint::StreamSnapshot(stream)
+        | Endpoint::StreamRestore(stream)
         | Endpoint::MessageGet(stream)
         | Endpoint::MessageDelete(stream)
         | Endpoint::ConsumerNames(stream)
@@ -201,6 +215,11 @@ pub(super) fn plan(
         Endpoint::StreamUpdate(name) => stream_write(name, body, caller, false),
         Endpoint::StreamDelete(name) => stream_delete(name, body, caller),
         Endpoint::StreamPurge(name) => stream_purge(name, body, caller),
+        Endpoint::StreamSnapshot(stream) => Ok(Plan::Snapshot {
+            stream: stream.to_owned(),
+            request: required(body)?,
+        }),
+        Endpoint::StreamRestore(stream) => stream_restore(stream, body),
         Endpoint::MessageDelete(stream) => message_delete(stream, body, caller),
         Endpoint::ConsumerCreate(target) => consumer::create(&target, body, caller, generated),
         Endpoint::ConsumerDelete { stream, consumer } => {
@@ -259,6 +278,14 @@ fn stream_write(name: &str, body: &[u8], caller: Caller, create: bool) -> Result
             then: Then::StreamUpdated(name),
         }
     })
+}
+
+fn stream_restore(name: &str, body: &[u8]) -> Result<Plan, ApiError> {
+    let request: Box<RestoreRequest> = required(body)?;
+    if request.config.name != name {
+        return Err(error::STREAM_MISMATCH);
+    }
+    Ok(Plan::Restore(request))
 }
 
 fn stream_delete(name: &str, body: &[u8], caller: Caller) -> Result<Plan, ApiError> {
@@ -398,7 +425,12 @@ mod tests {
         );
         assert!(planned("$JS.API.STREAM.PURGE.S", "", USER).is_ok());
         assert_eq!(refused("$JS.API.NOPE", ""), 10003);
-        assert_eq!(refused("$JS.API.STREAM.SNAPSHOT.S", ""), 10009);
+        assert_eq!(refused("$JS.API.STREAM.SNAPSHOT.S", ""), 10025);
+        assert_eq!(
+            refused("$JS.API.STREAM.RESTORE.S", r#"{"config":{"name":"T"}}"#),
+            10056
+        );
+        assert_eq!(refused("$JS.API.SERVER.REMOVE", ""), 10009);
     }
 
     #[test]

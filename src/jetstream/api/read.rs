@@ -32,7 +32,7 @@ const BATCHES_MAX: usize = 4;
 /// Deleted sequences that one stream info lists.
 const DELETED_MAX: usize = 100_000;
 /// How long a read waits for a leader before it is refused.
-const BARRIER_MAX: Duration = Duration::from_secs(2);
+pub(super) const BARRIER_MAX: Duration = Duration::from_secs(2);
 
 /// One question and where its answer goes. Bounded by the API's limit on requests.
 #[derive(Debug)]

@@ -19,11 +19,17 @@ const LOCAL_APPLY_MAX: Duration = Duration::from_secs(5);
 /// How long the answer to a deletion waits for the engine to tell waiting clients.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
-/// Waits for the outcome of a write and answers.
-pub(super) async fn finish(kind: &'static str, then: Then, call: Call, ticket: Ticket) {
+/// Waits for the outcome of a write and answers. Whether it was granted.
+pub(super) async fn finish(kind: &'static str, then: Then, call: Call, ticket: Ticket) -> bool {
     match settle(&then, call, &ticket).await {
-        Ok(body) => ticket.answer(&body),
-        Err(error) => ticket.refuse(kind, &error),
+        Ok(body) => {
+            ticket.answer(&body);
+            true
+        }
+        Err(error) => {
+            ticket.refuse(kind, &error);
+            false
+        }
     }
 }
 

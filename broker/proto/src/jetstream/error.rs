@@ -190,6 +190,7 @@ errors! {
     PEER_REMAP = 503, 10075, "peer remap failed";
     STREAM_MAX_BYTES_REQUIRED = 400, 10113, "account requires a stream config to have max bytes set";
     STREAM_MAX_STREAM_BYTES_EXCEEDED = 400, 10122, "stream max bytes exceeds account limit max stream bytes";
+    SNAPSHOT_DELIVER_SUBJECT_INVALID = 400, 10015, "deliver subject not valid";
     STREAM_NAME_EXIST_RESTORE_FAILED = 400, 10130, "stream name already in use, cannot restore";
     SOURCE_DUPLICATE = 400, 10140, "duplicate source configuration detected";
     SOURCE_INVALID_STREAM_NAME = 400, 10141, "sourced stream name is invalid";

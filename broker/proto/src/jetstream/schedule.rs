@@ -167,8 +167,20 @@ mod tests {
         assert_eq!(next("@every 1m30s", after), "2026-11-30T03:11:51Z");
         assert_eq!(next("@hourly", after), "2026-11-30T04:00:00Z");
         assert_eq!(next("@weekly", after), "2026-12-06T00:00:00Z");
-        assert!(!Schedule::parse("@at 2026-12-01T01:00:00Z").unwrap().repeats());
-        for bad in ["", "@at", "@at now", "@every 1", "@every 500ms", "@often", "* *"] {
+        assert!(
+            !Schedule::parse("@at 2026-12-01T01:00:00Z")
+                .unwrap()
+                .repeats()
+        );
+        for bad in [
+            "",
+            "@at",
+            "@at now",
+            "@every 1",
+            "@every 500ms",
+            "@often",
+            "* *",
+        ] {
             assert_eq!(Schedule::parse(bad), None, "{bad}");
         }
     }
@@ -180,8 +192,14 @@ mod tests {
         let next = |schedule: &Schedule, after| {
             Timestamp(schedule.next_in(&vienna, ns(after)).unwrap()).to_string()
         };
-        assert_eq!(next(&at_five, "2026-01-10T00:00:00Z"), "2026-01-10T04:00:00Z");
-        assert_eq!(next(&at_five, "2026-07-10T00:00:00Z"), "2026-07-10T03:00:00Z");
+        assert_eq!(
+            next(&at_five, "2026-01-10T00:00:00Z"),
+            "2026-01-10T04:00:00Z"
+        );
+        assert_eq!(
+            next(&at_five, "2026-07-10T00:00:00Z"),
+            "2026-07-10T03:00:00Z"
+        );
         // On 29 March the clock goes from 2 to 3, on 25 October from 3 to 2.
         let half_past_two = Schedule::parse("0 30 2 * * *").unwrap();
         assert_eq!(

@@ -1,0 +1,203 @@
+//! `STREAM.SNAPSHOT` and `STREAM.RESTORE` as an operator's tool uses them.
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::Config;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What came of a snapshot: the answer, all chunks, and the status at the end.
+async fn snapshot(client: &async_nats::Client, request: Value) -> (Value, Vec<Bytes>, String) {
+    let inbox = request["deliver_subject"].as_str().unwrap().to_owned();
+    let mut chunks = client.subscribe(inbox).await.unwrap();
+    let answer = ask(client, "$JS.API.STREAM.SNAPSHOT.S", &request).await;
+    let mut found = Vec::new();
+    loop {
+        let chunk = soon(chunks.next()).await.unwrap();
+        let Some(reply) = chunk.reply else {
+            let status = chunk.status.unwrap().as_u16();
+            let text = chunk.description.unwrap_or_default();
+            return (answer, found, format!("{status} {text}"));
+        };
+        assert_eq!(
+            reply.split('.').nth(5).unwrap(),
+            chunk.payload.len().to_string()
+        );
+        found.push(chunk.payload);
+        client.publish(reply, "".into()).await.unwrap();
+    }
+}
+
+async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
+    let request = client.request(subject.to_owned(), body.to_string().into());
+    serde_json::from_slice(&soon(request).await.unwrap().payload).unwrap()
+}
+
+/// Sends an archive; gives the last answer.
+async fn restore(client: &async_nats::Client, request: &Value, chunks: &[Bytes]) -> Value {
+    let answer = ask(client, "$JS.API.STREAM.RESTORE.S", request).await;
+    let Some(deliver) = answer["deliver_subject"].as_str() else {
+        return answer;
+    };
+    for chunk in chunks.iter().chain([&Bytes::new()]) {
+        let sent = client.request(deliver.to_owned(), chunk.clone());
+        let reply = soon(sent).await.unwrap().payload;
+        if !reply.is_empty() {
+            return serde_json::from_slice(&reply).unwrap();
+        }
+    }
+    panic!("no answer at the end");
+}
+
+async fn filled(node: &Node) -> (async_nats::Client, async_nats::jetstream::Context) {
+    let client = node.client().await;
+    let context = async_nats::jetstream::new(client.clone());
+    let config = Config {
+        name: "S".into(),
+        subjects: vec!["s.>".into()],
+        description: Some("kept".into()),
+        ..Config::default()
+    };
+    let stream = soon(context.create_stream(config)).await.unwrap();
+    for n in 1..=50 {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("N", n.to_string().as_str());
+        let body = format!("{n} {}", "x".repeat(n * 20)).into();
+        let ack = context.publish_with_headers(format!("s.{}", n % 7), headers, body);
+        soon(soon(ack).await.unwrap()).await.unwrap();
+    }
+    soon(stream.delete_message(3)).await.unwrap();
+    let durable = pull::Config {
+        durable_name: Some("c".into()),
+        ack_policy: AckPolicy::Explicit,
+        ..pull::Config::default()
+    };
+    let consumer = soon(stream.create_consumer(durable)).await.unwrap();
+    let mut messages = soon(consumer.fetch().max_messages(4).messages())
+        .await
+        .unwrap();
+    for at in 0..4 {
+        let message = soon(messages.next()).await.unwrap().unwrap();
+        if at < 2 {
+            soon(message.double_ack()).await.unwrap();
+        }
+    }
+    (client, context)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_archived_and_restored_with_its_consumers() {
+    let node = Node::start().await;
+    let (client, context) = filled(&node).await;
+    let mut told = client
+        .subscribe("$JS.EVENT.ADVISORY.STREAM.*.S")
+        .await
+        .unwrap();
+    let request = json!({"deliver_subject": client.new_inbox(), "chunk_size": 1024});
+    let (answer, chunks, status) = snapshot(&client, request).await;
+    assert_eq!(status.trim(), "204");
+    assert!(
+        chunks.len() > 2 && chunks[0].len() == 1024,
+        "{}",
+        chunks.len()
+    );
+    assert_eq!(answer["state"]["messages"], 49);
+    let created = context.get_stream("S").await.unwrap().cached_info().created;
+
+    let taken = restore(&client, &answer, &chunks).await;
+    assert_eq!(taken["error"]["err_code"], 10130, "{taken}");
+    soon(context.delete_stream("S")).await.unwrap();
+    let restored = restore(&client, &answer, &chunks).await;
+    assert_eq!(restored["did_create"], true, "{restored}");
+    let mut stream = soon(context.get_stream("S")).await.unwrap();
+    let info = soon(stream.info()).await.unwrap().clone();
+    assert_eq!((info.state.messages, info.state.last_sequence), (49, 50));
+    assert_eq!(info.config.description.as_deref(), Some("kept"));
+    assert_eq!(info.created, created);
+    assert!(soon(stream.get_raw_message(3)).await.is_err());
+    let message = soon(stream.get_raw_message(50)).await.unwrap();
+    assert_eq!(message.headers.get("N").unwrap().as_str(), "50");
+    assert_eq!(message.payload.len(), 1003);
+    // The consumer goes on where it was: 2 acknowledged, 2 pending, 45 to come.
+    let mut consumer = soon(stream.get_consumer::<pull::Config>("c"))
+        .await
+        .unwrap();
+    let info = soon(consumer.info()).await.unwrap();
+    assert_eq!((info.num_ack_pending, info.num_pending), (2, 45));
+    assert_eq!(
+        (
+            info.ack_floor.stream_sequence,
+            info.delivered.stream_sequence
+        ),
+        (2, 5)
+    );
+    let ack = soon(context.publish("s.x", "new".into())).await.unwrap();
+    assert_eq!(soon(ack).await.unwrap().sequence, 51);
+
+    let mut kinds = Vec::new();
+    while kinds.len() < 4 {
+        let event = soon(told.next()).await.unwrap();
+        let token = event.subject.split('.').nth(4).unwrap().to_owned();
+        if token.contains('_') {
+            kinds.push(token);
+        }
+    }
+    let expected = [
+        "SNAPSHOT_CREATE",
+        "SNAPSHOT_COMPLETE",
+        "RESTORE_CREATE",
+        "RESTORE_COMPLETE",
+    ];
+    assert_eq!(kinds, expected);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_archive_is_refused_and_leaves_nothing() {
+    let node = Node::start().await;
+    let (client, context) = filled(&node).await;
+    let request = json!({"deliver_subject": client.new_inbox()});
+    let (answer, chunks, _) = snapshot(&client, request).await;
+    soon(context.delete_stream("S")).await.unwrap();
+    let whole = chunks.concat();
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let mut other = answer.clone();
+    other["config"]["subjects"] = json!(["t.>"]);
+    for (request, archive) in [
+        (&answer, Bytes::from(damaged)),
+        (&answer, Bytes::from(whole[..whole.len() / 2].to_vec())),
+        (&answer, Bytes::from_static(b"nothing of the kind")),
+    ] {
+        let refused = restore(&client, request, &[archive]).await;
+        assert_eq!(refused["error"]["err_code"], 10062, "{refused}");
+    }
+    assert!(soon(context.get_stream("S")).await.is_err());
+    let restored = restore(&client, &other, &[whole.into()]).await;
+    assert_eq!(restored["config"]["subjects"], json!(["t.>"]), "{restored}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_nobody_listens_to_ends() {
+    let node = Node::start().await;
+    let (client, _) = filled(&node).await;
+    let missing = json!({"deliver_subject": "a.*"});
+    let refused = ask(&client, "$JS.API.STREAM.SNAPSHOT.S", &missing).await;
+    assert_eq!(refused["error"]["err_code"], 10015);
+    let unknown = json!({"deliver_subject": "a.b"});
+    let refused = ask(&client, "$JS.API.STREAM.SNAPSHOT.T", &unknown).await;
+    assert_eq!(refused["error"]["err_code"], 10059);
+    let mut told = client
+        .subscribe("$JS.EVENT.ADVISORY.STREAM.SNAPSHOT_COMPLETE.S")
+        .await
+        .unwrap();
+    // More often than a node archives at once: each gives its place free.
+    for _ in 0..20 {
+        let answer = ask(&client, "$JS.API.STREAM.SNAPSHOT.S", &unknown).await;
+        assert!(answer["error"].is_null(), "{answer}");
+        soon(told.next()).await.unwrap();
+    }
+    node.stop().await;
+}
