@@ -6,6 +6,7 @@ mod consumers;
 mod failover;
 mod messages;
 mod stores;
+mod streams;
 mod system;
 
 use std::path::Path;
