@@ -1,6 +1,7 @@
 //! Messages that a stream publishes once more (its `republish`): collected from what is applied,
 //! published by the leader, so that each goes out once for the cluster. What is applied while nobody
-//! leads is not published again: like nats-server's, these copies are sent at most once.
+//! leads is not published again: like nats-server's, these copies are sent at most once. Streams that
+//! capture them have them from apply.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ struct Again {
     last_seq: u64,
     location: Location,
     headers_only: bool,
+    /// Streams have it already.
+    captured: bool,
 }
 
 /// What waits. Filled inside apply, emptied by [`run`].
@@ -48,6 +51,7 @@ impl Outbox {
             last_seq,
             location,
             headers_only,
+            captured,
             ..
         } = effect
         else {
@@ -66,6 +70,7 @@ impl Outbox {
             last_seq: *last_seq,
             location: *location,
             headers_only: *headers_only,
+            captured: *captured,
         });
         drop(waiting);
         self.wake.notify_one();
@@ -134,7 +139,7 @@ fn publish(core: &Core, turn: &[Again]) {
             reply: None,
             header_len,
             data: &data,
-            capture: true,
+            capture: !again.captured,
         });
     }
 }

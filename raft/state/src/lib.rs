@@ -22,6 +22,7 @@ mod ledger;
 mod lookahead;
 mod publish;
 mod removal_log;
+mod republish;
 mod restore;
 mod retention;
 mod routes;

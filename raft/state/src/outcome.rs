@@ -141,6 +141,8 @@ pub enum Effect {
         location: Location,
         /// Without the payload.
         headers_only: bool,
+        /// A stream captures it: apply has seen to that.
+        captured: bool,
     },
     /// A control-plane bucket (`KV_UNIBUS_…`) changed.
     ControlChanged {

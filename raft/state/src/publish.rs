@@ -8,7 +8,6 @@ use unibus_proto::subject;
 use crate::blocks::{HEADERS, NEVER, TTL};
 use crate::codec::len_u32;
 use crate::command::AppendRef;
-use crate::compiled::Again;
 use crate::counter::{self, Counted};
 use crate::dedupe::{IdKey, Remembered, key_of};
 use crate::header_scan::{
@@ -162,19 +161,20 @@ impl Stream {
             rollup = Some(Rollup::Subject);
             added = b"Nats-Rollup: sub\r\n";
         }
-        let seq = if headers.rewrite || !added.is_empty() {
+        let rewritten = (headers.rewrite || !added.is_empty()).then(|| {
             let mut data = stored_form(block, added);
             let header_len = len_u32(data.len());
             data.extend_from_slice(payload);
-            let rewritten = AppendRef {
-                header_len,
-                data: &data,
+            (header_len, data)
+        });
+        let a = rewritten
+            .as_ref()
+            .map_or(a, |(header_len, data)| AppendRef {
+                header_len: *header_len,
+                data,
                 ..a
-            };
-            self.store_checked(rewritten, ttl, rollup, ctx)?
-        } else {
-            self.store_checked(a, ttl, rollup, ctx)?
-        };
+            });
+        let seq = self.store_checked(a, ttl, rollup, ctx)?;
         self.grant_schedule(schedule, seq, ctx);
         self.remember(key, headers.msg_id, seq, ctx.now_ns);
         Ok(Stored::New(seq))
@@ -442,20 +442,6 @@ impl Stream {
         }
     }
 
-    /// Remembers that a message is to be published again.
-    fn note_again(&mut self, id: u32, seq: u64, location: Location) {
-        let republish = self.compiled.republish.as_ref();
-        if let Some(to) = republish.and_then(|again| again.apply(self.subjects.name(id))) {
-            let last_seq = self.subjects.seqs(id).last().unwrap_or(0);
-            self.again.push(Again {
-                to,
-                seq,
-                last_seq,
-                location,
-            });
-        }
-    }
-
     /// Stores without asking. Returns the sequence and the subject's id.
     pub(crate) fn store(
         &mut self,
@@ -482,7 +468,7 @@ impl Stream {
         ctx.sink.append(&at, &[&head, subject, data]);
 
         let id = self.subjects.intern(subject);
-        self.note_again(id, seq, at);
+        self.note_again(id, header_len, data, at, ctx.now_ns);
         self.subjects.push(id, seq);
         let has_headers = if header_len > 0 { HEADERS } else { 0 };
         let has_ttl = if expiry_ns.is_some() { TTL } else { 0 };

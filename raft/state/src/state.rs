@@ -91,6 +91,7 @@ impl State {
                 Err(_) => Outcome::Refused(error::BAD_REQUEST.into()),
             });
         }
+        self.capture_again(&mut step);
         for slot in std::mem::take(&mut step.touched) {
             self.note_deadline(slot);
             if let Some(stream) = self.at_mut(slot) {
@@ -221,6 +222,11 @@ impl State {
             *used = (*used + after).saturating_sub(before.1);
         }
         outcome
+    }
+
+    /// Whether a stream stores a subject.
+    pub(crate) fn captures(&self, subject: &[u8]) -> bool {
+        self.routes.find(subject).is_some()
     }
 
     /// The limits that streams share.
@@ -616,6 +622,14 @@ impl Step<'_> {
     /// Something other than a stream's messages may have changed when it is due.
     pub(crate) fn touch(&mut self, slot: u32) {
         self.touched.push(slot);
+    }
+
+    /// The streams that this entry has changed, so far.
+    pub(crate) fn touched_streams(&self) -> Vec<u32> {
+        let mut slots = self.touched.clone();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 
     /// Adds what every node has to react to.

@@ -10,7 +10,7 @@ use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_proto::subject;
 
 use crate::blocks::{Blocks, HEADERS, IndexEntry};
-use crate::compiled::{Again, Compiled};
+use crate::compiled::Compiled;
 use crate::consumer::Consumer;
 use crate::copies::Progress;
 use crate::counter::Count;
@@ -18,6 +18,7 @@ use crate::dedupe::Dedupe;
 use crate::interest::Interest;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
 use crate::removal_log::RemovalLog;
+use crate::republish::Again;
 use crate::restore::Restoring;
 use crate::schedules::Schedules;
 use crate::subject_table::SubjectTable;

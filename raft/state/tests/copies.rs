@@ -312,6 +312,51 @@ fn republished_messages_are_effects() {
 }
 
 #[test]
+fn what_a_stream_captures_of_what_is_published_again_is_stored_by_the_same_entry() {
+    let again = |dest: &str| {
+        Some(Republish {
+            src: ">".into(),
+            dest: dest.into(),
+            headers_only: false,
+        })
+    };
+    let mut bench = Bench::with(StreamConfig {
+        republish: again("t.>"),
+        ..config(&["s.>"])
+    });
+    // Each publishes again what the one before did: round and round, but not for ever.
+    for (name, captures, dest) in [("T", "t.>", "u.>"), ("U", "u.>", "s.>")] {
+        let config = StreamConfig {
+            name: name.into(),
+            republish: again(dest),
+            ..config(&[captures])
+        };
+        assert_eq!(bench.create(config), Outcome::Done);
+    }
+    let mut batch = CommandBatch::new();
+    batch.push_append(b"s.a", 0, b"1", false).unwrap();
+    let applied = bench.apply(batch);
+    assert_eq!(applied.outcomes.len(), 1);
+    let stored = |name: &str| bench.state.stream(name).unwrap().messages();
+    assert_eq!((stored("S"), stored("T"), stored("U")), (3, 3, 3));
+    let captured = applied
+        .effects
+        .iter()
+        .filter(|effect| matches!(effect, Effect::Republish { captured: true, .. }));
+    assert_eq!(captured.count(), 8);
+    let copy = bench.state.stream("T").unwrap().get(1).unwrap();
+    let block = &bench.blocks.bytes[&(copy.stream, copy.block)];
+    let record = &block[copy.offset as usize..(copy.offset + copy.len) as usize];
+    let copy = StoredMessage::decode(Bytes::copy_from_slice(record)).unwrap();
+    let headers = String::from_utf8(copy.headers.to_vec()).unwrap();
+    assert!(headers.contains("Nats-Stream: S\r\nNats-Subject: s.a\r\nNats-Sequence: 1\r\n"));
+    assert_eq!(
+        (&copy.subject[..], &copy.payload[..]),
+        (&b"t.s.a"[..], &b"1"[..])
+    );
+}
+
+#[test]
 fn what_is_elsewhere_is_refused_by_name() {
     let mut bench = Bench::new();
     let mut far = source("S");

@@ -13,6 +13,8 @@ use unibus_state::{
     CommandBatch, NullSink, Outcome, RowOp, State, decode_entry, encode_entry, fuzzing,
 };
 
+const SECOND: u64 = 1_000_000_000;
+
 #[derive(Clone, Debug)]
 enum Op {
     Append {
@@ -21,7 +23,10 @@ enum Op {
         id: Option<u8>,
         rollup: u8,
         expect: Option<(bool, u64)>,
+        ttl: Option<u8>,
     },
+    /// Time passes, seconds.
+    Wait(u64),
     Delete(u64),
     Purge {
         filter: u8,
@@ -38,6 +43,10 @@ struct Limits {
     per_subject: i64,
     discard: Discard,
     new_per_subject: bool,
+    /// Seconds; 0 = for ever.
+    max_age: u64,
+    /// Seconds that ids are remembered.
+    window: u64,
 }
 
 /// A stream, as simply as it can be said.
@@ -45,7 +54,11 @@ struct Model {
     limits: Limits,
     last: u64,
     live: BTreeMap<u64, (String, u64)>,
-    ids: BTreeMap<u8, u64>,
+    /// Sequence and second of the last message with an id.
+    ids: BTreeMap<u8, (u64, u64)>,
+    /// The second in which a message goes.
+    ends: BTreeMap<u64, u64>,
+    now: u64,
 }
 
 const FILTERS: [&str; 4] = ["", "m.*.x", "m.1.x", "m.>"];
@@ -71,12 +84,18 @@ impl Model {
     /// The sequence and whether it is a duplicate, or the error's number.
     fn append(&mut self, name: String, size: u64, op: &Op) -> Result<(u64, bool), u16> {
         let Op::Append {
-            id, rollup, expect, ..
+            id,
+            rollup,
+            expect,
+            ttl,
+            ..
         } = op
         else {
             unreachable!()
         };
-        if let Some(seq) = id.and_then(|id| self.ids.get(&id)) {
+        if let Some((seq, at)) = id.and_then(|id| self.ids.get(&id))
+            && at + self.limits.window > self.now
+        {
             return Ok((*seq, true));
         }
         if let Some((per_subject, expected)) = expect {
@@ -93,6 +112,12 @@ impl Model {
         self.last += 1;
         let seq = self.last;
         self.live.insert(seq, (name.clone(), size));
+        let age = Some(self.limits.max_age).filter(|age| *age > 0);
+        let own = ttl.map(u64::from).filter(|ttl| *ttl > 0);
+        // A message of its own life may go before the others, or stay as long as they do.
+        if let Some(life) = own.into_iter().chain(age).min() {
+            self.ends.insert(seq, self.now + life);
+        }
         match rollup {
             1 => self.live.retain(|at, (s, _)| *at == seq || *s != name),
             2 => self.live.retain(|at, _| *at == seq),
@@ -110,7 +135,7 @@ impl Model {
             self.live.pop_first();
         }
         if let Some(id) = id {
-            self.ids.insert(*id, seq);
+            self.ids.insert(*id, (seq, self.now));
         }
         Ok((seq, false))
     }
@@ -132,6 +157,7 @@ impl Model {
             per_subject,
             discard,
             new_per_subject,
+            ..
         } = self.limits;
         if max_bytes > 0 && size as i64 > max_bytes {
             return Err(10077);
@@ -159,6 +185,13 @@ impl Model {
         Ok(())
     }
 
+    fn wait(&mut self, seconds: u64) {
+        self.now += seconds;
+        let (ends, now) = (&self.ends, self.now);
+        self.live
+            .retain(|seq, _| ends.get(seq).is_none_or(|end| *end > now));
+    }
+
     fn purge(&mut self, filter: &str, seq: u64, keep: u64) -> u64 {
         let hit =
             |name: &str| filter.is_empty() || subject::matches(filter.as_bytes(), name.as_bytes());
@@ -179,12 +212,19 @@ impl Model {
 
 fn header_of(op: &Op) -> String {
     let Op::Append {
-        id, rollup, expect, ..
+        id,
+        rollup,
+        expect,
+        ttl,
+        ..
     } = op
     else {
         unreachable!()
     };
     let mut text = String::new();
+    if let Some(ttl) = ttl {
+        text += &format!("Nats-TTL: {ttl}\r\n");
+    }
     if let Some(id) = id {
         text += &format!("Nats-Msg-Id: id{id}\r\n");
     }
@@ -212,8 +252,12 @@ fn ops() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         8 => (0u8..8, 0usize..60, prop_oneof![3 => Just(None), 1 => (0u8..6).prop_map(Some)],
-              prop_oneof![8 => Just(0u8), 1 => Just(1), 1 => Just(2)], expect)
-            .prop_map(|(key, size, id, rollup, expect)| Op::Append { key, size, id, rollup, expect }),
+              prop_oneof![8 => Just(0u8), 1 => Just(1), 1 => Just(2)], expect,
+              prop_oneof![4 => Just(None), 1 => (0u8..9).prop_map(Some)])
+            .prop_map(|(key, size, id, rollup, expect, ttl)| Op::Append {
+                key, size, id, rollup, expect, ttl,
+            }),
+        2 => (1u64..6).prop_map(Op::Wait),
         2 => (0u64..60).prop_map(Op::Delete),
         1 => (0u8..4, 0u64..40, any::<bool>()).prop_map(|(filter, n, keep)| Op::Purge {
             filter,
@@ -225,15 +269,31 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (0i64..12, 0i64..900, 0i64..4, any::<bool>(), any::<bool>()).prop_map(
-        |(max_msgs, max_bytes, per_subject, new, each)| Limits {
-            max_msgs,
-            max_bytes,
-            per_subject,
-            discard: if new { Discard::New } else { Discard::Old },
-            new_per_subject: new && each && per_subject > 0,
-        },
+    let age = prop_oneof![1 => Just(0), 1 => 4u64..12];
+    (
+        0i64..12,
+        0i64..900,
+        0i64..4,
+        any::<bool>(),
+        any::<bool>(),
+        age,
+        1u64..5,
     )
+        .prop_map(
+            |(max_msgs, max_bytes, per_subject, new, each, max_age, window)| Limits {
+                max_msgs,
+                max_bytes,
+                per_subject,
+                discard: if new { Discard::New } else { Discard::Old },
+                new_per_subject: new && each && per_subject > 0,
+                max_age,
+                window: if max_age > 0 {
+                    window.min(max_age)
+                } else {
+                    window
+                },
+            },
+        )
 }
 
 fn create(limits: Limits) -> Command {
@@ -247,6 +307,9 @@ fn create(limits: Limits) -> Command {
             discard: limits.discard,
             discard_new_per_subject: limits.new_per_subject,
             allow_rollup_hdrs: true,
+            allow_msg_ttl: true,
+            max_age: (limits.max_age * SECOND) as i64,
+            duplicate_window: (limits.window * SECOND) as i64,
             ..StreamConfig::default()
         },
         privileged: false,
@@ -260,6 +323,7 @@ struct Replica {
     state: State,
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     index: u64,
+    now: u64,
 }
 
 impl Replica {
@@ -268,12 +332,13 @@ impl Replica {
             state: State::new(),
             rows: BTreeMap::new(),
             index: 0,
+            now: 1000,
         }
     }
 
     fn apply(&mut self, batch: CommandBatch) -> Outcome {
         self.index += 1;
-        let entry = decode_entry(&encode_entry(self.index * 1000, &[batch.freeze()])).unwrap();
+        let entry = decode_entry(&encode_entry(self.now * SECOND, &[batch.freeze()])).unwrap();
         self.state
             .apply(self.index, &entry, &mut NullSink)
             .outcomes
@@ -316,7 +381,7 @@ fn batch_of(op: &Op) -> CommandBatch {
             keep: *keep,
             privileged: false,
         })),
-        Op::Checkpoint => batch.push(&Command::Tick),
+        Op::Checkpoint | Op::Wait(_) => batch.push(&Command::Tick),
     };
     pushed.unwrap();
     batch
@@ -352,6 +417,7 @@ fn check_answer(model: &mut Model, op: &Op, outcome: &Outcome) {
             let count = model.purge(FILTERS[usize::from(*filter)], *seq, *keep);
             assert_eq!(*outcome, Outcome::Purged { count });
         }
+        Op::Wait(seconds) => model.wait(*seconds),
         Op::Checkpoint => {}
     }
 }
@@ -413,6 +479,8 @@ fn run(limits: Limits, history: &[Op]) {
         last: 0,
         live: BTreeMap::new(),
         ids: BTreeMap::new(),
+        ends: BTreeMap::new(),
+        now: 1000,
     };
     let (mut steady, mut restarted) = (Replica::new(), Replica::new());
     for replica in [&mut steady, &mut restarted] {
@@ -421,6 +489,10 @@ fn run(limits: Limits, history: &[Op]) {
         assert_eq!(replica.apply(batch), Outcome::Done);
     }
     for op in history {
+        if let Op::Wait(seconds) = op {
+            steady.now += seconds;
+            restarted.now += seconds;
+        }
         let outcome = steady.apply(batch_of(op));
         assert_eq!(outcome, restarted.apply(batch_of(op)));
         check_answer(&mut model, op, &outcome);
@@ -458,7 +530,7 @@ proptest! {
         at in any::<usize>(),
         with in any::<u8>(),
     ) {
-        let limits = Limits { max_msgs: 0, max_bytes: 0, per_subject: 0, discard: Discard::Old, new_per_subject: false };
+        let limits = Limits { max_msgs: 0, max_bytes: 0, per_subject: 0, discard: Discard::Old, new_per_subject: false, max_age: 0, window: 120 };
         let mut replica = Replica::new();
         let mut batch = CommandBatch::new();
         batch.push(&create(limits)).unwrap();

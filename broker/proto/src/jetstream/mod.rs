@@ -10,6 +10,7 @@ pub mod cron;
 pub mod duration;
 pub mod error;
 pub mod info;
+pub mod place;
 pub mod pull;
 pub mod schedule;
 pub mod source;
