@@ -92,13 +92,13 @@ async fn use_bucket(store: &kv::Store, who: &str) -> anyhow::Result<()> {
 /// Everything that an object store can do, about objects of `who` only, from the beginning.
 async fn use_objects(store: &ObjectStore, who: &str) -> anyhow::Result<()> {
     let data: Vec<u8> = (0..300_000_usize).map(|at| (at / 7 % 251) as u8).collect();
-    let name = format!("{who} data");
+    let name = format!("{who}-data");
     let put = store.put(name.as_str(), &mut &data[..]).await?;
     ensure!((put.size, put.chunks) == (data.len(), 3), "{put:?}");
     let mut read = Vec::new();
     store.get(&name).await?.read_to_end(&mut read).await?;
     ensure!(read == data, "{} bytes came back", read.len());
-    let link = format!("{who} link");
+    let link = format!("{who}-link");
     store.add_link(link.clone(), &put).await?;
     read.clear();
     store.get(&link).await?.read_to_end(&mut read).await?;
@@ -107,7 +107,7 @@ async fn use_objects(store: &ObjectStore, who: &str) -> anyhow::Result<()> {
         "{} bytes came back through the link",
         read.len()
     );
-    let renamed = format!("{who} renamed");
+    let renamed = format!("{who}-renamed");
     let change = UpdateMetadata {
         name: renamed.clone(),
         description: Some("changed".into()),

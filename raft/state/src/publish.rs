@@ -137,14 +137,9 @@ impl Stream {
         }
         self.check_features(&headers, publisher)?;
         let ttl = self.ttl_of(&headers)?;
-        let window = u64::try_from(self.config.duplicate_window).unwrap_or(0);
-        self.dirty.row |= self.dedupe.expire(window, ctx.now_ns);
-        let key = headers.msg_id.filter(|id| !id.is_empty()).map(key_of);
-        if let Some(seq) = key.as_ref().and_then(|key| self.dedupe.find(key)) {
+        let (key, known) = self.look_up_id(&headers, ctx.now_ns)?;
+        if let Some(seq) = known {
             return Ok(Stored::Duplicate(seq));
-        }
-        if key.is_some() && self.dedupe.is_full() {
-            return Err(error::INSUFFICIENT_RESOURCES);
         }
         self.check_expected(&headers, a.subject)?;
         let schedule = self.schedule_of(&headers, a.subject, publisher, ctx.now_ns)?;
@@ -178,6 +173,22 @@ impl Stream {
         self.grant_schedule(schedule, seq, ctx);
         self.remember(key, headers.msg_id, seq, ctx.now_ns);
         Ok(Stored::New(seq))
+    }
+
+    /// The key of a message's id, and the sequence of the message that had the id before.
+    fn look_up_id(
+        &mut self,
+        headers: &PublishHeaders<'_>,
+        now_ns: u64,
+    ) -> Result<(Option<IdKey>, Option<u64>), ApiError> {
+        let window = u64::try_from(self.config.duplicate_window).unwrap_or(0);
+        self.dirty.row |= self.dedupe.expire(window, now_ns);
+        let key = headers.msg_id.filter(|id| !id.is_empty()).map(key_of);
+        let known = key.as_ref().and_then(|key| self.dedupe.find(key));
+        if key.is_some() && known.is_none() && self.dedupe.is_full() {
+            return Err(error::INSUFFICIENT_RESOURCES);
+        }
+        Ok((key, known))
     }
 
     /// Takes out of a copy's headers what was settled when the origin stored it, or what this stream

@@ -165,6 +165,47 @@ mod tests {
         assert_eq!(consumer.pending, pending);
     }
 
+    /// Made by nats-server 2.14.0: six messages of which the fourth was deleted, and a consumer that
+    /// settled the first of five deliveries and got the second twice.
+    const FOREIGN: &[u8] = include_bytes!("nats-server-2.14.0.tar.s2");
+
+    #[test]
+    fn archives_of_nats_server_are_read() {
+        let (mut messages, mut gone, mut consumers) = (Vec::new(), Vec::new(), Vec::new());
+        read(FOREIGN, 1, &mut |item| {
+            match item {
+                Item::Meta { config, .. } => assert_eq!(config.subjects, ["g.>"]),
+                Item::Messages {
+                    messages: some,
+                    removed,
+                } => {
+                    messages.extend(some);
+                    gone.extend(removed);
+                }
+                Item::Consumer(consumer) => consumers.push(consumer),
+            }
+            Ok(())
+        })
+        .unwrap();
+        messages.retain(|message| !gone.contains(&message.seq));
+        let seqs: Vec<u64> = messages.iter().map(|message| message.seq).collect();
+        assert_eq!(seqs, [1, 2, 3, 5, 6]);
+        assert_eq!(&messages[1].subject[..], b"g.1");
+        assert_eq!(&messages[1].data[..], b"NATS/1.0\r\nN: 1\r\n\r\npayload 1");
+        let [consumer] = &consumers[..] else {
+            panic!("{consumers:?}");
+        };
+        assert_eq!(
+            (
+                consumer.config.name.as_str(),
+                consumer.delivered.consumer_seq
+            ),
+            ("d", 5)
+        );
+        let pending = consumer.pending.iter().map(|(seq, e)| (*seq, e.deliveries));
+        assert_eq!(pending.collect::<Vec<_>>(), [(2, 2), (3, 1), (5, 1)]);
+    }
+
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
         let good = archive();

@@ -85,6 +85,21 @@ async fn filled(node: &Node) -> (async_nats::Client, async_nats::jetstream::Cont
     (client, context)
 }
 
+/// What the consumer waits for, has to deliver, and has settled and delivered.
+async fn position(stream: &async_nats::jetstream::stream::Stream) -> (usize, u64, u64, u64, u64) {
+    let mut consumer = soon(stream.get_consumer::<pull::Config>("c"))
+        .await
+        .unwrap();
+    let info = soon(consumer.info()).await.unwrap();
+    (
+        info.num_ack_pending,
+        info.num_pending,
+        info.ack_floor.stream_sequence,
+        info.delivered.stream_sequence,
+        info.delivered.consumer_sequence,
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_archived_and_restored_with_its_consumers() {
     let node = Node::start().await;
@@ -102,7 +117,9 @@ async fn a_stream_is_archived_and_restored_with_its_consumers() {
         chunks.len()
     );
     assert_eq!(answer["state"]["messages"], 49);
-    let created = context.get_stream("S").await.unwrap().cached_info().created;
+    let archived = context.get_stream("S").await.unwrap();
+    let created = archived.cached_info().created;
+    let before = position(&archived).await;
 
     let taken = restore(&client, &answer, &chunks).await;
     assert_eq!(taken["error"]["err_code"], 10130, "{taken}");
@@ -119,18 +136,8 @@ async fn a_stream_is_archived_and_restored_with_its_consumers() {
     assert_eq!(message.headers.get("N").unwrap().as_str(), "50");
     assert_eq!(message.payload.len(), 1003);
     // The consumer goes on where it was: 2 acknowledged, 2 pending, 45 to come.
-    let mut consumer = soon(stream.get_consumer::<pull::Config>("c"))
-        .await
-        .unwrap();
-    let info = soon(consumer.info()).await.unwrap();
-    assert_eq!((info.num_ack_pending, info.num_pending), (2, 45));
-    assert_eq!(
-        (
-            info.ack_floor.stream_sequence,
-            info.delivered.stream_sequence
-        ),
-        (2, 5)
-    );
+    assert_eq!(position(&stream).await, before);
+    assert_eq!((before.0, before.1), (2, 45));
     let ack = soon(context.publish("s.x", "new".into())).await.unwrap();
     assert_eq!(soon(ack).await.unwrap().sequence, 51);
 
