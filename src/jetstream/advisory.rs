@@ -276,6 +276,19 @@ impl Event {
                 "subject": subject, "request": request, "response": response,
                 "server": server, "client": client,
             }),
+            Self::SnapshotCreate { .. }
+            | Self::SnapshotComplete { .. }
+            | Self::RestoreCreate { .. }
+            | Self::RestoreComplete { .. } => self.archive_fields(),
+            Self::LeaderElected { stream, leader } => {
+                json!({"stream": stream, "leader": leader, "replicas": []})
+            }
+        }
+    }
+
+    /// The fields of what is told of archives.
+    fn archive_fields(&self) -> Value {
+        match self {
             Self::SnapshotCreate { stream } | Self::RestoreCreate { stream } => {
                 json!({"stream": stream})
             }
@@ -291,9 +304,7 @@ impl Event {
                 "stream": stream, "start": start.to_string(), "end": end.to_string(),
                 "bytes": bytes,
             }),
-            Self::LeaderElected { stream, leader } => {
-                json!({"stream": stream, "leader": leader, "replicas": []})
-            }
+            _ => Value::Null,
         }
     }
 
