@@ -149,6 +149,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 continue;
             }
         }
+        outflow.landed().await;
         tracing::debug!("delivery starts");
         let mut lead = Lead::new(&core, &outflow);
         lead.begin();

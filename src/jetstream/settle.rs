@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use unibus_state::Outcome;
 
 use super::core::Core;
@@ -33,6 +33,8 @@ pub(super) struct Flush {
 pub(super) struct Outflow {
     sender: mpsc::Sender<Flush>,
     on_their_way: Arc<AtomicUsize>,
+    /// A flush came to its end.
+    landed: Arc<Notify>,
 }
 
 impl Outflow {
@@ -40,11 +42,14 @@ impl Outflow {
     pub(super) fn new(core: Arc<Core>) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(FLUSHES_MAX);
         let on_their_way = Arc::new(AtomicUsize::new(0));
-        let work = run(core, receiver, Arc::clone(&on_their_way));
+        let landed = Arc::new(Notify::new());
+        let ends = (Arc::clone(&on_their_way), Arc::clone(&landed));
+        let work = run(core, receiver, ends);
         (
             Self {
                 sender,
                 on_their_way,
+                landed,
             },
             work,
         )
@@ -55,6 +60,18 @@ impl Outflow {
         self.on_their_way.load(Ordering::Acquire) < FLUSHES_MAX
     }
 
+    /// Resolves once nothing is on its way. A leadership begins then: a change of the one before that
+    /// was applied afterwards could be answered while the new cursors do not know of it.
+    pub(super) async fn landed(&self) {
+        loop {
+            let landed = self.landed.notified();
+            if self.on_their_way.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            landed.await;
+        }
+    }
+
     pub(super) fn send(&self, flush: Flush) {
         self.on_their_way.fetch_add(1, Ordering::AcqRel);
         // There is room; without a task the node stops, and dropping fails the answers.
@@ -62,7 +79,11 @@ impl Outflow {
     }
 }
 
-async fn run(core: Arc<Core>, mut flushes: mpsc::Receiver<Flush>, on_their_way: Arc<AtomicUsize>) {
+async fn run(
+    core: Arc<Core>,
+    mut flushes: mpsc::Receiver<Flush>,
+    (on_their_way, landed): (Arc<AtomicUsize>, Arc<Notify>),
+) {
     while let Some(flush) = flushes.recv().await {
         let mut failed = Vec::new();
         for (key, void, call) in flush.calls {
@@ -77,6 +98,7 @@ async fn run(core: Arc<Core>, mut flushes: mpsc::Receiver<Flush>, on_their_way: 
             }
         }
         on_their_way.fetch_sub(1, Ordering::AcqRel);
+        landed.notify_waiters();
         core.engine.settled(failed);
     }
 }

@@ -39,10 +39,22 @@ const GONE: &str = "gone";
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
-    Create { room: usize },
-    Admit { room: usize, user: usize },
-    Remove { room: usize, user: usize },
-    Revoke { user: usize },
+    Create {
+        room: usize,
+    },
+    Admit {
+        room: usize,
+        user: usize,
+    },
+    Remove {
+        room: usize,
+        user: usize,
+    },
+    Revoke {
+        user: usize,
+    },
+    /// Changes nothing: its nonce is all that it writes.
+    Look,
 }
 
 /// A signed request. Anybody who has seen it may send it again.
@@ -201,6 +213,7 @@ impl Request {
                 expect(draft, MEMBERS_BUCKET, &member_key(room, user), revision);
                 set_member(draft, room, user, GONE);
             }
+            Wish::Look => {}
             Wish::Revoke { user } => {
                 let key = key_of(user);
                 let (revision, status) = look(member, USERS_BUCKET, key);

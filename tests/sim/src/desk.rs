@@ -26,8 +26,8 @@ struct Runner {
     life: u64,
     /// Double acknowledgements that wait for the next update.
     answers: Vec<u64>,
-    /// Updates on their way, each with the acknowledgements that wait for it.
-    updates: Vec<Vec<u64>>,
+    /// Updates on their way.
+    updates: usize,
 }
 
 impl Desk {
@@ -44,7 +44,7 @@ impl Desk {
             cursor: ConsumerCursor::new(stream, row, now_ns),
             life,
             answers: Vec::new(),
-            updates: Vec::new(),
+            updates: 0,
         });
         Some(runner)
     }
@@ -97,7 +97,7 @@ impl Desk {
         };
         match runner.cursor.handle_ack(kind, &tokens, at.0) {
             AckOutcome::AfterUpdate if double => {
-                let nothing = !runner.cursor.has_changes() && runner.updates.is_empty();
+                let nothing = !runner.cursor.has_changes() && runner.updates == 0;
                 if !nothing {
                     runner.answers.push(seq);
                 }
@@ -133,25 +133,19 @@ impl Desk {
         sent
     }
 
-    /// What has to be replicated, with the life of its cursor.
-    pub(crate) fn report(&mut self, consumer: usize) -> Option<(u64, ConsumerUpdate)> {
+    /// What has to be replicated, with the life of its cursor and the acknowledgements that wait for it.
+    pub(crate) fn report(&mut self, consumer: usize) -> Option<(u64, ConsumerUpdate, Vec<u64>)> {
         let runner = self.runners.get_mut(&consumer)?;
-        if runner.updates.len() >= UPDATES_MAX {
+        if runner.updates >= UPDATES_MAX {
             return None;
         }
-        let Some(update) = runner.cursor.take_changes() else {
-            // Nothing changed: who waits does so for what is on its way.
-            if let Some(last) = runner.updates.last_mut() {
-                last.append(&mut runner.answers);
-            }
-            return None;
-        };
-        runner.updates.push(std::mem::take(&mut runner.answers));
-        Some((runner.life, update))
+        let update = runner.cursor.take_changes()?;
+        runner.updates += 1;
+        Some((runner.life, update, std::mem::take(&mut runner.answers)))
     }
 
-    /// An update was applied or not, in the order of the reports. Answers with the acknowledgements to
-    /// answer.
+    /// An update was applied or not, in the order of the reports. Answers with acknowledgements that
+    /// changed nothing themselves and wait for no other.
     pub(crate) fn settle(
         &mut self,
         consumer: usize,
@@ -165,8 +159,14 @@ impl Desk {
         if runner.life != life {
             return Vec::new();
         }
-        if is_applied && !runner.updates.is_empty() {
-            return runner.updates.remove(0);
+        runner.updates = runner.updates.saturating_sub(1);
+        if is_applied {
+            let rests = runner.updates == 0 && !runner.cursor.has_changes();
+            return if rests {
+                std::mem::take(&mut runner.answers)
+            } else {
+                Vec::new()
+            };
         }
         let found = state
             .stream(names.0)
@@ -176,7 +176,7 @@ impl Desk {
         }
         runner.life = at.1;
         runner.answers.clear();
-        runner.updates.clear();
+        runner.updates = 0;
         Vec::new()
     }
 }

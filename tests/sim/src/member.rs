@@ -64,6 +64,10 @@ pub(crate) struct Member {
     /// Proposals that were surely not applied; they go first, in their order, when nothing is on its way.
     pub(crate) refused: BTreeSet<FlightId>,
     pub(crate) desk: Desk,
+    /// Cursors some of whose updates were not applied: what waits for others is not answered.
+    pub(crate) void: BTreeSet<u64>,
+    /// The quorum was silent for a moment.
+    pub(crate) lapsed: bool,
     pub(crate) sessions: Sessions,
 }
 
@@ -91,6 +95,8 @@ impl Member {
             target: None,
             refused: BTreeSet::new(),
             desk: Desk::default(),
+            void: BTreeSet::new(),
+            lapsed: false,
             sessions: Sessions::new(nodes),
         }
     }
@@ -115,12 +121,18 @@ impl Member {
     /// Leads, and knows everything that earlier leaders had acknowledged: only then does the node act
     /// as the leader (`unibus_raft::Leadership::is_leader`).
     pub(crate) fn acts(&self) -> bool {
-        self.up && self.leads && self.applied_term == self.term
+        self.up && self.leads && !self.lapsed && self.applied_term == self.term
     }
 
     /// Time as this node's clock tells it.
     pub(crate) fn clock(&self, now_ns: u64) -> u64 {
         now_ns.saturating_add_signed(self.skew_ns)
+    }
+
+    /// Stops acting as leader for now.
+    pub(crate) fn lapse(&mut self) {
+        self.desk = Desk::default();
+        self.lapsed = true;
     }
 
     /// Puts what was refused in front of the queue.
@@ -135,7 +147,7 @@ impl Member {
     /// Forgets leading; answers with the proposals nobody will answer.
     pub(crate) fn step_down(&mut self) -> Vec<FlightId> {
         self.leads = false;
-        self.desk = Desk::default();
+        self.lapse();
         std::mem::take(&mut self.waiting).into_values().collect()
     }
 

@@ -156,7 +156,8 @@ impl World {
 
     fn fault(&mut self, node: usize) -> Checked {
         let peer = self.any_node();
-        match self.rng.below(10) {
+        match self.rng.below(12) {
+            10..=11 => self.members[node].lapse(),
             0..=2 => self.elect(node)?,
             3 => self.crash(node)?,
             4..=5 => self.restart(node)?,

@@ -13,7 +13,12 @@ pub(crate) enum Token {
     /// A writer of the register, for its value.
     Register { writer: usize, value: u64 },
     /// The leader's desk, for what a cursor reported.
-    Update { consumer: usize, life: u64 },
+    Update {
+        consumer: usize,
+        life: u64,
+        /// Acknowledgements to answer once it is applied.
+        answers: Vec<u64>,
+    },
     /// The operator, for a signed change.
     Control { request: usize },
     /// Nobody.

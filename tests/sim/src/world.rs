@@ -296,12 +296,27 @@ impl World {
         Ok(())
     }
 
+    /// A leader whose quorum was silent for a moment leads again, in the same term: with new cursors,
+    /// once nothing of the old ones is on its way.
+    fn lead_again(&mut self, node: usize) {
+        let is_update = |token: &Token| matches!(token, Token::Update { .. });
+        let mine = self.flights.values().filter(|flight| flight.origin == node);
+        let under_way = mine.flat_map(|flight| &flight.tokens).any(is_update);
+        self.members[node].lapsed &= under_way;
+    }
+
     /// Proposes what cursors did.
     pub(crate) fn report(&mut self, node: usize) {
+        self.lead_again(node);
         for consumer in 0..CONSUMERS.len() {
-            if let Some((life, update)) = self.members[node].desk.report(consumer) {
+            if let Some((life, update, answers)) = self.members[node].desk.report(consumer) {
                 let batch = batch_of(&Command::ConsumerUpdate(update));
-                self.propose(node, batch, vec![Token::Update { consumer, life }]);
+                let token = Token::Update {
+                    consumer,
+                    life,
+                    answers,
+                };
+                self.propose(node, batch, vec![token]);
             }
         }
     }
@@ -317,7 +332,12 @@ impl World {
     fn client_received(&mut self, consumer: usize, seq: u64) {
         let (calm, reader) = (self.is_calm, &mut self.readers[consumer]);
         let reaction = reader.react(seq, &mut self.rng, calm);
-        let to = self.any_node();
+        // With time they find the leader; until then they try anybody.
+        let leader = self.members.iter().position(Member::acts);
+        let to = match leader.filter(|_| self.is_calm) {
+            Some(leader) => leader,
+            None => self.any_node(),
+        };
         let (double, is_nak) = match reaction {
             Reaction::Ignore => return,
             Reaction::Refuse => (false, true),
@@ -342,13 +362,12 @@ impl World {
         let replay = !self.requests.is_empty() && self.rng.chance(30);
         let request = if replay {
             self.counts.replays += 1;
-            // Old ones are the interesting ones: is the claim of their nonce still remembered?
-            let most = if self.rng.chance(50) {
-                40
+            // The newest, which may be under way elsewhere, or an old one: is its nonce remembered?
+            if self.rng.chance(50) {
+                self.requests.len() - 1
             } else {
-                self.requests.len()
-            };
-            self.rng.index(self.requests.len().min(most))
+                self.rng.index(self.requests.len())
+            }
         } else {
             let wish = self.wish();
             let asker = self.rng.index(USERS);
@@ -373,7 +392,8 @@ impl World {
         match self.rng.below(20) {
             0..=5 => Wish::Create { room },
             6..=12 => Wish::Admit { room, user },
-            13..=18 => Wish::Remove { room, user },
+            13..=15 => Wish::Remove { room, user },
+            16..=18 => Wish::Look,
             _ => Wish::Revoke { user },
         }
     }
@@ -523,14 +543,16 @@ impl World {
             AckKind::Ack
         };
         let names = CONSUMERS[consumer];
+        self.note(|| format!("node {to} takes {kind:?} for {seq} of {names:?}"));
+        let member = &mut self.members[to];
         let ack = (seq, double && !is_nak, &kind);
         if member.desk.ack(consumer, names, &member.state, at, ack) {
-            self.answer_acks(to, consumer, vec![seq]);
+            let applied = self.members[to].applied;
+            self.answer_acks(applied, consumer, vec![seq]);
         }
     }
 
-    pub(crate) fn answer_acks(&mut self, node: usize, consumer: usize, seqs: Vec<u64>) {
-        let index = self.members[node].applied;
+    fn answer_acks(&mut self, index: usize, consumer: usize, seqs: Vec<u64>) {
         self.counts.answered += seqs.len() as u64;
         for seq in seqs {
             self.note(|| format!("{seq} of {:?} is settled", CONSUMERS[consumer]));
@@ -557,13 +579,26 @@ impl World {
                 self.counts.published += u64::from(seq.is_some());
                 self.publishers[*publisher].answer(*n, seq)?;
             }
-            Token::Update { consumer, life } => {
+            Token::Update {
+                consumer,
+                life,
+                answers,
+            } => {
                 let is_applied = matches!(told, Some((_, Outcome::Done)));
+                self.note(|| format!("an update of cursor {life} at node {node}: {told:?}"));
+                match told {
+                    // Whoever leads by now: what they wait for is applied.
+                    Some((index, Outcome::Done)) if !self.members[node].void.contains(life) => {
+                        self.answer_acks(index, *consumer, answers.clone());
+                    }
+                    _ => drop(self.members[node].void.insert(*life)),
+                }
                 let at = (self.members[node].clock(self.now_ns), self.fresh_id());
                 let member = &mut self.members[node];
                 let about = (CONSUMERS[*consumer], &member.state, at);
                 let answers = member.desk.settle(*consumer, *life, is_applied, about);
-                self.answer_acks(node, *consumer, answers);
+                let applied = self.members[node].applied;
+                self.answer_acks(applied, *consumer, answers);
             }
             Token::Control { request } => {
                 if let Some((index, Outcome::Done)) = told {
