@@ -14,8 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use unibus_proto::control::{
-    EndpointId, MemberRecord, MemberRole, ReverseRecord, RoomId, RoomRecord, SealedKeyRecord,
-    SignPublic,
+    EndpointId, FORMER_PART, FormerMember, MemberRecord, MemberRole, ReverseRecord, RoomId,
+    RoomRecord, SealedKeyRecord, SignPublic,
 };
 
 use crate::access::{Status, UserRecord};
@@ -52,6 +52,7 @@ pub(crate) enum Record {
     User(UserRecord),
     Room(RoomRecord),
     Member(MemberRecord),
+    Former(FormerMember),
     Reverse(ReverseRecord),
     Key(SealedKeyRecord),
 }
@@ -116,6 +117,7 @@ impl Record {
                 Self::User(UserRecord::decode(key, json).map_err(|error| error.to_string())?)
             }
             Bucket::Rooms => Self::Room(value(json)?),
+            Bucket::Members if is_former(key) => Self::Former(value(json)?),
             Bucket::Members => Self::Member(value(json)?),
             Bucket::RoomsByMember => Self::Reverse(value(json)?),
             Bucket::RoomKeys => Self::Key(value(json)?),
@@ -145,6 +147,12 @@ impl Record {
                     && member.endpoint.as_str() == *endpoint
                     && member.sign_pub.endpoint() == member.endpoint
             }
+            (Self::Former(former), [room, endpoint, FORMER_PART]) => {
+                let member = &former.member;
+                is_room(room)
+                    && member.endpoint.as_str() == *endpoint
+                    && member.sign_pub.endpoint() == member.endpoint
+            }
             (Self::Reverse(_), [endpoint, room]) => is_endpoint(endpoint) && is_room(room),
             (Self::Key(_), [room, epoch, endpoint]) => {
                 is_room(room) && is_endpoint(endpoint) && epoch.parse::<u64>().is_ok_and(|n| n > 0)
@@ -159,10 +167,17 @@ impl Record {
             Self::User(user) => user.encode(),
             Self::Room(room) => json(room),
             Self::Member(member) => json(member),
+            Self::Former(former) => json(former),
             Self::Reverse(reverse) => json(reverse),
             Self::Key(key) => json(key),
         }
     }
+}
+
+/// Whether a key of the members' bucket is that of somebody who has left.
+fn is_former(key: &str) -> bool {
+    key.rsplit_once('.')
+        .is_some_and(|(_, last)| last == FORMER_PART)
 }
 
 fn value<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
@@ -291,6 +306,7 @@ impl Snapshot {
                 let same = matches!(index, Some(Record::Reverse(r)) if r.role == member.role);
                 (!same).then(|| "its entry in the index by member is missing or other".to_owned())
             }),
+            (Record::Former(_), [room, ..]) => no_room(room),
             (Record::Reverse(_), [endpoint, room]) => {
                 no_room(room).or_else(|| no_member(room, endpoint))
             }

@@ -3,7 +3,10 @@
 
 use std::sync::LazyLock;
 
-use unibus_proto::control::{RoomAccess, SERVICE_INFO_SUBJECT, STREAM_USES};
+use unibus_proto::control::{
+    EndpointId, RoomAccess, SERVICE_INFO_SUBJECT, STREAM_USES, member_notices,
+};
+use unibus_proto::nkey::NkeyPublic;
 use unibus_proto::permissions::{Filters, Permissions, SubjectSet};
 use unibus_proto::subject::SubjectFilter;
 
@@ -88,6 +91,10 @@ pub fn open() -> Permissions {
 pub fn permissions_of(user: &UserRecord, rooms: &[RoomAccess]) -> Permissions {
     let mut publish = vec![INBOXES.to_owned()];
     let mut subscribe = Vec::new();
+    // A record's key is checked when it is read; without one nobody is told anything.
+    if let Ok(key) = NkeyPublic::parse(&user.sign_pub) {
+        subscribe.push(member_notices(&EndpointId::of(&key)));
+    }
     if user.role == Role::Service {
         granted(user, &mut publish, &mut subscribe);
     }

@@ -2,11 +2,12 @@
 //! directory, before the change is acknowledged. Reads only records that are new; starts over where
 //! a bucket was made, removed or emptied. Runs inside apply: never waits for the replica.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use unibus_proto::control::{EndpointId, RoomId, member_notices, room_notices};
 use unibus_proto::headers::HeaderMap;
 use unibus_state::{Effect, Location, State, StoredMessage, Stream};
 
@@ -46,20 +47,38 @@ impl Follower {
         }
     }
 
-    /// Takes what an entry changed.
-    pub(crate) fn applied(&self, state: &State, effects: &[Effect], read: ReadRecord<'_>) {
+    /// Takes what an entry changed; answers with the notices that it is worth.
+    pub(crate) fn applied(
+        &self,
+        state: &State,
+        effects: &[Effect],
+        read: ReadRecord<'_>,
+    ) -> BTreeSet<News> {
         let touched = FOLLOWED.map(|(bucket, _)| touched(effects, bucket.stream()));
-        if touched.iter().any(Option::is_some) {
-            self.follow(state, touched, read);
+        if touched.iter().all(Option::is_none) {
+            return BTreeSet::new();
         }
+        let changes = self.follow(state, touched, read);
+        // Where a bucket is new nobody is told of what it holds.
+        let news = changes.iter().filter(|change| !change.anew);
+        let news = news.flat_map(|change| change.records.iter().map(|(key, _)| (change.book, key)));
+        let news = news.flat_map(|(book, key)| news_of(book, key)).collect();
+        self.directory.take(changes);
+        news
     }
 
     /// Starts over with what the state holds.
     pub(crate) fn resync(&self, state: &State, read: ReadRecord<'_>) {
-        self.follow(state, [Some(true); FOLLOWED.len()], read);
+        let changes = self.follow(state, [Some(true); FOLLOWED.len()], read);
+        self.directory.take(changes);
     }
 
-    fn follow(&self, state: &State, touched: [Option<bool>; FOLLOWED.len()], read: ReadRecord<'_>) {
+    fn follow(
+        &self,
+        state: &State,
+        touched: [Option<bool>; FOLLOWED.len()],
+        read: ReadRecord<'_>,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut all_seen = self.seen.lock();
         for (((bucket, book), touched), seen) in
@@ -73,7 +92,45 @@ impl Follower {
                 Some(stream) => seen.follow(stream, bucket, book, anew, read),
             });
         }
-        self.directory.take(changes);
+        changes
+    }
+}
+
+/// Something that clients are told to look at.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct News {
+    /// Where they hear of it.
+    pub(crate) subject: String,
+    pub(crate) room: RoomId,
+}
+
+/// What a changed record is worth telling: to the room's members, and to whom a membership is about.
+fn news_of(book: Book, key: &str) -> Vec<News> {
+    let news = |subject, room: &RoomId| News {
+        subject,
+        room: room.clone(),
+    };
+    match book {
+        Book::Users => Vec::new(),
+        Book::Rooms => {
+            let room = key.parse::<RoomId>();
+            room.iter()
+                .map(|room| news(room_notices(room), room))
+                .collect()
+        }
+        Book::Members => {
+            let ids = key.split_once('.').and_then(|(room, endpoint)| {
+                let room = room.parse::<RoomId>().ok()?;
+                Some((room, endpoint.parse::<EndpointId>().ok()?))
+            });
+            let Some((room, endpoint)) = ids else {
+                return Vec::new();
+            };
+            vec![
+                news(room_notices(&room), &room),
+                news(member_notices(&endpoint), &room),
+            ]
+        }
     }
 }
 

@@ -2,10 +2,13 @@
 //! `DELETE …/members/{endpoint}`. Whoever goes takes the room's right to speak along until it is
 //! rekeyed.
 
+use std::collections::BTreeSet;
+
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use unibus_proto::control::{
-    EndpointId, Invite, MemberRecord, MemberRole, Party, RoomId, RoomRecord, member_statement,
+    EndpointId, FORMER_PART, FormerMember, History, Invite, MemberRecord, MemberRole, Party,
+    RoomId, RoomRecord, member_statement,
 };
 
 use super::buckets::Bucket;
@@ -21,7 +24,7 @@ use super::rooms::{
 use crate::access::users::now;
 
 /// Members of one room at most: a rekey carries a sealed key for each, in one request.
-pub(crate) const MEMBERS_MAX: usize = 1024;
+pub(crate) const MEMBERS_MAX: usize = 8 * 1024;
 
 /// Optional body of `join` and `leave`: says who, where nobody is asked to sign (`off`).
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +43,19 @@ pub(crate) async fn list(mut call: Call<'_>) -> Result<Response<Body>, Refusal> 
         })
         .await?;
     Ok(json(StatusCode::OK, &members))
+}
+
+pub(crate) async fn former(mut call: Call<'_>) -> Result<Response<Body>, Refusal> {
+    let id: RoomId = call.param(0)?;
+    let former = call
+        .read(|records, caller| {
+            room_for_member(records, caller, &id)?;
+            let pattern = format!("{id}.*.{FORMER_PART}");
+            Ok(records.list::<FormerMember>(Bucket::Members, &pattern)?)
+        })
+        .await?;
+    let former: Vec<FormerMember> = former.into_iter().map(|(_, former)| former).collect();
+    Ok(json(StatusCode::OK, &former))
 }
 
 /// Every member of a room, by endpoint.
@@ -103,7 +119,36 @@ fn plan_invite(
     } else if room.value.policy.encrypted {
         return Err(no_sealed_key());
     }
+    put_older_keys(&room.value, &owner, asked, draft)?;
     Ok(invited)
+}
+
+/// The keys of older epochs: each at most once, and none of an epoch that is not older.
+fn put_older_keys(
+    room: &RoomRecord,
+    owner: &MemberRecord,
+    asked: &Invite,
+    draft: &mut Draft,
+) -> Result<(), Refusal> {
+    if !asked.older_keys.is_empty() && room.policy.history != History::Shared {
+        return Err(Refusal::bad(
+            "older_keys are for rooms whose history is shared",
+        ));
+    }
+    let (mut epochs, to) = (BTreeSet::new(), &asked.member.endpoint);
+    for older in &asked.older_keys {
+        let epoch = older.epoch;
+        if !(1..asked.epoch).contains(&epoch) || !epochs.insert(epoch) {
+            return Err(Refusal::bad(format!(
+                "older_keys has epoch {epoch}, which is not older than {} or stands twice",
+                asked.epoch
+            )));
+        }
+        let (text, signature) = (&older.sealed_key, &older.signature);
+        let key = checked_key(room, epoch, owner, to, text, signature)?;
+        put_key(draft, &room.id, epoch, to, &key);
+    }
+    Ok(())
 }
 
 /// What is told where a request was made for another epoch than the current one.
@@ -175,14 +220,19 @@ fn plan_remove(
         return Err(Refusal::forbidden("the owner can't leave its room"));
     }
     let found = member(records, id, endpoint)?;
-    if found.value.is_none() {
+    let Some(leaving) = found.value else {
         return Err(Refusal::forbidden("this endpoint is no member"));
-    }
+    };
     let key = format!("{id}.{endpoint}");
     draft.expect(Bucket::Rooms, id.as_str(), room.revision);
     draft.expect(Bucket::Members, &key, found.revision);
     draft.delete(Bucket::Members, &key);
     draft.delete(Bucket::RoomsByMember, &format!("{endpoint}.{id}"));
+    let former = FormerMember {
+        member: leaving,
+        left_epoch: room.value.epoch,
+    };
+    draft.put(Bucket::Members, &format!("{key}.{FORMER_PART}"), &former);
     let keys = format!("{id}.*.{endpoint}");
     for (key, _) in records.list::<serde::de::IgnoredAny>(Bucket::RoomKeys, &keys)? {
         draft.delete(Bucket::RoomKeys, &key);

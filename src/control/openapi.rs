@@ -103,7 +103,7 @@ fn request_body(takes: Takes) -> Option<Value> {
     let schema = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let (required, media, schema) = match takes {
         Takes::Nothing => return None,
-        Takes::Json(name) => (true, "application/json", schema(name)),
+        Takes::Json(name) | Takes::LargeJson(name) => (true, "application/json", schema(name)),
         Takes::MaybeJson(name) => (false, "application/json", schema(name)),
         Takes::Bytes => (
             true,
@@ -126,6 +126,7 @@ fn answer_schema(operation: Operation) -> Value {
         | Operation::Rekey => one("Room"),
         Operation::Invite | Operation::Join => one("Member"),
         Operation::ListMembers => many("Member"),
+        Operation::ListFormer => many("FormerMember"),
         Operation::GetKey => one("Key"),
         Operation::MyRooms => many("MyRoom"),
         Operation::PutBlob => one("Blob"),

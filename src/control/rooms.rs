@@ -176,7 +176,10 @@ fn my_rooms(records: &Records, endpoint: &EndpointId) -> Result<Vec<MyRoom>, Ref
         };
         let found: Entry<RoomRecord> = records.get(Bucket::Rooms, room)?;
         if let Some(room) = found.value {
+            let own = member(records, &room.id, endpoint)?.value;
             rooms.push(MyRoom {
+                joined: own.is_some_and(|own| own.joined_at.is_some()),
+                needs_rekey: room.needs_rekey,
                 room_id: room.id,
                 subject: room.subject,
                 epoch: room.epoch,

@@ -23,6 +23,8 @@ pub(crate) enum Takes {
     Nothing,
     /// The schema's name.
     Json(&'static str),
+    /// The same, where one body is about every member of a room.
+    LargeJson(&'static str),
     /// Maybe one.
     MaybeJson(&'static str),
     Bytes,
@@ -37,6 +39,7 @@ pub(crate) enum Operation {
     CreateRoom,
     GetRoom,
     ListMembers,
+    ListFormer,
     Invite,
     Join,
     Leave,
@@ -83,22 +86,26 @@ macro_rules! route {
     };
 }
 
-use Takes::{Bytes as Raw, Json, MaybeJson, Nothing};
+use Takes::{Bytes as Raw, Json, LargeJson, MaybeJson, Nothing};
+
+/// Largest body of a call that is about every member of a room, in bytes.
+const LARGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Every call.
 #[rustfmt::skip]
-pub(crate) const ROUTES: [Route; 19] = [
+pub(crate) const ROUTES: [Route; 20] = [
     route!("GET" "/healthz" Healthz Nothing, "anyone", "liveness and posture", [200, 503]),
     route!("GET" "/livez" Livez Nothing, "anyone", "the process is there", [200]),
     route!("GET" "/openapi.json" OpenApi Nothing, "active user", "this document", [200]),
     route!("POST" "/rooms" CreateRoom Json("CreateRoom"), "active user", "create a room", [201, 403, 409]),
     route!("GET" "/rooms/{room}" GetRoom Nothing, "member", "a room's metadata", [200, 403]),
     route!("GET" "/rooms/{room}/members" ListMembers Nothing, "member", "members, their keys and who admitted them", [200, 403]),
+    route!("GET" "/rooms/{room}/members/former" ListFormer Nothing, "member", "who has left, so that what they said can be verified", [200, 403]),
     route!("POST" "/rooms/{room}/invite" Invite Json("Invite"), "owner", "admit a member", [201, 403, 409]),
     route!("POST" "/rooms/{room}/join" Join MaybeJson("Who"), "invited endpoint", "accept an invitation", [200, 403]),
     route!("POST" "/rooms/{room}/leave" Leave MaybeJson("Who"), "member", "leave a room", [200, 403]),
     route!("DELETE" "/rooms/{room}/members/{endpoint}" RemoveMember Nothing, "owner, or the member itself", "remove a member", [200, 403]),
-    route!("POST" "/rooms/{room}/rekey" Rekey Json("Rekey"), "owner", "the next epoch, with a sealed key for every member", [200, 403, 409]),
+    route!("POST" "/rooms/{room}/rekey" Rekey LargeJson("Rekey"), "owner", "the next epoch, with a sealed key for every member", [200, 403, 409]),
     route!("GET" "/rooms/{room}/key" GetKey Nothing, "the endpoint itself, and a member", "its own sealed key", [200, 403]),
     route!("GET" "/members/{endpoint}/rooms" MyRooms Nothing, "the endpoint itself", "its rooms", [200, 403]),
     route!("POST" "/blobs" PutBlob Raw, "active user", "store ciphertext", [201]),
@@ -222,6 +229,10 @@ async fn receive(
     let limits = &plane.limits;
     let (bytes_max, within) = match route.takes {
         Takes::Bytes => (limits.blob_bytes_max, limits.blob_timeout),
+        LargeJson(_) => (
+            limits.body_bytes_max.max(LARGE_JSON_BYTES_MAX),
+            limits.blob_timeout,
+        ),
         _ => (limits.body_bytes_max, limits.request_timeout),
     };
     let reading = body::receive(head.headers, incoming, bytes_max, keep, &plane.budget);
@@ -246,6 +257,7 @@ async fn dispatch(operation: Operation, call: Call<'_>) -> Result<Response<Body>
         Operation::CreateRoom => rooms::create(call).await,
         Operation::GetRoom => rooms::show(call).await,
         Operation::ListMembers => members::list(call).await,
+        Operation::ListFormer => members::former(call).await,
         Operation::Invite => members::invite(call).await,
         Operation::Join => members::join(call).await,
         Operation::Leave => members::leave(call).await,

@@ -355,6 +355,7 @@ pub(super) fn tell(core: &Core, event: &Event) {
         header_len: 0,
         data: &body,
         capture: true,
+        local: false,
     });
 }
 

@@ -507,5 +507,6 @@ pub(super) fn answer_to<'a>(reply: &'a [u8], header_len: usize, data: &'a [u8]) 
         header_len,
         data,
         capture: false,
+        local: false,
     }
 }

@@ -140,6 +140,7 @@ fn publish(core: &Core, turn: &[Again]) {
             header_len,
             data: &data,
             capture: !again.captured,
+            local: false,
         });
     }
 }

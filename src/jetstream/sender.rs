@@ -134,6 +134,7 @@ fn send_message(
         header_len,
         data,
         capture: false,
+        local: false,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The small adapters between the parts: mesh → broker, replica → directory and JetStream, peers'
 //! requests → replica, JetStream or monitoring, and the transport of a node without peers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
-use unibus_broker::{Broker, Peer};
+use unibus_broker::{Broker, Peer, Publication};
 use unibus_proto::NodeId;
+use unibus_proto::control::Notice;
 use unibus_raft::{GroupId, Observer, Replica, RpcClass, RpcHandler, Transport, TransportError};
 use unibus_state::{Effect, Location, State};
 
-use crate::control::follow::Follower;
+use crate::control::follow::{Follower, News};
 use crate::jetstream::{JetStream, JetStreamHooks};
 use crate::mesh::{MeshHooks, PeerInfo, PeerLocalStatus};
 use crate::monitor::sys::PeerAnswers;
@@ -94,13 +96,30 @@ impl StateObserver {
     }
 }
 
+impl StateObserver {
+    /// Tells this node's clients; every node tells its own.
+    fn tell(&self, news: BTreeSet<News>) {
+        for News { subject, room } in news {
+            // A struct of one text always serialises.
+            let notice = serde_json::to_vec(&Notice { room_id: room }).unwrap_or_default();
+            self.broker.publish(Publication {
+                subject: subject.as_bytes(),
+                data: &notice,
+                local: true,
+                ..Publication::default()
+            });
+        }
+    }
+}
+
 impl Observer for StateObserver {
     fn applied(&self, state: &State, effects: &[Effect]) {
         if let Some(follower) = &self.follower
             && let Some(replica) = self.replica.get()
         {
             let read = |at: &Location| replica.read_record(at).map_err(|error| error.to_string());
-            follower.applied(state, effects, &read);
+            let news = follower.applied(state, effects, &read);
+            self.tell(news);
         }
         self.jetstream.applied(state, effects);
     }

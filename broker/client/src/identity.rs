@@ -6,12 +6,17 @@ use std::path::Path;
 use data_encoding::HEXLOWER;
 use rand::TryRng;
 use serde::{Deserialize, Serialize};
-use unibus_proto::control::{EndpointId, Party, SignPublic};
+use unibus_proto::control::{EndpointId, IdError, Party, SignPublic};
 use unibus_proto::nkey::UserSeed;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::rooms::room_key::{KexSecret, SealError};
 use crate::secret_file::{self, IdentityError};
+
+/// What a contact's text begins with; the two public keys follow in hex.
+const CONTACT_PREFIX: &str = "unibus-contact:";
+/// Hex digits of a signing key.
+const SIGN_DIGITS: usize = 64;
 
 /// Somebody's keys. The same signing key is the nkey by which a server knows its holder. Secrets are
 /// wiped when dropped, and `Debug` shows the endpoint only.
@@ -181,6 +186,39 @@ impl Identity {
     #[must_use]
     pub fn party(&self) -> &Party {
         &self.party
+    }
+
+    /// The public keys as a text to pass on: what [`Identity::parse_contact`] reads.
+    #[must_use]
+    pub fn contact(&self) -> String {
+        let Party {
+            sign_pub, kex_pub, ..
+        } = &self.party;
+        format!("{CONTACT_PREFIX}{sign_pub}{kex_pub}")
+    }
+
+    /// Reads somebody's [`Identity::contact`].
+    ///
+    /// ```
+    /// use unibus_client::Identity;
+    /// let me = Identity::generate()?;
+    /// assert_eq!(&Identity::parse_contact(&me.contact())?, me.party());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`IdError`] where the text is no contact, or one of its keys is none.
+    pub fn parse_contact(text: &str) -> Result<Party, IdError> {
+        let keys = text.trim().strip_prefix(CONTACT_PREFIX);
+        let (sign, kex) = keys
+            .and_then(|keys| keys.split_at_checked(SIGN_DIGITS))
+            .ok_or(IdError::Sign)?;
+        let sign_pub: SignPublic = sign.parse()?;
+        Ok(Party {
+            endpoint: sign_pub.endpoint(),
+            sign_pub,
+            kex_pub: kex.parse()?,
+        })
     }
 
     /// The public signing key as `U…`: what an admin adds to a server's users.

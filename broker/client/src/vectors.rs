@@ -160,7 +160,7 @@ fn room_keys() {
             "sealer": "alice",
             "recipient": "bob",
             "info": format!("UNIBUS-ROOM-KEY-1\nkitchen-1\n3\n{}", bob.endpoint()),
-            "room_key": hex(room_key().expose()),
+            "room_key": hex(room_key().reveal()),
             "sealed_key": sealed.sealed_key,
             "statement": statement,
             "signature": sealed.signature,
@@ -182,7 +182,7 @@ fn message_keys() {
     hold(
         "message_key.json",
         &json!({
-            "room_key": hex(room_key().expose()),
+            "room_key": hex(room_key().reveal()),
             "salt": hex(SALT),
             "info": format!("UNIBUS-MESSAGE-1\nkitchen-1\n3\n{}\nMSG", alice.endpoint()),
             "key": hex(key.as_slice()),
@@ -274,7 +274,7 @@ fn frames() {
         "frames.json",
         &json!({
             "sender": "alice",
-            "room_key": hex(room_key().expose()),
+            "room_key": hex(room_key().reveal()),
             "cases": cases,
             "garbage": garbage,
         }),

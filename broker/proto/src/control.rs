@@ -4,6 +4,7 @@
 
 mod access;
 mod ids;
+mod notices;
 mod records;
 mod statements;
 
@@ -12,8 +13,10 @@ pub use ids::{
     EndpointId, IdError, KexPublic, ROOM_ID_BYTES_MAX, ROOM_SUBJECT_BYTES_MAX, RoomId, RoomSubject,
     SignPublic,
 };
+pub use notices::{Notice, member_notices, room_notices};
 pub use records::{
-    CreateRoom, History, Invite, KeyReply, MemberRecord, MemberRole, MyRoom, Party, Policy, Rekey,
-    ReverseRecord, RoomRecord, SealedFor, SealedKey, SealedKeyRecord,
+    CreateRoom, FORMER_PART, FormerMember, History, Invite, KeyReply, MemberRecord, MemberRole,
+    MyRoom, Party, Policy, Rekey, ReverseRecord, RoomRecord, SealedFor, SealedForEpoch, SealedKey,
+    SealedKeyRecord,
 };
 pub use statements::{member_statement, room_statement, sealed_key_statement};

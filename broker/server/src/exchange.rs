@@ -293,6 +293,7 @@ impl Sink for Answers {
             header_len: message.header_len,
             data: message.data,
             capture: true,
+            local: false,
         };
         plane.with_engine(|engine| engine.publish(publication)) > 0
     }

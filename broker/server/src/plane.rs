@@ -161,7 +161,7 @@ impl Internal<'_> {
             data: publication.data,
         };
         let reach = Reach {
-            peers: true,
+            peers: !publication.local,
             account: self.plane.account.as_deref(),
             services,
             except: None,

@@ -261,4 +261,6 @@ pub struct Publication<'a> {
     pub data: &'a [u8],
     /// Whether services (streams) may take it too.
     pub capture: bool,
+    /// For this node's subscribers only: every node publishes its own.
+    pub local: bool,
 }

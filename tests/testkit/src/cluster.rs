@@ -20,6 +20,8 @@ pub struct ClusterOptions {
     pub checkpoint_log_mb: Option<u64>,
     /// More flags for every node.
     pub flags: Vec<String>,
+    /// TLS on the message plane and the control plane, by the cluster's CA.
+    pub tls: bool,
 }
 
 impl Default for ClusterOptions {
@@ -28,6 +30,7 @@ impl Default for ClusterOptions {
             nodes: 3,
             checkpoint_log_mb: None,
             flags: Vec::new(),
+            tls: false,
         }
     }
 }
@@ -85,14 +88,18 @@ impl Cluster {
                 args.extend(["--checkpoint-log-mb".into(), mb.to_string()]);
             }
             args.extend(options.flags.iter().cloned());
+            let monitor = if options.tls { free_port()? } else { 0 };
+            args.extend(["--monitor-port".into(), monitor.to_string()]);
+            if options.tls {
+                args.extend(tls_args(&pki, &name));
+            }
             let log = dir.path().join(format!("{name}.log"));
-            nodes.push(NodeProcess::new(
-                binary,
-                args,
-                log,
-                free_port()?,
-                free_port()?,
-            ));
+            let mut node = NodeProcess::new(binary, args, log, free_port()?, free_port()?);
+            if options.tls {
+                // The control plane answers nothing in the clear; monitoring knows its health too.
+                node.health_port = monitor;
+            }
+            nodes.push(node);
         }
         let seed = UserSeed::from_bytes(rand::random()).to_nkey();
         Ok(Self {
@@ -121,6 +128,11 @@ impl Cluster {
             })?;
         }
         Ok(())
+    }
+
+    /// The CA of the cluster's certificates.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("pki/ca.crt")
     }
 
     /// The folder that holds everything of this cluster.
@@ -230,7 +242,6 @@ fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {
         ("--server-name", name.to_string()),
         ("--cluster-name", "test".into()),
         ("--bus-auth", "enforce".into()),
-        ("--monitor-port", "0".into()),
         ("--data-dir", at(data.clone())),
         ("--internal-id-file", at(data.join("internal.json"))),
         ("--cluster-port", port.to_string()),
@@ -245,6 +256,19 @@ fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_string(), value])
         .collect()
+}
+
+/// Encrypts clients' connections and the control plane with the node's own certificate.
+fn tls_args(pki: &Path, name: &str) -> Vec<String> {
+    let file = |end: &str| pki.join(format!("{name}.{end}")).display().to_string();
+    let flags = [
+        ("--tls-cert", "crt"),
+        ("--tls-key", "key"),
+        ("--http-tls-cert", "crt"),
+        ("--http-tls-key", "key"),
+    ];
+    let pairs = flags.map(|(flag, end)| [flag.to_owned(), file(end)]);
+    pairs.into_iter().flatten().collect()
 }
 
 /// Runs a command to its end; anything but success is an error with what it printed.

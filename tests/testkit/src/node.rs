@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const PORTS_FIRST: u16 = 12_000;
 /// How many ports tests take turns at.
 const PORTS: u32 = 20_000;
+
+/// Largest region of a process's memory that is read, in bytes.
+const REGION_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// A port of loopback that nothing listens on, TCP or UDP, and that this process was not given
 /// before.
@@ -67,6 +71,8 @@ pub struct NodeProcess {
     pub client_port: u16,
     /// Control-plane port (TCP, loopback).
     pub http_port: u16,
+    /// Where `/healthz` answers in the clear: the control plane, or monitoring where that has TLS.
+    pub health_port: u16,
 }
 
 impl NodeProcess {
@@ -89,6 +95,7 @@ impl NodeProcess {
             child: None,
             client_port,
             http_port,
+            health_port: http_port,
         }
     }
 
@@ -213,6 +220,40 @@ impl NodeProcess {
         Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
     }
 
+    /// What the process has in memory that it can write: each mapped region, as root or the same user
+    /// may read it. Regions that go away meanwhile are left out.
+    ///
+    /// # Errors
+    /// When it does not run, or its memory can't be read.
+    pub fn memory(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        let pid = child.id();
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        let mut regions = Vec::new();
+        for line in maps.lines() {
+            let mut fields = line.split_whitespace();
+            let (Some(range), Some(rights)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            let Some((from, to)) = range.split_once('-') else {
+                continue;
+            };
+            let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+            if !rights.starts_with("rw") || to - from > REGION_BYTES_MAX {
+                continue;
+            }
+            let mut region = vec![0; usize::try_from(to - from)?];
+            if memory.read_exact_at(&mut region, from).is_ok() {
+                regions.push(region);
+            }
+        }
+        if regions.is_empty() {
+            bail!("the memory of process {pid} can't be read");
+        }
+        Ok(regions)
+    }
+
     /// Everything the process has printed.
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -223,7 +264,7 @@ impl NodeProcess {
     /// # Errors
     /// When nothing answers or the body is not JSON.
     pub async fn health(&self) -> anyhow::Result<(u16, serde_json::Value)> {
-        let (status, body) = http_get(self.http_port, "/healthz").await?;
+        let (status, body) = http_get(self.health_port, "/healthz").await?;
         Ok((
             status,
             serde_json::from_str(&body).with_context(|| body.clone())?,

@@ -63,7 +63,7 @@ impl MessageContext<'_> {
         let info = format!("{MESSAGE_FORM}\n{room}\n{epoch}\n{from}\n{kind}");
         let mut key = Zeroizing::new([0; 32]);
         // 32 bytes are far below the most that HKDF-SHA256 gives (RFC 5869 §2.3).
-        let _infallible = Hkdf::<Sha256>::new(Some(salt), room_key.expose())
+        let _infallible = Hkdf::<Sha256>::new(Some(salt), room_key.reveal())
             .expand(info.as_bytes(), key.as_mut());
         key
     }

@@ -66,7 +66,9 @@ impl RoomKey {
         key
     }
 
-    pub(crate) fn expose(&self) -> &[u8; ROOM_KEY_BYTES] {
+    /// The key itself, for tests and for those who keep keys themselves. Never log it.
+    #[must_use]
+    pub fn reveal(&self) -> &[u8; ROOM_KEY_BYTES] {
         &self.0
     }
 }
@@ -158,7 +160,7 @@ impl KeySlot<'_> {
                 &OpModeS::Base,
                 &recipient,
                 self.info().as_bytes(),
-                key.expose(),
+                key.reveal(),
                 &[],
                 rng,
             )

@@ -1,6 +1,8 @@
 //! From membership to subjects: what a room opens for those who belong to it, and nothing else
 //! (control-plane.md, From membership to the message plane).
 
+use super::notices::room_notices;
+
 /// What a user with any stream may ask: how the account stands.
 pub const SERVICE_INFO_SUBJECT: &str = "$JS.API.INFO";
 
@@ -48,6 +50,10 @@ impl RoomAccess {
     pub fn open(&self, publish: &mut Vec<String>, subscribe: &mut Vec<String>) {
         publish.push(self.subject.clone());
         subscribe.push(self.subject.clone());
+        // A record's key is a room's id, or it opens nothing.
+        if let Ok(room) = self.room.parse() {
+            subscribe.push(room_notices(&room));
+        }
         if self.persisted {
             let stream = room_stream(&self.room);
             let uses = STREAM_USES.iter();
@@ -104,15 +110,13 @@ mod tests {
         ] {
             assert!(!may(foreign), "{foreign}");
         }
-        assert_eq!(subscribe, ["room.one"]);
+        assert_eq!(subscribe, ["room.one", "$UNIBUS.NOTICE.ROOM.r1"]);
     }
 
     #[test]
     fn an_ephemeral_room_opens_its_subject_only() {
         let (publish, subscribe) = opened(false);
-        assert_eq!(
-            (publish, subscribe),
-            (vec!["room.one".into()], vec!["room.one".into()])
-        );
+        assert_eq!(publish, ["room.one"]);
+        assert_eq!(subscribe, ["room.one", "$UNIBUS.NOTICE.ROOM.r1"]);
     }
 }

@@ -145,6 +145,19 @@ pub struct MemberRecord {
     pub inviter_signature: String,
 }
 
+/// Third part of the key of somebody who has left.
+pub const FORMER_PART: &str = "former";
+
+/// Bucket `UNIBUS_members`, key `<room>.<endpoint>.former`: somebody who has left. Opens nothing;
+/// kept so that what they said before can be verified.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct FormerMember {
+    /// Their record as it was.
+    pub member: MemberRecord,
+    /// The room's epoch when they left: the last one whose messages can be theirs.
+    pub left_epoch: u64,
+}
+
 /// Bucket `UNIBUS_rooms_by_member`, key `<endpoint>.<room>`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ReverseRecord {
@@ -217,6 +230,21 @@ pub struct Invite {
     /// The room key, sealed to the newcomer; wanted where the room is encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_key: Option<SealedKey>,
+    /// The keys of older epochs, sealed to the newcomer: where the room's history is shared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older_keys: Vec<SealedForEpoch>,
+}
+
+/// The key of one epoch, sealed to somebody.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedForEpoch {
+    /// Of which epoch.
+    pub epoch: u64,
+    /// base64.
+    pub sealed_key: String,
+    /// The sealer's signature over [`super::sealed_key_statement`].
+    pub signature: String,
 }
 
 /// A room key sealed to one of many.
@@ -268,6 +296,12 @@ pub struct MyRoom {
     pub policy: Policy,
     /// What the endpoint may do there.
     pub role: MemberRole,
+    /// It has joined; an invitation otherwise.
+    #[serde(default)]
+    pub joined: bool,
+    /// Somebody has gone: no message before the next epoch.
+    #[serde(default)]
+    pub needs_rekey: bool,
 }
 
 #[cfg(test)]

@@ -1,0 +1,228 @@
+//! What a session tells its application: messages, reactions, files, changes of membership, and what
+//! could not be read and why.
+
+use unibus_proto::control::{EndpointId, MemberRole, Policy, RoomId, RoomSubject};
+use zeroize::Zeroizing;
+
+use crate::rooms::blob::BlobRef;
+use crate::rooms::frame::{FrameError, FrameId, FrameKind, Header};
+use crate::rooms::roster::{InventedReason, RosterError};
+
+/// Something that happened in a room.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Somebody said something.
+    Message(Message),
+    /// Somebody reacted to a frame.
+    Reaction {
+        /// The frame that it is a reaction to.
+        to: FrameId,
+        /// The reaction, such as an emoji.
+        reaction: String,
+        /// Who, when and where; its payload is the reaction.
+        message: Message,
+    },
+    /// Somebody shared a file.
+    File {
+        /// Where it is, and its key.
+        file: BlobRef,
+        /// Who, when and where.
+        message: Message,
+    },
+    /// A frame of a kind that this library does not know.
+    Other(Message),
+    /// The room's members, or its key, changed.
+    Membership(MembershipChange),
+    /// A frame that can't be read.
+    Undecryptable(Undecryptable),
+    /// What was in the room's stream when the subscription began has been delivered. Rooms without a
+    /// stream say so at once.
+    CaughtUp,
+    /// This identity is no member any more. Nothing follows.
+    Gone {
+        /// The server's words.
+        words: String,
+    },
+}
+
+impl Event {
+    /// The frame's place in the room's stream, for events that have one: what
+    /// [`Start::After`](crate::Start::After) takes.
+    #[must_use]
+    pub fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Message(message)
+            | Self::Reaction { message, .. }
+            | Self::File { message, .. }
+            | Self::Other(message) => message.seq,
+            Self::Undecryptable(frame) => frame.seq,
+            _ => None,
+        }
+    }
+
+    /// The message of events that have one.
+    #[must_use]
+    pub fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Message(message)
+            | Self::Reaction { message, .. }
+            | Self::File { message, .. }
+            | Self::Other(message) => Some(message),
+            _ => None,
+        }
+    }
+}
+
+/// A frame whose signature was verified and whose payload was decrypted. `Debug` shows no payload.
+#[derive(Clone)]
+pub struct Message {
+    /// Everything but the payload.
+    pub header: Header,
+    /// What was said, in cleartext.
+    pub payload: Zeroizing<Vec<u8>>,
+    /// Its place in the room's stream; `None` in rooms without one.
+    pub seq: Option<u64>,
+}
+
+impl Message {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> FrameId {
+        self.header.id
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn from(&self) -> &EndpointId {
+        &self.header.from
+    }
+
+    /// What kind of frame it is.
+    #[must_use]
+    pub fn kind(&self) -> &FrameKind {
+        &self.header.kind
+    }
+
+    /// The payload as text; what is no UTF-8 is replaced.
+    #[must_use]
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.payload)
+    }
+
+    /// The frame that its thread began with.
+    #[must_use]
+    pub fn thread(&self) -> Option<FrameId> {
+        self.header.thread
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message")
+            .field("header", &self.header)
+            .field("payload_bytes", &self.payload.len())
+            .field("seq", &self.seq)
+            .finish()
+    }
+}
+
+/// What changed about a room's members or key. Verified, not believed: what the server says and
+/// can't prove is [`MembershipChange::Invented`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum MembershipChange {
+    /// The owner has invited somebody.
+    Invited(EndpointId),
+    /// Somebody has accepted the invitation.
+    Joined(EndpointId),
+    /// Somebody has left or was removed.
+    Left(EndpointId),
+    /// The room has a new key: whoever left before can't read what follows.
+    Rekeyed {
+        /// The new epoch.
+        epoch: u64,
+    },
+    /// The room needs a new key before anybody may speak.
+    NeedsRekey,
+    /// The server calls somebody a member whom nobody has admitted. It got no key.
+    Invented {
+        /// What the server calls it.
+        endpoint: EndpointId,
+        /// What gives it away.
+        reason: InventedReason,
+    },
+    /// What the server says about the room itself can't be trusted; nothing of it was taken over.
+    Untrusted(RosterError),
+}
+
+/// A frame that can't be read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Undecryptable {
+    /// Why.
+    pub reason: Unreadable,
+    /// What it claims to be, if it is a frame at all. None of it is proven.
+    pub claims: Option<Box<Header>>,
+    /// Its place in the room's stream.
+    pub seq: Option<u64>,
+}
+
+/// Why a frame can't be read.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// It is garbled, its signature does not fit, or it can't be decrypted.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It says that it belongs to another room.
+    #[error("it was made for another room")]
+    OtherRoom,
+    /// It is in cleartext where the room's policy says encrypted, or the reverse.
+    #[error("it does not follow the room's policy of encryption")]
+    Policy,
+    /// Its sender is and was no verified member.
+    #[error("its sender is no member of the room")]
+    UnknownSender,
+    /// Its sender had left before this epoch began.
+    #[error("its sender had left the room before")]
+    SenderHadLeft,
+    /// This identity has no key of its epoch: it was sent before this identity came.
+    #[error("there is no key of epoch {0} for you")]
+    NoKey(u64),
+    /// The servers can't be asked for what is missing.
+    #[error("what is needed to read it can't be fetched now: {0}")]
+    Unreachable(String),
+}
+
+/// A room as [`Session::list_my_rooms`](crate::Session::list_my_rooms) shows it: what the server
+/// says, not verified.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MyRoom {
+    /// Its id.
+    pub id: RoomId,
+    /// Where its messages are published.
+    pub subject: RoomSubject,
+    /// The current epoch.
+    pub epoch: u64,
+    /// How it treats messages.
+    pub policy: Policy,
+    /// What this identity may do there.
+    pub role: MemberRole,
+    /// Whether this identity has joined; an invitation otherwise.
+    pub joined: bool,
+    /// Somebody has gone and the owner has not rekeyed it yet.
+    pub needs_rekey: bool,
+}
+
+/// What [`Session::watch_rooms`](crate::Session::watch_rooms) tells.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RoomsChange {
+    /// This identity belongs to a room that it did not belong to before: an invitation, if it has
+    /// not joined.
+    Added(MyRoom),
+    /// What is said of a room has changed, such as that this identity has joined.
+    Changed(MyRoom),
+    /// This identity belongs to the room no more.
+    Removed(RoomId),
+}

@@ -1,0 +1,127 @@
+//! From the bytes of a frame to an event: decoded, its sender looked up and verified, decrypted. What is
+//! missing is asked for once; what can't be read is an event that says why.
+
+use unibus_proto::control::SignPublic;
+use zeroize::Zeroizing;
+
+use super::Inner;
+use super::rooms::Room;
+use crate::error::Error;
+use crate::event::{Event, Message, Undecryptable, Unreadable};
+use crate::rooms::blob::BlobRef;
+use crate::rooms::frame::{Frame, FrameKind, Header, SignedFrame};
+
+impl Inner {
+    /// What a frame says.
+    pub(super) async fn read(&self, room: &Room, bytes: &[u8], seq: Option<u64>) -> Event {
+        let signed = match SignedFrame::decode(bytes) {
+            Ok(signed) => signed,
+            Err(error) => {
+                return Event::Undecryptable(Undecryptable {
+                    reason: error.into(),
+                    claims: None,
+                    seq,
+                });
+            }
+        };
+        match self.open(room, &signed).await {
+            Ok(payload) => event(Message {
+                header: signed.claims().clone(),
+                payload,
+                seq,
+            }),
+            Err(reason) => Event::Undecryptable(Undecryptable {
+                reason,
+                claims: Some(Box::new(signed.claims().clone())),
+                seq,
+            }),
+        }
+    }
+
+    async fn open(
+        &self,
+        room: &Room,
+        signed: &SignedFrame,
+    ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        let header = signed.claims();
+        if header.room != room.id {
+            return Err(Unreadable::OtherRoom);
+        }
+        let (policy, epoch) = room
+            .with(|known| (known.record.policy, known.record.epoch))
+            .map_err(|error| unreachable(&error))?;
+        if policy.encrypted != (header.epoch > 0) {
+            return Err(Unreadable::Policy);
+        }
+        if header.epoch > epoch {
+            let looked = self.look_if_stale(room).await;
+            looked.map_err(|error| unreachable(&error))?;
+        }
+        let sender = self.sender(room, header).await?;
+        let frame = signed.verify(&sender)?;
+        if policy.encrypted {
+            self.decrypt(room, frame).await
+        } else {
+            Ok(Zeroizing::new(frame.payload().to_vec()))
+        }
+    }
+
+    /// The sender's key. Somebody unknown may have come since, or have gone long ago.
+    async fn sender(&self, room: &Room, header: &Header) -> Result<SignPublic, Unreadable> {
+        let find = || {
+            room.with(|known| known.sender(&header.from, header.epoch))
+                .unwrap_or_else(|error| Err(unreachable(&error)))
+        };
+        match find() {
+            Err(Unreadable::UnknownSender) => {}
+            found => return found,
+        }
+        let looked = self.look_if_stale(room).await;
+        looked.map_err(|error| unreachable(&error))?;
+        match find() {
+            Err(Unreadable::UnknownSender) => {}
+            found => return found,
+        }
+        let looked = self.look_for_former(room).await;
+        looked.map_err(|error| unreachable(&error))?;
+        find()
+    }
+
+    async fn decrypt(&self, room: &Room, frame: &Frame) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+        let epoch = frame.header().epoch;
+        let key = match self.key(room, epoch).await {
+            Ok(key) => key,
+            Err(Error::NoKey { .. } | Error::Seal(_)) => return Err(Unreadable::NoKey(epoch)),
+            Err(error) => return Err(unreachable(&error)),
+        };
+        Ok(frame.open(&key)?)
+    }
+}
+
+fn unreachable(error: &Error) -> Unreadable {
+    Unreadable::Unreachable(error.to_string())
+}
+
+/// The typed form of a message. What claims to be a reaction or a file and is none is delivered as it is.
+fn event(message: Message) -> Event {
+    let kind = message.kind();
+    if *kind == FrameKind::message() {
+        return Event::Message(message);
+    }
+    if *kind == FrameKind::reaction()
+        && let Some(to) = message.header.reply_to
+        && let Ok(reaction) = std::str::from_utf8(&message.payload)
+    {
+        return Event::Reaction {
+            to,
+            reaction: reaction.to_owned(),
+            message,
+        };
+    }
+    if *kind == FrameKind::file()
+        && let Ok(file) = BlobRef::decode(&message.payload)
+    {
+        return Event::File { file, message };
+    }
+    Event::Other(message)
+}

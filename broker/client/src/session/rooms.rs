@@ -1,0 +1,281 @@
+//! The rooms that a session has used: looked up once, verified, and looked at again when a notice, a
+//! reconnection or an unknown frame says so. Fetches keys.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+use unibus_proto::control::{
+    FormerMember, KeyReply, MemberRecord, Policy, RoomId, RoomRecord, RoomSubject, SealedKey,
+};
+
+use super::{Inner, Session};
+use crate::control::Ask;
+use crate::error::Error;
+use crate::event::MembershipChange;
+use crate::room::Known;
+use crate::rooms::room_key::{KeySlot, RoomKey};
+use crate::rooms::roster::Member;
+
+/// Changes that a slow subscriber may be behind; it looks at the room itself when it missed some.
+const CHANGES_MAX: usize = 256;
+/// A frame that can't be read makes the session look again at most this often.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Something that subscribers of a room are told.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Membership(MembershipChange),
+    /// The server's words.
+    Gone(String),
+}
+
+/// A room in use.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) id: RoomId,
+    known: Mutex<Option<Known>>,
+    /// One look at a time; when the last one was.
+    looking: tokio::sync::Mutex<Option<Instant>>,
+    changes: broadcast::Sender<Change>,
+    /// One new key at a time: whoever waits may find that it was made.
+    pub(super) rekeying: tokio::sync::Mutex<()>,
+    /// Notices about the room are followed.
+    pub(super) followed: std::sync::atomic::AtomicBool,
+}
+
+impl Room {
+    fn new(id: RoomId) -> Self {
+        Self {
+            id,
+            known: Mutex::new(None),
+            looking: tokio::sync::Mutex::new(None),
+            changes: broadcast::channel(CHANGES_MAX).0,
+            rekeying: tokio::sync::Mutex::new(()),
+            followed: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// What is known of the room. Only after [`Inner::room`] has looked.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Known) -> T) -> Result<T, Error> {
+        self.known.lock().as_mut().map(look).ok_or(Error::Closed)
+    }
+
+    pub(super) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn tell(&self, change: Change) {
+        // Nobody may be listening.
+        drop(self.changes.send(change));
+    }
+
+    pub(super) fn policy(&self) -> Result<(Policy, RoomSubject), Error> {
+        self.with(|known| (known.record.policy, known.record.subject.clone()))
+    }
+}
+
+/// A room as this session has verified it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RoomInfo {
+    /// Its record, signed by its owner.
+    pub record: RoomRecord,
+    /// Its members, each admitted by the owner, by endpoint.
+    pub members: Vec<Member>,
+    /// Whom the server calls members and nobody has admitted.
+    pub invented: Vec<crate::rooms::roster::Invented>,
+}
+
+impl Session {
+    /// A room and its members, asked anew and verified.
+    ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// let info = session.room_info(&room).await?;
+    /// println!("{} members, epoch {}", info.members.len(), info.record.epoch);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Roster`] where the room can't be trusted, and as every call.
+    pub async fn room_info(&self, room: &RoomId) -> Result<RoomInfo, Error> {
+        let room = self.inner.entry(room);
+        self.inner.look(&room).await?;
+        room.with(|known| RoomInfo {
+            record: known.record.clone(),
+            members: known.roster.members().cloned().collect(),
+            invented: known.roster.invented().to_vec(),
+        })
+    }
+}
+
+impl Session {
+    /// The key of an epoch of a room, for applications that keep keys themselves, such as backups of
+    /// history. Whoever has it reads that epoch.
+    ///
+    /// # Errors
+    /// [`Error::NoKey`] where there is none for this identity.
+    pub async fn room_key(&self, room: &RoomId, epoch: u64) -> Result<RoomKey, Error> {
+        let room = self.inner.room(room).await?;
+        self.inner.key(&room, epoch).await
+    }
+}
+
+impl Inner {
+    /// The room's entry, looked up or not.
+    pub(super) fn entry(&self, id: &RoomId) -> Arc<Room> {
+        let mut rooms = self.rooms.lock();
+        let room = rooms
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(Room::new(id.clone())));
+        Arc::clone(room)
+    }
+
+    /// A room that has been looked at and verified.
+    pub(super) async fn room(&self, id: &RoomId) -> Result<Arc<Room>, Error> {
+        let room = self.entry(id);
+        if room.known.lock().is_none() {
+            self.look(&room).await?;
+        }
+        Ok(room)
+    }
+
+    /// Asks for the room's record and members, verifies them, tells what has changed, and fetches the
+    /// current key.
+    pub(super) async fn look(&self, room: &Room) -> Result<(), Error> {
+        let mut last = room.looking.lock().await;
+        let outcome = self.look_alone(room).await;
+        *last = Some(Instant::now());
+        drop(last);
+        if let Err(error) = &outcome {
+            self.tell_trouble(room, error);
+        }
+        outcome
+    }
+
+    /// Looks again unless that happened a moment ago.
+    pub(super) async fn look_if_stale(&self, room: &Room) -> Result<(), Error> {
+        let fresh = matches!(*room.looking.lock().await, Some(last) if last.elapsed() < LOOK_PAUSE);
+        if fresh { Ok(()) } else { self.look(room).await }
+    }
+
+    fn tell_trouble(&self, room: &Room, error: &Error) {
+        match error {
+            Error::Refused { status: 403, words } => {
+                self.rooms.lock().remove(&room.id);
+                room.tell(Change::Gone(words.clone()));
+            }
+            Error::Roster(error) => {
+                room.tell(Change::Membership(MembershipChange::Untrusted(
+                    error.clone(),
+                )));
+            }
+            _ => {}
+        }
+    }
+
+    async fn look_alone(&self, room: &Room) -> Result<(), Error> {
+        let id = &room.id;
+        let record: RoomRecord = self.control.call(Ask::get(format!("/rooms/{id}"))).await?;
+        let members = Ask::get(format!("/rooms/{id}/members"));
+        let members: Vec<MemberRecord> = self.control.call(members).await?;
+        if record.id != *id {
+            return Err(crate::rooms::roster::RosterError::RoomSignature.into());
+        }
+        let (epoch, encrypted) = (record.epoch, record.policy.encrypted);
+        let changes = {
+            let mut known = room.known.lock();
+            match known.as_mut() {
+                Some(known) => known.update(record, &members)?,
+                None => {
+                    let (first, changes) = Known::first(record, &members)?;
+                    *known = Some(first);
+                    changes
+                }
+            }
+        };
+        if !changes.is_empty() {
+            room.with(|known| known.keyless.clear())?;
+        }
+        for change in changes {
+            room.tell(Change::Membership(change));
+        }
+        if encrypted {
+            match self.key(room, epoch).await {
+                // Invited to an older epoch, or admitted by nobody: reading says so.
+                Ok(_) | Err(Error::NoKey { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of an epoch: the one that is kept, or the one that the server keeps sealed.
+    pub(super) async fn key(&self, room: &Room, epoch: u64) -> Result<RoomKey, Error> {
+        let no_key = |words: String| Error::NoKey {
+            room: room.id.clone(),
+            epoch,
+            words,
+        };
+        let kept = room.with(|known| {
+            let kept = known.keys.key(epoch).cloned();
+            let future = epoch > known.record.epoch;
+            (kept, known.keyless.contains(&epoch) || future)
+        })?;
+        match kept {
+            (Some(key), _) => return Ok(key),
+            (None, true) => return Err(no_key("the server has none".into())),
+            (None, false) => {}
+        }
+        let me = self.endpoint();
+        let uri = format!("/rooms/{}/key?endpoint={me}&epoch={epoch}", room.id);
+        let reply: KeyReply = match self.control.call(Ask::get(uri)).await {
+            Ok(reply) => reply,
+            Err(Error::Refused { status: 403, words }) => {
+                room.with(|known| known.keyless.insert(epoch))?;
+                return Err(no_key(words));
+            }
+            Err(error) => return Err(error),
+        };
+        let owner = room.with(|known| known.roster.owner().clone())?;
+        if reply.key.sealer != owner.endpoint {
+            return Err(no_key(format!("{} may not seal it", reply.key.sealer)));
+        }
+        let slot = KeySlot {
+            room: &room.id,
+            epoch,
+            recipient: me,
+        };
+        let sealed = SealedKey {
+            sealed_key: reply.key.sealed_key,
+            signature: reply.key.sealer_signature,
+        };
+        let key = slot.open(&sealed, self.identity.agreement(), &owner.sign_pub)?;
+        room.with(|known| known.keys.insert(epoch, key.clone()))?;
+        Ok(key)
+    }
+
+    /// Asks who has left, so that what they said before can be verified.
+    pub(super) async fn look_for_former(&self, room: &Room) -> Result<(), Error> {
+        let ask = Ask::get(format!("/rooms/{}/members/former", room.id));
+        let former: Vec<FormerMember> = match self.control.call(ask).await {
+            Ok(former) => former,
+            // An older server keeps no record of those who left.
+            Err(Error::Refused { status: 404, .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        room.with(|known| known.take_former(&former))
+    }
+
+    /// Looks at every room in use.
+    pub(super) async fn look_again(&self) {
+        let rooms: Vec<Arc<Room>> = self.rooms.lock().values().cloned().collect();
+        for room in rooms {
+            if let Err(error) = self.look(&room).await {
+                tracing::debug!(room = %room.id, %error, "looking again");
+            }
+        }
+    }
+}
