@@ -322,6 +322,32 @@ fn a_pinned_client_gets_everything_until_it_is_gone() {
 }
 
 #[test]
+fn the_rest_of_the_request_that_brought_the_pin_goes_with_it() {
+    let pinned = ConsumerConfig {
+        priority_groups: vec!["A".into()],
+        priority_policy: "pinned_client".into(),
+        priority_timeout: 10 * SECOND as i64,
+        ..pull_config()
+    };
+    let mut host = with(2, pinned);
+    let of = |messages: i64| PullRequest {
+        group: "A".into(),
+        ..batch(messages)
+    };
+    assert_eq!(host.pull(&of(5), "x"), None);
+    assert_eq!(host.pull(&of(5), "y"), None);
+    let told = host.all();
+    assert!(told.contains(&"x 2#2 +0".to_owned()), "{told:?}");
+    assert!(host.cursor.handle_unpin("A", host.bench.now));
+    for _ in 0..5 {
+        host.bench.publish("a.1", &[], "");
+    }
+    let told = host.all();
+    let to = |who: &str| told.iter().filter(|event| event.starts_with(who)).count();
+    assert_eq!((to("y "), to("x ")), (5, 0), "{told:?}");
+}
+
+#[test]
 fn urgent_requests_go_first() {
     let prioritized = ConsumerConfig {
         priority_groups: vec!["A".into()],

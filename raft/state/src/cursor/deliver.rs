@@ -133,8 +133,10 @@ impl ConsumerCursor {
             |request| groups::judge(policy, pin, request),
             &mut self.statuses,
         )?;
+        // The rest of a request that shows no pin belongs to the pin that its first message brings.
+        let pin = self.pin_for_delivery();
         self.waiting
-            .serve(at, size, self.now_ns, &mut self.statuses)
+            .serve(at, size, pin, self.now_ns, &mut self.statuses)
     }
 
     fn deliver(&mut self, view: &MessageView<'_>, next: Next, size: u64, to: Bytes) -> Delivery {

@@ -2,6 +2,7 @@
 //! one message each; a prioritized consumer serves the most urgent ones first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use unibus_proto::jetstream::pull::PullRequest;
@@ -228,6 +229,7 @@ impl Waiting {
         &mut self,
         at: usize,
         size: u64,
+        pin: Option<Arc<str>>,
         now_ns: u64,
         out: &mut Statuses,
     ) -> Option<Bytes> {
@@ -235,6 +237,9 @@ impl Waiting {
         let reply = request.reply.clone();
         request.left -= 1;
         request.served += 1;
+        if let Some(pin) = pin {
+            request.pin = pin.to_string();
+        }
         if let Some(left) = &mut request.bytes_left {
             *left = left.saturating_sub(size);
             if *left == 0 {
