@@ -5,7 +5,7 @@ use std::fs;
 use crate::tree::{Source, sources, workspace};
 
 /// A folder, and the crates its source must not name.
-const BANS: [(&str, &[&str]); 6] = [
+const BANS: [(&str, &[&str]); 7] = [
     (
         "broker/proto/src/",
         &[
@@ -40,6 +40,15 @@ const BANS: [(&str, &[&str]); 6] = [
             "hyper",
             "sled",
             "openraft",
+        ],
+    ),
+    (
+        "broker/cli/src/",
+        &[
+            "unibus_broker",
+            "unibus_state",
+            "unibus_raft",
+            "unibus_node",
         ],
     ),
     (

@@ -1,0 +1,56 @@
+//! `bench`: that it does what it was told and counts it; how fast is not asked.
+
+use crate::world::World;
+
+#[tokio::test]
+async fn every_mode_does_what_it_was_told_and_leaves_nothing() -> anyhow::Result<()> {
+    let world = World::with_node(&[]).await?;
+    let phases = async |line: &str| {
+        let json = world.run(&format!("bench {line} --json")).await.json();
+        let all = json.as_array().unwrap().clone();
+        all.into_iter()
+            .map(|phase| {
+                assert!(phase["msgs_per_s"].as_f64().unwrap() > 0.0, "{phase}");
+                let name = phase["phase"].as_str().unwrap().to_owned();
+                (name, phase["messages"].as_u64().unwrap(), phase)
+            })
+            .collect::<Vec<_>>()
+    };
+    let run = phases("pub --msgs 2000 --clients 2 --subs 2").await;
+    assert_eq!((run[0].0.as_str(), run[0].1), ("pub", 2000));
+    assert_eq!((run[1].0.as_str(), run[1].1), ("delivery", 4000));
+    assert!(run[1].2["latency_us"]["p99"].as_f64().unwrap() > 0.0);
+    let run = phases("request --msgs 300 --clients 3").await;
+    assert_eq!((run[0].0.as_str(), run[0].1), ("request", 300));
+    let run = phases("kv --msgs 200 --clients 2").await;
+    assert_eq!([run[0].1, run[1].1], [200, 200]);
+    let run = phases("stream --msgs 500 --in-flight 64").await;
+    assert_eq!([run[0].1, run[1].1], [500, 500]);
+    let run = phases("pub --msgs 1000000000 --time 200ms").await;
+    assert!(run[0].1 < 1_000_000_000);
+    assert_eq!(
+        world.run("stream ls --json").await.json(),
+        serde_json::json!([])
+    );
+
+    let table = world.run("bench request --msgs 50").await.done().out;
+    assert!(
+        table.starts_with("PHASE") && table.contains("request"),
+        "{table}"
+    );
+    world
+        .run("bench request nobody.serves --responders 0 --msgs 1")
+        .await
+        .refused(1, "no answer from nobody.serves");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_receiver_counts_what_others_publish() -> anyhow::Result<()> {
+    let world = World::with_node(&[]).await?;
+    let receiver = world.listening("bench sub load --msgs 500 --json").await?;
+    world.run("pub load x --count 500").await.done();
+    let counted = crate::world::ended(receiver).await.json();
+    assert_eq!(counted[0]["messages"], 500);
+    Ok(())
+}

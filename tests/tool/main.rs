@@ -1,0 +1,12 @@
+//! The program `unibus` against a real node: what it prints, what JSON it gives, the status it ends with,
+//! and what it says to mistakes.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bench;
+mod contexts;
+mod messages;
+mod objects;
+mod streams;
+mod values;
+mod world;

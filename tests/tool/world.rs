@@ -1,0 +1,169 @@
+//! A node, a home of its own, and the program run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Child;
+use unibus_testkit::{NodeProcess, PATIENCE};
+
+/// The program under test.
+const UNIBUS: &str = env!("CARGO_BIN_EXE_unibus");
+
+/// What a run of the program came to.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Run {
+    /// The run, if it worked.
+    #[track_caller]
+    pub(crate) fn done(self) -> Self {
+        assert_eq!(self.status, 0, "{self:?}");
+        self
+    }
+
+    /// The run, if it failed with this status and said this.
+    #[track_caller]
+    pub(crate) fn refused(self, status: i32, words: &str) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        assert!(self.err.contains(words), "{words:?} is not in {self:?}");
+        self
+    }
+
+    /// What it printed, as one JSON document.
+    #[track_caller]
+    pub(crate) fn json(self) -> Value {
+        let run = self.done();
+        serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {run:?}"))
+    }
+
+    /// What it printed, as one JSON document a line.
+    #[track_caller]
+    pub(crate) fn json_lines(self) -> Vec<Value> {
+        let run = self.done();
+        run.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {run:?}")))
+            .collect()
+    }
+}
+
+/// A folder that is the home of nobody else, perhaps with a node.
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) node: Option<NodeProcess>,
+}
+
+impl World {
+    /// Without a node.
+    pub(crate) fn alone() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            node: None,
+        }
+    }
+
+    /// With a node that is ready.
+    pub(crate) async fn with_node(args: &[&str]) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut node = NodeProcess::single(&node_binary()?, dir.path())?.with_args(args);
+        node.start()?;
+        node.ready(PATIENCE).await?;
+        Ok(Self {
+            dir,
+            node: Some(node),
+        })
+    }
+
+    /// Where a file of this home is.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Runs the program to its end; the words of `line` are its arguments.
+    pub(crate) async fn run(&self, line: &str) -> Run {
+        self.run_args(&line.split_whitespace().collect::<Vec<_>>(), b"")
+            .await
+    }
+
+    /// Runs the program to its end with these arguments and this on stdin.
+    pub(crate) async fn run_args(&self, args: &[&str], stdin: &[u8]) -> Run {
+        let mut child = self.start(args);
+        let mut pipe = child.stdin.take().unwrap();
+        let written = stdin.to_vec();
+        tokio::spawn(async move {
+            // A program that does not read its stdin closes it.
+            let _unread = pipe.write_all(&written).await;
+        });
+        ended(child).await
+    }
+
+    /// Starts the program; it is killed when the handle is dropped.
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
+        let mut command = tokio::process::Command::new(UNIBUS);
+        command
+            .args(args)
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        if let Some(node) = &self.node {
+            command.env("UNIBUS_SERVER", node.url());
+            command.env(
+                "UNIBUS_CONTROL",
+                format!("http://127.0.0.1:{}", node.http_port),
+            );
+        }
+        command.spawn().unwrap()
+    }
+
+    /// Starts the program and waits until it says on stderr that it is at work.
+    pub(crate) async fn listening(&self, line: &str) -> anyhow::Result<Child> {
+        use tokio::io::{AsyncBufReadExt, BufReader};
+        let mut child = self.start(&line.split_whitespace().collect::<Vec<_>>());
+        let mut err = BufReader::new(child.stderr.take().context("stderr")?).lines();
+        let said = tokio::time::timeout(PATIENCE, err.next_line()).await??;
+        let said = said.context("it said nothing")?;
+        let at_work = ["listening", "answering", "waiting", "watching"];
+        anyhow::ensure!(at_work.iter().any(|word| said.starts_with(word)), "{said}");
+        Ok(child)
+    }
+}
+
+/// Waits for a program's end.
+pub(crate) async fn ended(child: Child) -> Run {
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
+    let output = output.await.expect("the program does not end").unwrap();
+    Run {
+        status: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The node's program, which lies beside ours; built where only this package was.
+fn node_binary() -> anyhow::Result<PathBuf> {
+    let beside = Path::new(UNIBUS).with_file_name("unibus-node");
+    if beside.exists() {
+        return Ok(beside);
+    }
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--package", "unibus-node", "--bin", "unibus-node"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    anyhow::ensure!(build.status()?.success(), "unibus-node can't be built");
+    Ok(beside)
+}
