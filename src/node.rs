@@ -23,6 +23,7 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 use unibus_broker::{Broker, LameDuck};
 use unibus_proto::NodeId;
+use unibus_raft::OpenStore;
 
 use crate::access::static_users::{StaticAuthError, StaticUsers};
 use crate::access::{Directory, IdentityError};
@@ -142,7 +143,11 @@ impl Node {
     /// # Errors
     /// [`NodeError`]; nothing is left running.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
-        let id = parts::node_id(&config)?;
+        // Before anybody hears of this node: a damaged store makes it another one.
+        let opened = parts::open_store(&config).await?;
+        let id = opened
+            .as_ref()
+            .map_or_else(parts::passing_id, OpenStore::id);
         let listeners = Listeners::bind(&config).await?;
         let client = listeners.client_addr(&config)?;
         let Plane {
@@ -172,8 +177,8 @@ impl Node {
             slot: &slot,
             shutdown: &shutdown,
         };
-        let store = match &config.jetstream {
-            Some(_) => Some(Store::open(&config, &joins).await?),
+        let store = match opened {
+            Some(opened) => Some(Store::open(&config, opened, &joins).await?),
             None => None,
         };
         let parts = Parts {

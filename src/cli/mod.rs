@@ -5,7 +5,10 @@
 //! Exit status: 0 done, 1 it did not work, 2 the command or the configuration is wrong.
 
 mod admin;
+mod asker;
+mod backup;
 pub mod banner;
+mod cluster;
 mod health;
 mod link;
 mod local_tls;
@@ -14,6 +17,7 @@ mod notify;
 mod out;
 mod pki;
 mod quickstart;
+mod recover;
 mod run;
 mod snapshot;
 mod users;
@@ -41,7 +45,8 @@ Without a command, one node runs. Examples:
   unibus-node pki init --dir pki                 a CA for a cluster of your own
   unibus-node pki issue --dir pki --name a --host a.example
   unibus-node --routes a.example,b.example,c.example
-  unibus-node user add UABC… --role service --pub '>' --sub '>'";
+  unibus-node user add UABC… --role service --pub '>' --sub '>'
+  unibus-node cluster status";
 
 /// A secure NATS-compatible message bus: one binary on every host.
 #[derive(Debug, Parser)]
@@ -77,6 +82,14 @@ pub enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Move a membershipd database (SQLite) into the cluster: backup, write, compare
     MigrateToKv(Box<snapshot::MigrateArgs>),
+    /// See and change the members of the running cluster
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Save the state of the running cluster in a file; make a new cluster of one
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Say what is left of a damaged store, and make a new one of it when no majority can replace it
+    Recover(recover::RecoverArgs),
     /// Judge a configuration as starting would, and print what it means, without starting
     CheckConfig(Box<RunArgs>),
     /// Ask the node on this host whether it is well; status 0 if so
@@ -135,6 +148,9 @@ pub async fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::User(command)) => Box::pin(users::user(&command)).await,
         Some(Command::Snapshot(command)) => Box::pin(snapshot::snapshot(&command)).await,
         Some(Command::MigrateToKv(args)) => Box::pin(snapshot::migrate(&args)).await,
+        Some(Command::Cluster(command)) => Box::pin(cluster::cluster(&command)).await,
+        Some(Command::Backup(command)) => Box::pin(backup::backup(&command)).await,
+        Some(Command::Recover(args)) => recover::recover(&args),
         Some(Command::CheckConfig(args)) => check_config(&args),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Signal { command, pid_file }) => signal(&command, &pid_file),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use unibus_proto::NodeId;
-use unibus_raft::Replica;
+use unibus_raft::{Replica, StorageError};
 use unibus_state::command::StreamPut;
 use unibus_state::{
     Command, CommandBatch, ControlChange, ControlCheck, ControlRecord, EncodedBatch, Outcome,
@@ -189,8 +189,13 @@ impl Records {
                 });
             };
             // What is missing was overwritten since: the next look finds its successor.
-            let Ok(record) = self.replica.read_record(&at) else {
-                continue;
+            let record = match self.replica.read_record(&at) {
+                Ok(record) => record,
+                Err(StorageError::Missing { .. }) => continue,
+                Err(error) => {
+                    tracing::error!(%subject, %error, "a control record can't be read");
+                    return Err(StoreError::Damaged);
+                }
             };
             let value = value_of(record).map_err(|error| {
                 tracing::error!(%subject, %error, "a control record is damaged");
@@ -233,8 +238,13 @@ impl Records {
         })?;
         let mut listed = Vec::with_capacity(places.len());
         for (key, at) in places {
-            let Ok(record) = self.replica.read_record(&at) else {
-                return Ok(None);
+            let record = match self.replica.read_record(&at) {
+                Ok(record) => record,
+                Err(StorageError::Missing { .. }) => return Ok(None),
+                Err(error) => {
+                    tracing::error!(%key, %error, "a control record can't be read");
+                    return Err(StoreError::Damaged);
+                }
             };
             let key = key.strip_prefix(bucket.prefix()).unwrap_or(&key).to_owned();
             let value = value_of(record).map_err(|_| StoreError::Damaged)?;

@@ -11,7 +11,7 @@ use unibus_proto::NodeId;
 use unibus_proto::jetstream::config::add_server_metadata;
 use unibus_proto::jetstream::info::{ClusterInfo, PeerInfo, StreamInfo};
 use unibus_proto::jetstream::timestamp::Timestamp;
-use unibus_raft::{GroupId, Replica, RpcClass, Transport, TransportError};
+use unibus_raft::{GroupId, Replica, RpcClass, StorageError, Transport, TransportError};
 use unibus_state::{Location, State, StoredMessage, Stream};
 
 use super::JetStreamOptions;
@@ -36,6 +36,15 @@ pub(super) struct Core {
     pub(super) counters: Counters,
 }
 
+/// Why a stored message could not be read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Unread {
+    /// It was removed since its place was looked up.
+    Gone,
+    /// What is on this node's disk is not what was written. It is being fetched from the other nodes.
+    Damaged,
+}
+
 impl Core {
     pub(super) fn now() -> Timestamp {
         let since = SystemTime::now()
@@ -48,9 +57,16 @@ impl Core {
         self.replica.leadership().borrow().is_leader
     }
 
-    /// A stored message; `None` when it is gone or damaged.
-    pub(super) fn read_message(&self, place: &Location) -> Option<StoredMessage> {
-        Self::decode_message(self.read_record(place)?)
+    /// A stored message.
+    pub(super) fn read_message(&self, place: &Location) -> Result<StoredMessage, Unread> {
+        let record = self.replica.read_record(place).map_err(|error| {
+            tracing::warn!(%error, "a stored message can't be read");
+            match error {
+                StorageError::Missing { .. } => Unread::Gone,
+                _ => Unread::Damaged,
+            }
+        })?;
+        Self::decode_message(record).ok_or(Unread::Damaged)
     }
 
     /// The record of a stored message; `None` when it is gone.

@@ -22,21 +22,24 @@ pub(super) struct Told {
 /// Stores a dead letter and reports it to the engine. Repetitions are recognised by their
 /// `Nats-Msg-Id` within the receiving stream's duplicate window.
 pub(super) fn store(core: &Arc<Core>, key: Key, created_ns: u64, letter: DeadLetter) {
-    let call = core.read_message(&letter.location).and_then(|message| {
-        let id = format!("{}.{}.{created_ns}.{}", key.0, key.1, letter.seq);
-        let deliveries = letter.deliveries.to_string();
-        let mut data = Vec::new();
-        let fields = [
-            ("Nats-Dead-Letter-Stream", &*key.0),
-            ("Nats-Dead-Letter-Consumer", &*key.1),
-            ("Nats-Dead-Letter-Deliveries", deliveries.as_str()),
-            ("Nats-Msg-Id", id.as_str()),
-        ];
-        let header_len = text::set_headers(&mut data, &message.headers, &fields);
-        data.extend_from_slice(&message.payload);
-        core.ingest
-            .append(letter.subject.as_bytes(), header_len, &data)
-    });
+    let call = core
+        .read_message(&letter.location)
+        .ok()
+        .and_then(|message| {
+            let id = format!("{}.{}.{created_ns}.{}", key.0, key.1, letter.seq);
+            let deliveries = letter.deliveries.to_string();
+            let mut data = Vec::new();
+            let fields = [
+                ("Nats-Dead-Letter-Stream", &*key.0),
+                ("Nats-Dead-Letter-Consumer", &*key.1),
+                ("Nats-Dead-Letter-Deliveries", deliveries.as_str()),
+                ("Nats-Msg-Id", id.as_str()),
+            ];
+            let header_len = text::set_headers(&mut data, &message.headers, &fields);
+            data.extend_from_slice(&message.payload);
+            core.ingest
+                .append(letter.subject.as_bytes(), header_len, &data)
+        });
     let core = Arc::clone(core);
     tokio::spawn(async move {
         let stored = match call {

@@ -111,7 +111,7 @@ fn publish(core: &Core, turn: &[Again]) {
         if internal::is_subject(&again.subject) {
             continue;
         }
-        let Some(message) = core.read_message(&again.location) else {
+        let Ok(message) = core.read_message(&again.location) else {
             continue;
         };
         let place = DirectPlace {

@@ -11,7 +11,7 @@ use unibus_proto::jetstream::source::StreamSource;
 use unibus_state::command::{Command, CopiedMessage, CopyBatch};
 use unibus_state::{CopyRules, Location, Outcome, State, StoredMessage, Stream};
 
-use super::core::Core;
+use super::core::{Core, Unread};
 use super::text;
 
 /// Messages of one copy batch at most.
@@ -103,9 +103,12 @@ async fn copy(core: &Core, mut job: Job) -> bool {
         stream.is_some_and(|stream| stream.config().mirror.is_some())
     });
     for place in &job.places {
-        // Removed since it was found: not copied, like any message removed before its copy.
-        let Some(message) = core.read_message(place) else {
-            continue;
+        let message = match core.read_message(place) {
+            Ok(message) => message,
+            // Removed since it was found: not copied, like any message removed before its copy.
+            Err(Unread::Gone) => continue,
+            // Not lost: the batch is made again later.
+            Err(Unread::Damaged) => return false,
         };
         let renamed = rules.rename(&message.subject);
         let copied = if mirror {

@@ -22,8 +22,8 @@ use unibus_broker::{
 use unibus_proto::NodeId;
 use unibus_proto::permissions::Permissions;
 use unibus_raft::{
-    GroupId, InitializeError, Observer, Replica, ReplicaOptions, RpcClass, Transport,
-    TransportError,
+    GroupId, InitializeError, Observer, OnDamage, OpenStore, Replica, ReplicaOptions, RpcClass,
+    Transport, TransportError,
 };
 use unibus_state::{Effect, State};
 
@@ -89,8 +89,8 @@ impl Node {
 
     async fn start_in(dir: tempfile::TempDir) -> Self {
         let hooks = JetStreamHooks::new();
-        let id = Replica::node_id_in(dir.path()).unwrap();
-        let replica = soon(open(dir.path(), id, &hooks)).await;
+        let replica = soon(open(dir.path(), &hooks)).await;
+        let id = replica.id();
         match replica.initialize([(id, "n1".to_owned())].into()).await {
             Ok(()) | Err(InitializeError::NotPristine) => {}
             Err(error) => panic!("{error}"),
@@ -158,12 +158,14 @@ impl Node {
 }
 
 /// Opens the replica. The tasks of one that stopped a moment ago may still hold its folder.
-async fn open(dir: &Path, id: NodeId, hooks: &JetStreamHooks) -> Replica {
+async fn open(dir: &Path, hooks: &JetStreamHooks) -> Replica {
     loop {
         let observer = Arc::new(Watcher(hooks.clone()));
-        let options = ReplicaOptions::new(dir, "n1");
-        match Replica::start(options, id, Arc::new(Alone), observer).await {
-            Ok(replica) => return replica,
+        match OpenStore::open(ReplicaOptions::new(dir, "n1"), OnDamage::Refuse) {
+            Ok(store) => {
+                let started = Replica::start(store, Arc::new(Alone), observer).await;
+                return started.unwrap();
+            }
             Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -71,8 +71,11 @@ pub trait MeshHooks: Send + Sync + 'static {
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct PeerLocalStatus {
-    /// Whether its replica has state: it belongs to a cluster already.
+    /// Whether its replica has state: it belongs to a cluster already. A node that lost its state says
+    /// so too: nobody may form a cluster with it.
     pub initialized: bool,
+    /// Whether it lost its state and waits for its cluster to admit it.
+    pub rejoining: bool,
     /// `host:port` where clients reach it, for their lists of servers.
     pub client_urls: Vec<String>,
     /// Where other nodes are reached, as far as it knows: filled in by the mesh, where it learns
@@ -108,6 +111,8 @@ pub struct PeerStatus {
     pub posture: Posture,
     /// Whether its replica has state, as of its last status frame.
     pub initialized: bool,
+    /// Whether it waits to be admitted again, as of its last status frame.
+    pub rejoining: bool,
     /// Where clients reach it, as of its last status frame.
     pub client_urls: Vec<String>,
     /// Smoothed round-trip time.

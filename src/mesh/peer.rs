@@ -122,6 +122,7 @@ impl Peer {
             addr: self.addr,
             posture: self.hello.posture,
             initialized: told.initialized,
+            rejoining: told.rejoining,
             client_urls: told.client_urls,
             rtt: self.connection.rtt(),
             connected_for: self.since.elapsed(),

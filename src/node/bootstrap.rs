@@ -70,18 +70,31 @@ pub(super) fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
     }
 }
 
-/// The connected peers that the leader has to admit: they have no cluster, or hold no vote yet.
+/// A connected peer as the leader looks at it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stranger {
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    /// It belongs to a cluster, or did.
+    pub(super) initialized: bool,
+    /// It lost what it had and asks to be admitted.
+    pub(super) rejoining: bool,
+}
+
+/// The connected peers that the leader has to admit: they have no cluster, lost what they had of it, or
+/// hold no vote yet.
 pub(super) fn to_admit(
-    peers: &[(NodeId, String, bool)],
+    peers: &[Stranger],
     voters: &BTreeMap<NodeId, String>,
     learners: &BTreeMap<NodeId, String>,
 ) -> Vec<(NodeId, String)> {
     peers
         .iter()
-        .filter(|(id, _, initialized)| {
-            !voters.contains_key(id) && (!initialized || learners.contains_key(id))
+        .filter(|peer| {
+            let asks = !peer.initialized || peer.rejoining || learners.contains_key(&peer.id);
+            asks && !voters.contains_key(&peer.id)
         })
-        .map(|(id, name, _)| (*id, name.clone()))
+        .map(|peer| (peer.id, peer.name.clone()))
         .collect()
 }
 
@@ -143,14 +156,23 @@ mod tests {
     }
 
     #[test]
-    fn only_strangers_without_a_cluster_and_learners_are_admitted() {
-        let peers: Vec<_> = [(2, true), (3, false), (4, true), (5, true)]
-            .map(|(id, initialized)| (NodeId(id), format!("n{id}"), initialized))
-            .into();
+    fn strangers_without_a_cluster_learners_and_those_that_lost_theirs_are_admitted() {
+        let stranger = |(id, initialized, rejoining): (u64, bool, bool)| Stranger {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            initialized,
+            rejoining,
+        };
+        let peers = [
+            (2, true, false),
+            (3, false, false),
+            (4, true, false),
+            (5, true, false),
+            (6, true, true),
+        ];
+        let peers = peers.map(stranger);
         let admitted = to_admit(&peers, &members(&[1, 2]), &members(&[4]));
-        assert_eq!(
-            admitted,
-            [(NodeId(3), "n3".to_owned()), (NodeId(4), "n4".to_owned())]
-        );
+        let ids: Vec<u64> = admitted.iter().map(|(id, _)| id.0).collect();
+        assert_eq!(ids, [3, 4, 6]);
     }
 }

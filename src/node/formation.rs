@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use unibus_proto::NodeId;
 use unibus_raft::Replica;
 
-use super::bootstrap::{RouteView, Step, next_step, to_admit};
+use super::bootstrap::{RouteView, Step, Stranger, next_step, to_admit};
 use crate::mesh::{Mesh, RouteState};
 use crate::shutdown::Shutdown;
 
@@ -17,6 +17,11 @@ const REMINDER: Duration = Duration::from_secs(5);
 const BUDGET: Duration = Duration::from_secs(120);
 /// Longest time between two looks, in case a change went unnoticed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What a node waits for that lost its store.
+const LOST: &str = "this node lost its store, which is set aside in the folder damaged; the members that \
+                    are left will admit it once a majority of them is there. If no majority is left: \
+                    unibus-node recover --help";
 
 /// Runs until shutdown.
 pub(super) async fn run(replica: Replica, mesh: Arc<Mesh>, name: String, mut shutdown: Shutdown) {
@@ -42,7 +47,11 @@ async fn form(replica: &Replica, mesh: &Mesh, name: &str) {
         if status.initialized {
             return;
         }
-        match next_step(NodeId(status.node_id), name, &view(mesh)) {
+        let step = match status.rejoining {
+            true => Step::Wait(LOST.to_owned()),
+            false => next_step(NodeId(status.node_id), name, &view(mesh)),
+        };
+        match step {
             Step::Initialize(members) => {
                 let names: Vec<_> = members.values().cloned().collect();
                 match replica.initialize(members).await {
@@ -80,7 +89,12 @@ async fn admit_for_ever(replica: &Replica, mesh: &Mesh) {
             let peers: Vec<_> = mesh
                 .peers()
                 .into_iter()
-                .map(|p| (p.id, p.name, p.initialized))
+                .map(|p| Stranger {
+                    id: p.id,
+                    name: p.name,
+                    initialized: p.initialized,
+                    rejoining: p.rejoining,
+                })
                 .collect();
             for (id, name) in to_admit(&peers, &status.voters, &status.learners) {
                 match replica.admit(id, name.clone()).await {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use unibus_broker::BrokerOptions;
 use unibus_proto::NodeId;
-use unibus_raft::{Observer, Replica, ReplicaOptions, Transport};
+use unibus_raft::{Observer, OnDamage, OpenStore, Replica, ReplicaOptions, StartError, Transport};
 
 use super::listeners::Addresses;
 use super::wiring::{ReplicaSlot, RouteHooks};
@@ -18,19 +18,46 @@ use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 /// JetStream API level: TTLs and markers, nothing later yet.
 const API_LEVEL: u8 = 2;
 
-/// The node's id: kept in its data folder, or made for this process where nothing is kept.
-pub(super) fn node_id(config: &NodeConfig) -> Result<NodeId, NodeError> {
+/// The id of a node that keeps nothing: made for this process.
+pub(super) fn passing_id() -> NodeId {
+    let random: [u8; 8] = rand::random();
+    // 0 means "unknown" on the wire.
+    NodeId(u64::from_le_bytes(random).max(1))
+}
+
+/// Opens what the node has on disk; `None` where it stores nothing. A damaged store is replaced by the
+/// peers where there are any, and an error where there are none.
+pub(super) async fn open_store(config: &NodeConfig) -> Result<Option<OpenStore>, NodeError> {
     if config.jetstream.is_none() {
-        let random: [u8; 8] = rand::random();
-        // 0 means "unknown" on the wire.
-        return Ok(NodeId(u64::from_le_bytes(random).max(1)));
+        return Ok(None);
     }
     let path = &config.data_dir;
     std::fs::create_dir_all(path).map_err(|source| NodeError::DataDir {
         path: path.clone(),
         source,
     })?;
-    Ok(Replica::node_id_in(path)?)
+    let options = replica_options(config);
+    let on_damage = match config.cluster {
+        Some(_) => OnDamage::Rejoin,
+        None => OnDamage::Refuse,
+    };
+    let opening = tokio::task::spawn_blocking(move || OpenStore::open(options, on_damage));
+    let opened = opening
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+    Ok(Some(opened?))
+}
+
+fn replica_options(config: &NodeConfig) -> ReplicaOptions {
+    let mut options = ReplicaOptions::new(&config.data_dir, &config.server_name);
+    options.heartbeat = config.timing.heartbeat;
+    options.election_min = config.timing.election_min;
+    options.election_max = config.timing.election_max;
+    options.cache_bytes = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
+    if let Some(bytes) = config.limits.checkpoint_log_bytes {
+        options.checkpoint_log_bytes = bytes;
+    }
+    options
 }
 
 /// How strictly this node is run. `tls` speaks of the routes: what nodes ask of each other.
@@ -202,21 +229,12 @@ pub(super) async fn start_mesh(
 }
 
 pub(super) async fn start_replica(
-    config: &NodeConfig,
-    id: NodeId,
+    store: OpenStore,
     transport: &Arc<dyn Transport>,
     observer: Arc<dyn Observer>,
     slot: &ReplicaSlot,
 ) -> Result<Replica, NodeError> {
-    let mut options = ReplicaOptions::new(config.data_dir.join("store"), &config.server_name);
-    options.heartbeat = config.timing.heartbeat;
-    options.election_min = config.timing.election_min;
-    options.election_max = config.timing.election_max;
-    options.cache_bytes = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
-    if let Some(bytes) = config.limits.checkpoint_log_bytes {
-        options.checkpoint_log_bytes = bytes;
-    }
-    let replica = Replica::start(options, id, Arc::clone(transport), observer).await?;
+    let replica = Replica::start(store, Arc::clone(transport), observer).await?;
     slot.set(Some(replica.clone()));
     Ok(replica)
 }

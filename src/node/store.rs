@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use unibus_broker::Broker;
 use unibus_proto::NodeId;
-use unibus_raft::{Replica, Transport};
+use unibus_raft::{OpenStore, Replica, Transport};
 
 use super::wiring::{Alone, ReplicaSlot, StateObserver};
 use super::{NodeError, STOP_PATIENCE, authority, formation, parts, readiness};
@@ -20,6 +20,7 @@ use crate::control::buckets;
 use crate::control::follow::Follower;
 use crate::jetstream::{JetStream, JetStreamHooks};
 use crate::mesh::Mesh;
+use crate::operate;
 use crate::shutdown::Shutdown;
 
 /// How often it is looked whether the store has failed.
@@ -55,8 +56,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens it and starts what serves it; elections and replay may still be going on.
-    pub(super) async fn open(config: &NodeConfig, joins: &Joins<'_>) -> Result<Self, NodeError> {
+    /// Starts it on what was opened, and what serves it; elections and replay may still be going on.
+    pub(super) async fn open(
+        config: &NodeConfig,
+        opened: OpenStore,
+        joins: &Joins<'_>,
+    ) -> Result<Self, NodeError> {
         let transport: Arc<dyn Transport> = match joins.mesh {
             Some(mesh) => Arc::clone(mesh) as _,
             None => Arc::new(Alone),
@@ -72,8 +77,7 @@ impl Store {
             replica: Arc::clone(joins.slot),
         });
         let observing = Arc::clone(&observer) as _;
-        let replica =
-            parts::start_replica(config, joins.id, &transport, observing, joins.slot).await?;
+        let replica = parts::start_replica(opened, &transport, observing, joins.slot).await?;
         replica.with_state(|state| observer.resync(state, &replica));
         let options = parts::jetstream_options(config);
         let jetstream = JetStream::start(
@@ -91,6 +95,12 @@ impl Store {
             slot: Arc::clone(joins.slot),
             tasks: Vec::new(),
         };
+        operate::start(operate::Parts {
+            broker: joins.broker.clone(),
+            replica: store.replica.clone(),
+            mesh: joins.mesh.cloned(),
+            cluster_name: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
+        });
         store.follow_cluster(config, joins);
         store.form(config, joins).await?;
         Ok(store)
@@ -162,6 +172,7 @@ impl Store {
             return Ok(());
         }
         let missing = match self.replica.status() {
+            status if status.rejoining => "the node lost its store and waits to be admitted again",
             status if !status.initialized => "the node belongs to no cluster yet",
             status if !status.has_quorum => "there is no quorum",
             _ => "the node is still catching up",

@@ -67,10 +67,12 @@ impl MeshHooks for RouteHooks {
     fn local_status(&self) -> PeerLocalStatus {
         // Until its store is open nobody knows whether this node has state. Peers without any must
         // not form a cluster beside one that it may belong to, so unknown means "it has".
-        let replica = self.replica.get();
-        let initialized = replica.is_none_or(|replica| replica.status().initialized);
+        let status = self.replica.get().map(|replica| replica.status());
         PeerLocalStatus {
-            initialized,
+            initialized: status
+                .as_ref()
+                .is_none_or(|status| status.initialized || status.rejoining),
+            rejoining: status.is_some_and(|status| status.rejoining),
             client_urls: self.client_urls.clone(),
             routes: Vec::new(),
         }

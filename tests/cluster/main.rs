@@ -5,6 +5,7 @@ mod boot;
 mod consumers;
 mod failover;
 mod messages;
+mod operate;
 mod stores;
 mod streams;
 mod system;

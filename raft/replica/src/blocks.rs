@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use unibus_state::{BlockId, BlockSink, Location, StreamUid};
+use unibus_state::{BlockId, BlockSink, Location, StreamUid, first_damaged};
 
 use crate::errors::StorageError;
 
@@ -62,16 +62,36 @@ impl BlockStore {
         })
     }
 
-    /// The record at `at`: from the cache, else from its file.
+    /// The record at `at`: from the cache, else from its file, where its checksum is checked.
     pub(crate) fn read(&self, at: &Location) -> Result<Bytes, StorageError> {
         let key = (at.stream.0, at.block.0);
         if let Some(bytes) = self.cache.lock().get(key, at.offset, at.len) {
             return Ok(bytes);
         }
+        let record = self.read_range(key, at.offset, at.len)?;
+        if first_damaged(&record).is_some() {
+            return Err(StorageError::Damaged {
+                path: self.path(key),
+                reason: format!(
+                    "the checksum of the record at byte {} does not match",
+                    file_bytes(at.offset)
+                ),
+            });
+        }
+        Ok(record)
+    }
+
+    /// Bytes of a block's file as they are, by place in the state's terms.
+    pub(crate) fn read_range(
+        &self,
+        key: BlockKey,
+        offset: u32,
+        len: u32,
+    ) -> Result<Bytes, StorageError> {
         let missing = || StorageError::Missing {
             stream: key.0,
             block: key.1,
-            offset: at.offset,
+            offset,
         };
         let path = self.path(key);
         let file = self.file(key, false).map_err(|error| {
@@ -81,12 +101,80 @@ impl BlockStore {
                 StorageError::io("open", &path)(error)
             }
         })?;
-        let mut record = vec![0u8; at.len as usize];
-        match file.read_exact_at(&mut record, HEADER_BYTES + u64::from(at.offset)) {
-            Ok(()) => Ok(Bytes::from(record)),
+        let mut bytes = vec![0u8; len as usize];
+        match file.read_exact_at(&mut bytes, HEADER_BYTES + u64::from(offset)) {
+            Ok(()) => Ok(Bytes::from(bytes)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(missing()),
             Err(error) => Err(StorageError::io("read", path)(error)),
         }
+    }
+
+    /// Bytes of a block's file, header included.
+    pub(crate) fn file_len(&self, key: BlockKey) -> Result<u64, StorageError> {
+        let path = self.path(key);
+        let meta = fs::metadata(&path).map_err(StorageError::io("inspect", path))?;
+        Ok(meta.len())
+    }
+
+    /// The first `len` bytes of a block.
+    pub(crate) fn read_prefix(&self, key: BlockKey, len: u32) -> Result<Vec<u8>, StorageError> {
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(self.read_range(key, 0, len)?.into())
+    }
+
+    /// Where the first `len` bytes of a block stop being what was written: at the start of the first
+    /// record that is not whole, or at 0 where the file's header is not. `None`: they are all right.
+    pub(crate) fn check(&self, key: BlockKey, len: u32) -> Result<Option<u32>, StorageError> {
+        let path = self.path(key);
+        // Opened anew: a file that was removed must not look well because somebody has it open.
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
+            Err(error) => return Err(StorageError::io("open", path)(error)),
+        };
+        let wanted = usize::try_from(file_bytes(len)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(wanted);
+        file.take(file_bytes(len))
+            .read_to_end(&mut bytes)
+            .map_err(StorageError::io("read", &path))?;
+        let Some((head, body)) = bytes.split_at_checked(header(key.0).len()) else {
+            return Ok(Some(0));
+        };
+        if let Some(found) = newer_format(head) {
+            return Err(StorageError::Format {
+                path,
+                found,
+                supported: FORMAT,
+            });
+        }
+        if head != header(key.0) {
+            return Ok(Some(0));
+        }
+        let bad = first_damaged(body).or_else(|| (bytes.len() < wanted).then_some(body.len()));
+        Ok(bad.map(|at| u32::try_from(at).unwrap_or(u32::MAX)))
+    }
+
+    /// Writes bytes where they belong, the header too, and syncs them. Makes the file if it is missing.
+    pub(crate) fn patch(
+        &self,
+        key: BlockKey,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<(), StorageError> {
+        let path = self.path(key);
+        if !path.exists() {
+            self.files.lock().close(key);
+        }
+        self.file(key, true)
+            .and_then(|file| {
+                file.write_all_at(&header(key.0), 0)?;
+                file.write_all_at(bytes, HEADER_BYTES + u64::from(offset))?;
+                file.sync_all()
+            })
+            .map_err(StorageError::io("mend", &path))?;
+        sync_dir(&self.folder(key.0))
     }
 
     /// Bytes in the cache.
@@ -206,12 +294,31 @@ impl BlockStore {
         Ok(())
     }
 
+    /// Path of a block's file in a store's folder of blocks.
+    pub(crate) fn name(key: BlockKey) -> PathBuf {
+        PathBuf::from(format!("{:016x}", key.0)).join(format!("{:08x}.blk", key.1))
+    }
+
+    /// Copies the file at `from` to the place of the block.
+    pub(crate) fn copy_in(&self, key: BlockKey, from: &Path) -> Result<(), StorageError> {
+        let folder = self.folder(key.0);
+        fs::create_dir_all(&folder).map_err(StorageError::io("create", &folder))?;
+        fs::copy(from, self.path(key)).map_err(StorageError::io("copy", from))?;
+        Ok(())
+    }
+
+    /// What the file of a block starts with.
+    pub(crate) fn header(&self, key: BlockKey) -> [u8; HEADER_BYTES as usize] {
+        header(key.0)
+    }
+
     fn folder(&self, stream: u64) -> PathBuf {
         self.root.join(format!("{stream:016x}"))
     }
 
-    fn path(&self, key: BlockKey) -> PathBuf {
-        self.folder(key.0).join(format!("{:08x}.blk", key.1))
+    /// The file of a block.
+    pub(crate) fn path(&self, key: BlockKey) -> PathBuf {
+        self.root.join(Self::name(key))
     }
 
     fn file(&self, key: BlockKey, create: bool) -> io::Result<Arc<File>> {
@@ -254,6 +361,15 @@ fn header(stream: u64) -> [u8; HEADER_BYTES as usize] {
     header[4..8].copy_from_slice(&FORMAT.to_le_bytes());
     header[8..].copy_from_slice(&stream.to_le_bytes());
     header
+}
+
+/// The format in a header that is whole but for it, if it is one to come.
+fn newer_format(head: &[u8]) -> Option<u32> {
+    let (magic, rest) = head.split_first_chunk::<4>()?;
+    let (format, _) = rest.split_first_chunk::<4>()?;
+    let format = u32::from_le_bytes(*format);
+    // A flipped bit of a 1 is not taken for a version: versions are small and follow one another.
+    (magic == MAGIC && format == FORMAT + 1).then_some(format)
 }
 
 /// Bytes of a block file that a manifest entry of `len` covers, header included.
@@ -539,6 +655,17 @@ mod tests {
         }
     }
 
+    /// A record with this payload and nothing else (`unibus_state::record`).
+    fn record(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0u8; 32];
+        bytes[4..8].copy_from_slice(&(32 + payload.len() as u32).to_le_bytes());
+        bytes[8] = 1;
+        bytes.extend_from_slice(payload);
+        let crc = crc32fast::hash(&bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
     fn write(store: &BlockStore, records: &[(Location, &[u8])]) {
         let mut writer = store.writer();
         for (at, record) in records {
@@ -553,14 +680,15 @@ mod tests {
         for cache_bytes in [0, 1 << 20] {
             let dir = tempfile::tempdir().unwrap();
             let store = BlockStore::open(dir.path().join("b"), cache_bytes).unwrap();
-            let (a, b, c) = (at(1, 0, 0, 3), at(1, 0, 3, 4), at(2, 7, 100, 2));
-            write(&store, &[(a, b"one"), (c, b"xy"), (b, b"four")]);
-            assert_eq!(store.read(&a).unwrap(), "one");
-            assert_eq!(store.read(&b).unwrap(), "four");
-            assert_eq!(store.read(&c).unwrap(), "xy");
-            assert_eq!(store.cached_bytes(), if cache_bytes == 0 { 0 } else { 9 });
+            let (one, four, xy) = (record(b"one"), record(b"four"), record(b"xy"));
+            let (a, b, c) = (at(1, 0, 0, 35), at(1, 0, 35, 36), at(2, 7, 100, 34));
+            write(&store, &[(a, &one), (c, &xy), (b, &four)]);
+            assert_eq!(store.read(&a).unwrap(), one);
+            assert_eq!(store.read(&b).unwrap(), four);
+            assert_eq!(store.read(&c).unwrap(), xy);
+            assert_eq!(store.cached_bytes(), if cache_bytes == 0 { 0 } else { 105 });
             assert!(matches!(
-                store.read(&at(1, 0, 50, 3)),
+                store.read(&at(1, 0, 500, 3)),
                 Err(StorageError::Missing { .. })
             ));
         }
@@ -570,28 +698,70 @@ mod tests {
     fn dropped_files_go_only_when_the_cut_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let store = BlockStore::open(dir.path().join("b"), 0).unwrap();
-        let (a, b) = (at(1, 0, 0, 3), at(1, 1, 0, 3));
-        write(&store, &[(a, b"one"), (b, b"two")]);
+        let (one, two) = (record(b"one"), record(b"two"));
+        let (a, b) = (at(1, 0, 0, 35), at(1, 1, 0, 35));
+        write(&store, &[(a, &one), (b, &two)]);
         let mut writer = store.writer();
         writer.drop_block(StreamUid(1), BlockId(0));
         writer.publish();
         writer.write_out().unwrap();
         let cut = store.cut();
         store.sync(&cut).unwrap();
-        assert_eq!(store.read(&a).unwrap(), "one");
+        assert_eq!(store.read(&a).unwrap(), one);
         store.remove_dropped(&cut);
         assert!(store.read(&a).is_err());
-        assert_eq!(store.read(&b).unwrap(), "two");
+        assert_eq!(store.read(&b).unwrap(), two);
     }
 
     #[test]
     fn retain_deletes_what_is_not_live() {
         let dir = tempfile::tempdir().unwrap();
         let store = BlockStore::open(dir.path().join("b"), 0).unwrap();
-        let (a, b) = (at(1, 0, 0, 3), at(2, 0, 0, 3));
-        write(&store, &[(a, b"one"), (b, b"two")]);
+        let (one, two) = (record(b"one"), record(b"two"));
+        let (a, b) = (at(1, 0, 0, 35), at(2, 0, 0, 35));
+        write(&store, &[(a, &one), (b, &two)]);
         store.retain(&BTreeSet::from([(2, 0)])).unwrap();
         assert!(store.read(&a).is_err());
-        assert_eq!(store.read(&b).unwrap(), "two");
+        assert_eq!(store.read(&b).unwrap(), two);
+    }
+
+    #[test]
+    fn a_block_that_is_not_what_was_written_is_found_and_mended_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlockStore::open(dir.path().join("b"), 0).unwrap();
+        let (one, two) = (record(b"one"), record(b"two"));
+        let (a, b) = (at(1, 0, 0, 35), at(1, 0, 35, 35));
+        write(&store, &[(a, &one), (b, &two)]);
+        let key = (1, 0);
+        assert_eq!(store.check(key, 70).unwrap(), None);
+        let path = store.path(key);
+        let whole = fs::read(&path).unwrap();
+        let link = dir.path().join("link");
+        fs::hard_link(&path, &link).unwrap();
+        for at in 0..whole.len() {
+            let mut bad = whole.clone();
+            bad[at] ^= 0x20;
+            fs::write(&path, &bad).unwrap();
+            let expected = if at < 16 + 35 { 0 } else { 35 };
+            assert_eq!(store.check(key, 70).unwrap(), Some(expected), "{at}");
+            store
+                .patch(key, expected, &whole[16 + expected as usize..])
+                .unwrap();
+            assert_eq!(store.check(key, 70).unwrap(), None);
+            assert_eq!(
+                fs::read(&link).unwrap(),
+                whole,
+                "what shares it is mended too"
+            );
+        }
+        assert!(matches!(store.check(key, 71).unwrap(), Some(70)));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(store.check(key, 70).unwrap(), Some(0));
+        store.patch(key, 0, &whole[16..]).unwrap();
+        assert_eq!(store.read(&b).unwrap(), two);
+        assert!(matches!(
+            store.read(&at(1, 0, 36, 34)),
+            Err(StorageError::Damaged { .. })
+        ));
     }
 }

@@ -3,7 +3,6 @@
 //! the snapshot's final name, and nothing is deleted before that.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use unibus_state::{BlockMeta, RowOp, State};
 
-use crate::blocks::{BlockCut, BlockKey, BlockStore, file_bytes};
+use crate::blocks::{BlockCut, BlockKey, BlockStore, file_bytes, remove_quietly};
 use crate::codec;
-use crate::errors::{StartError, StorageError};
+use crate::errors::StorageError;
 use crate::manifest::{BlockEntry, FileEntry, Manifest};
-use crate::rows::{RowStore, read_rows_file, write_rows_file};
-use crate::snapshot::{PartialSnapshot, SnapshotDir, open_newest, verify};
+use crate::quarantine::Quarantine;
+use crate::rows::{RowStore, read_hashing, read_rows_file, write_rows_file};
+use crate::snapshot::{Newest, PartialSnapshot, SnapshotDir, verify};
 use crate::types::SnapshotMeta;
 
 /// Folder of the snapshots in the data folder.
@@ -63,13 +63,8 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Deletes the block files that the checkpoint does not name: they are of entries that the log
-    /// holds. So the log must go on where the checkpoint ends; if it was purged beyond that, nothing
-    /// is touched. Without a checkpoint the files stay: they may be all that is left.
-    pub(crate) fn sweep(&self, purged: u64) -> Result<(), StartError> {
-        let checkpoint = self.meta.last_log_id.map_or(0, |id| id.index);
-        if purged > checkpoint {
-            return Err(StartError::Gap { purged, checkpoint });
-        }
+    /// holds. Without a checkpoint the files stay: they may be all that is left.
+    pub(crate) fn sweep(&self) -> Result<(), StorageError> {
         if !self.is_empty {
             let live = live_keys(&self.state.live_blocks());
             self.store.blocks.retain(&live)?;
@@ -79,39 +74,79 @@ impl Opened {
 }
 
 impl CheckpointStore {
-    /// Opens the newest state that is on disk: sled's rows, or the newest snapshot if it is newer
-    /// (an install was interrupted) or if sled does not open.
+    /// Looks at what is on disk and says what can't be mended here. Changes nothing but the database,
+    /// which finishes its own recovery when it opens.
+    ///
+    /// The newest snapshot is what counts. sled is a second copy of its rows, believed only where their
+    /// digest is the one in the manifest; either copy mends the other.
+    pub(crate) fn look(data_dir: &Path, sled_cache_bytes: u64) -> Result<Looked, StorageError> {
+        let newest = Newest::find(&data_dir.join(SNAPSHOTS))?;
+        let rows_dir = data_dir.join(ROWS);
+        let (rows, fault) = match open_rows(&rows_dir, sled_cache_bytes) {
+            Ok(rows) => (Some(rows), None),
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let mut looked = Looked {
+            newest,
+            rows,
+            fault,
+            state: None,
+        };
+        if let Some(snapshot) = &looked.newest.snapshot
+            && let Some(rows) = &looked.rows
+        {
+            match guarded(|| read_copy(rows, snapshot)) {
+                Ok(Copy::Same(state)) => looked.state = Some((*state)?),
+                Ok(Copy::Other) => {}
+                Ok(Copy::Damaged) => {
+                    looked.fault = Some("its rows are not those of the snapshot".to_owned());
+                }
+                Err(error) => looked.fault = Some(error.to_string()),
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Opens the newest state, mending or setting aside what [`CheckpointStore::look`] found.
     pub(crate) fn open(
         data_dir: &Path,
         blocks: Arc<BlockStore>,
-        sled_cache_bytes: u64,
+        looked: Looked,
+        options: &CheckpointOptions,
     ) -> Result<Opened, StorageError> {
         let snapshots = data_dir.join(SNAPSHOTS);
         let rows_dir = data_dir.join(ROWS);
-        let current = open_newest(&snapshots)?;
-        let loaded = match load_sled(&rows_dir, sled_cache_bytes) {
-            Ok(loaded) => loaded,
-            Err(error) if !error.is_damage() => return Err(error),
-            Err(error) => {
-                set_aside(&rows_dir, &error)?;
-                let rows = RowStore::open(&rows_dir, sled_cache_bytes)?;
-                Loaded { rows, found: None }
+        std::fs::create_dir_all(&snapshots).map_err(StorageError::io("create", &snapshots))?;
+        looked.newest.tidy(&options.damaged_dir)?;
+        let rows = match (looked.rows, looked.fault) {
+            (Some(rows), None) => rows,
+            (rows, fault) => {
+                drop(rows);
+                let why = format!("{}: {}", rows_dir.display(), fault.unwrap_or_default());
+                tracing::error!(%why, "the rows database is set aside and made anew");
+                Quarantine::create(&options.damaged_dir, &why)?.take(&rows_dir)?;
+                RowStore::open(&rows_dir, options.sled_cache_bytes)?
             }
         };
+        let current = looked.newest.snapshot;
         let store = Self {
             snapshots,
             blocks,
-            rows: Mutex::new(Some(loaded.rows)),
+            rows: Mutex::new(Some(rows)),
             current: Mutex::new(current.clone()),
             installs: AtomicU64::new(0),
-            needs_full: AtomicBool::new(false),
+            // Without a snapshot the state begins empty, and what the database holds is not its.
+            needs_full: AtomicBool::new(current.is_none()),
         };
-        let found_at = loaded.found.as_ref().map(|(_, meta)| meta.last_log_id);
-        let newer = current
-            .filter(|snapshot| found_at.is_none_or(|at| at < snapshot.manifest.meta.last_log_id));
-        let is_empty = newer.is_none() && loaded.found.is_none();
-        let (state, meta) = match (newer, loaded.found) {
-            (Some(snapshot), _) => {
+        let is_empty = current.is_none();
+        let (state, meta) = match (current, looked.state) {
+            (None, _) => (State::new(), SnapshotMeta::default()),
+            (Some(snapshot), Some(state)) => {
+                store.mend_rows_file(&snapshot, &options.damaged_dir)?;
+                (state, snapshot.manifest.meta.clone())
+            }
+            (Some(snapshot), None) => {
                 tracing::info!(
                     index = snapshot.manifest.index(),
                     "restoring from the snapshot"
@@ -119,14 +154,33 @@ impl CheckpointStore {
                 let state = store.restore(&snapshot)?;
                 (state, snapshot.manifest.meta.clone())
             }
-            (None, Some(found)) => found,
-            (None, None) => (State::new(), SnapshotMeta::default()),
         };
         Ok(Opened {
             store,
             state,
             meta,
             is_empty,
+        })
+    }
+
+    /// Writes the snapshot's copy of the rows again if that is damaged, from the database, whose rows
+    /// are the same.
+    fn mend_rows_file(&self, snapshot: &SnapshotDir, damaged: &Path) -> Result<(), StorageError> {
+        if snapshot.rows_are_whole {
+            return Ok(());
+        }
+        let rows = self.rows.lock();
+        let rows = rows.as_ref().ok_or_else(closed)?;
+        let path = snapshot.rows_path();
+        let why = format!("{}: not what the manifest says", path.display());
+        tracing::error!(%why, "set aside and written again from the rows database");
+        Quarantine::create(damaged, &why)?.take(&path)?;
+        if write_rows_file(&path, rows.rows())? == snapshot.manifest.rows {
+            return Ok(());
+        }
+        Err(StorageError::Damaged {
+            path,
+            reason: "what was written again is not what the manifest says".to_owned(),
         })
     }
 
@@ -214,11 +268,11 @@ impl CheckpointStore {
             rows.sync()?;
         }
         let partial = PartialSnapshot::create(&self.snapshots, BUILDING)?;
-        let rows_entry = write_rows_file(&partial.file(crate::manifest::ROWS_FILE), rows.rows())?;
+        let read_hashing = write_rows_file(&partial.file(crate::manifest::ROWS_FILE), rows.rows())?;
         let blocks = self.link_blocks(&partial, &cut.live)?;
         partial.finish(Manifest {
             meta: cut.meta.clone(),
-            rows: rows_entry,
+            rows: read_hashing,
             blocks,
         })
     }
@@ -257,6 +311,37 @@ impl CheckpointStore {
         Ok(entries)
     }
 
+    /// Whether the newest snapshot, as far as it knows the block, wants these bytes in it.
+    pub(crate) fn agrees(&self, key: BlockKey, body: &[u8]) -> bool {
+        let Some(entry) = self.current().and_then(|snapshot| snapshot.block(key)) else {
+            return true;
+        };
+        let head = self.blocks.header(key);
+        let covered = usize::try_from(entry.file.len).unwrap_or(usize::MAX);
+        let Some(part) = body.get(..covered.saturating_sub(head.len())) else {
+            return false;
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&head).update(part);
+        *hasher.finalize().as_bytes() == entry.file.digest
+    }
+
+    /// Makes the newest snapshot share the block's file again, where it has lost its own.
+    pub(crate) fn relink(&self, key: BlockKey) -> Result<(), StorageError> {
+        let Some(snapshot) = self.current() else {
+            return Ok(());
+        };
+        let Some(entry) = snapshot.block(key) else {
+            return Ok(());
+        };
+        let path = snapshot.file(&entry.name());
+        if verify(&path, &entry.file).is_ok() {
+            return Ok(());
+        }
+        remove_quietly(&path);
+        self.blocks.link_out(key, &path)
+    }
+
     /// Makes a received snapshot the base: blocks and rows are replaced by its own. Blocking. The
     /// snapshot has its final name already, so a crash in between is repaired at the next open.
     pub(crate) fn install(&self, snapshot: &Arc<SnapshotDir>) -> Result<State, StorageError> {
@@ -276,8 +361,14 @@ impl CheckpointStore {
         let mut linked = BlockCut::default();
         for entry in &snapshot.manifest.blocks {
             let key = (entry.stream, entry.block);
-            self.blocks.link_in(key, &snapshot.file(&entry.name()))?;
-            linked.dirty.insert(key);
+            match self.blocks.link_in(key, &snapshot.file(&entry.name())) {
+                Ok(()) => drop(linked.dirty.insert(key)),
+                // The messages in it can be had from peers; see `mend`.
+                Err(error) if error.is_absence() => {
+                    tracing::error!(%error, "a block file of the snapshot is missing");
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.blocks.sync(&linked)?;
         let meta_bytes = encode_meta(&snapshot.manifest.meta)?;
@@ -299,25 +390,99 @@ fn closed() -> StorageError {
     StorageError::Sled("closed".to_owned())
 }
 
-struct Loaded {
-    rows: RowStore,
-    found: Option<(State, SnapshotMeta)>,
+/// What looking at the checkpoint found.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) newest: Newest,
+    rows: Option<RowStore>,
+    /// The database is damaged, with how it shows.
+    fault: Option<String>,
+    /// The state, where the database's rows are those of the newest snapshot.
+    state: Option<State>,
 }
 
-fn load_sled(dir: &Path, cache_bytes: u64) -> Result<Loaded, StorageError> {
-    let rows = RowStore::open(dir, cache_bytes)?;
-    let found = match rows.meta()? {
-        None => None,
-        Some(meta) => {
-            let meta = codec::decode_snapshot_meta(&meta)
-                .map_err(|error| StorageError::Rows(error.to_string()))?;
-            Some((load_state(rows.rows())?, meta))
+impl Looked {
+    /// What can't be mended from what is here: with it, acknowledged entries may be gone.
+    pub(crate) fn lost(&self) -> Vec<String> {
+        match &self.newest.snapshot {
+            Some(snapshot) if !snapshot.rows_are_whole && self.state.is_none() => {
+                let path = snapshot.rows_path();
+                let fault = self.fault.as_deref().unwrap_or("it is of another time");
+                vec![format!(
+                    "{} is not what its manifest says, and the rows database is no copy of it ({fault})",
+                    path.display()
+                )]
+            }
+            _ => Vec::new(),
         }
-    };
-    Ok(Loaded { rows, found })
+    }
+
+    /// Index up to which entries need not be in the log.
+    pub(crate) fn index(&self) -> u64 {
+        let snapshot = self.newest.snapshot.as_ref();
+        snapshot.map_or(0, |snapshot| snapshot.manifest.index())
+    }
+
+    /// By the newest snapshot there is one voter only.
+    pub(crate) fn sole_voter(&self) -> bool {
+        self.newest.snapshot.as_ref().is_some_and(|snapshot| {
+            let membership = snapshot.manifest.meta.last_membership.membership();
+            membership.voter_ids().count() == 1
+        })
+    }
+
+    /// There are traces of a checkpoint, usable or not.
+    pub(crate) fn has_traces(&self) -> bool {
+        self.newest.snapshot.is_some() || !self.newest.damaged.is_empty()
+    }
 }
 
-fn load_state(
+/// What opening a checkpoint takes.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckpointOptions {
+    /// Where what is damaged is set aside.
+    pub(crate) damaged_dir: PathBuf,
+    /// Cache of the database, bytes.
+    pub(crate) sled_cache_bytes: u64,
+}
+
+/// What the database is to a snapshot.
+enum Copy {
+    /// It holds the same rows; the state that they make, or why this version can't read them.
+    Same(Box<Result<State, StorageError>>),
+    /// It was cut elsewhere in the log, or is empty.
+    Other,
+    /// It says that it holds the same rows and does not.
+    Damaged,
+}
+
+fn read_copy(rows: &RowStore, snapshot: &SnapshotDir) -> Result<Copy, StorageError> {
+    let Some(meta) = rows.meta()? else {
+        return Ok(Copy::Other);
+    };
+    let meta = codec::decode_snapshot_meta(&meta)
+        .map_err(|error| StorageError::Rows(error.to_string()))?;
+    if meta.last_log_id != snapshot.manifest.meta.last_log_id {
+        return Ok(Copy::Other);
+    }
+    let (state, entry) = read_hashing(rows.rows(), |rows| load_state(rows))?;
+    Ok(match entry == snapshot.manifest.rows {
+        true => Copy::Same(Box::new(state)),
+        false => Copy::Damaged,
+    })
+}
+
+fn open_rows(dir: &Path, cache_bytes: u64) -> Result<RowStore, StorageError> {
+    guarded(|| RowStore::open(dir, cache_bytes))
+}
+
+/// sled panics on some kinds of damage; that is an answer like any other.
+fn guarded<T>(look: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(look));
+    looked.unwrap_or_else(|_| Err(StorageError::Sled("it can't be read".to_owned())))
+}
+
+pub(crate) fn load_state(
     rows: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StorageError>>,
 ) -> Result<State, StorageError> {
     let mut failure = None;
@@ -333,20 +498,6 @@ fn load_state(
         Some(error) => Err(error),
         None => state.map_err(|error| StorageError::Rows(error.to_string())),
     }
-}
-
-/// Moves a database that does not open out of the way, as evidence.
-fn set_aside(dir: &Path, error: &StorageError) -> Result<(), StorageError> {
-    let mut aside = dir.with_extension("bad");
-    for number in 1..100 {
-        if !aside.exists() {
-            break;
-        }
-        aside = dir.with_extension(format!("bad{number}"));
-    }
-    tracing::error!(from = %dir.display(), to = %aside.display(), %error,
-        "the rows database does not open: set aside, rebuilding it from snapshot and log");
-    fs::rename(dir, &aside).map_err(StorageError::io("set aside", dir))
 }
 
 fn live_keys(live: &[BlockMeta]) -> BTreeSet<BlockKey> {

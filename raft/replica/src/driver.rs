@@ -52,7 +52,8 @@ pub(crate) async fn checkpoint_now(inner: &Inner) -> Result<u64, CheckpointError
     Ok(index)
 }
 
-async fn take(inner: &Inner) -> Result<u64, CheckpointError> {
+/// Has a checkpoint taken that covers everything applied by now.
+pub(crate) async fn take(inner: &Inner) -> Result<u64, CheckpointError> {
     let wanted = *inner.shared.applied.borrow();
     let taken = || {
         let metrics = inner.raft.metrics();

@@ -12,36 +12,69 @@ pub enum StartError {
     /// The options contradict each other.
     #[error("bad replica options: {0}")]
     Options(String),
-    /// `node.id` exists but is not readable as one.
-    #[error("{path}: not a node id file: {reason}")]
-    NodeId {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+    /// The two copies of `node.id` are of different nodes.
+    #[error(
+        "{} and {} name different nodes: the store was copied from elsewhere, or half of a folder was restored. Put back the one that belongs to the other, or move both away to start as a new node",
+        home.display(), store.display()
+    )]
+    TwoNodes {
+        /// The file in the node's folder.
+        home: PathBuf,
+        /// The file in its store.
+        store: PathBuf,
     },
+    /// Something that was durable is not what was written, and nobody can be asked for it. Nothing was
+    /// changed.
+    #[error("{0}")]
+    Damaged(Damage),
     /// The data folder can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The write-ahead log does not open.
     #[error("the log does not open: {0}")]
     Log(String),
-    /// The log begins after what the checkpoint holds: acknowledged entries are missing here.
-    #[error("the log was purged up to {purged} but the newest usable checkpoint is {checkpoint}")]
-    Gap {
-        /// Last index that is no longer in the log.
-        purged: u64,
-        /// Index of the best checkpoint found.
-        checkpoint: u64,
-    },
     /// The consensus core refused to start.
     #[error("consensus did not start: {0}")]
     Raft(String),
 }
 
+/// What was found damaged on disk.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Damage {
+    /// Each file with how it shows, in the order found.
+    pub found: Vec<String>,
+    /// The node's folder.
+    pub home: PathBuf,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the store is damaged: {}. What this node acknowledged may be gone, so it does not serve. \
+             Put back the files if you have them, restore a backup (unibus-node backup restore), or see \
+             what can be recovered: unibus-node recover --data-dir {}",
+            self.found.join("; "),
+            self.home.display()
+        )
+    }
+}
+
 /// Why stored bytes can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
+    /// The file was written by another version.
+    #[error(
+        "{path} has format {found} and this version reads {supported}: start the version that wrote it, or a newer one; nothing was changed"
+    )]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// What this code reads.
+        supported: u32,
+    },
     /// The operating system refused.
     #[error("{what} {path}: {source}")]
     Io {
@@ -91,6 +124,11 @@ impl StorageError {
 }
 
 impl StorageError {
+    /// Whether a file is not there.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether the bytes themselves are bad. Else the system refused for now, which says nothing
     /// about them.
     pub(crate) fn is_damage(&self) -> bool {
@@ -102,6 +140,7 @@ impl StorageError {
                     | io::ErrorKind::InvalidData
                     | io::ErrorKind::InvalidInput
             ),
+            Self::Format { .. } => false,
             _ => true,
         }
     }
@@ -155,6 +194,10 @@ pub enum InitializeError {
     /// This node has state already: it never initializes again.
     #[error("this node already belongs to a cluster")]
     NotPristine,
+    /// This node lost its store: it takes part again once the others have admitted it, and never
+    /// begins anew.
+    #[error("this node lost its store and waits to be admitted by the others")]
+    Rejoining,
     /// The member list is empty or lacks this node.
     #[error("bad member list: {0}")]
     Members(String),

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use futures::future::{BoxFuture, FutureExt, ready};
 use unibus_proto::NodeId;
 
+use crate::change;
 use crate::codec;
 use crate::errors::{AdmitError, ProposeError};
 use crate::membership;
@@ -16,8 +17,8 @@ use crate::queue::Answer;
 use crate::read::{lease, read_index};
 use crate::replica::{GROUP, Inner};
 use crate::rpc::{
-    JoinAnswer, ProposeAnswer, decode_barrier, decode_join, decode_propose, decode_read,
-    encode_index, encode_join_answer, encode_propose_answer,
+    JoinAnswer, ProposeAnswer, decode_barrier, decode_change, decode_join, decode_propose,
+    decode_read, encode_index, encode_join_answer, encode_propose_answer,
 };
 use crate::transport::{GroupId, RpcClass, RpcHandler};
 use crate::types::AppendEntriesResponse;
@@ -161,9 +162,15 @@ async fn barrier(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
 }
 
 async fn join(inner: Arc<Inner>, from: NodeId, request: Bytes) -> Result<Bytes, String> {
-    let join = decode_join(request).map_err(text)?;
-    tracing::info!(from = from.0, id = join.id.0, name = %join.name, "asked to admit a node");
-    let answer = match membership::admit(&inner, &join).await {
+    let done = match decode_change(&request) {
+        Some(wanted) => change::change(&inner, &wanted.map_err(text)?, true).await,
+        None => {
+            let join = decode_join(request).map_err(text)?;
+            tracing::info!(from = from.0, id = join.id.0, name = %join.name, "asked to admit a node");
+            membership::admit(&inner, &join).await
+        }
+    };
+    let answer = match done {
         Ok(()) => JoinAnswer::Admitted,
         Err(AdmitError::NoLeader | AdmitError::Stopped) => JoinAnswer::NoLeader,
         Err(AdmitError::NotCaughtUp(_)) => JoinAnswer::NotCaughtUp,

@@ -4,7 +4,9 @@
 //! majority, applies them to [`unibus_state::State`] and tells an [`Observer`] what changed.
 //! openraft and sled types never leave this crate.
 
+pub mod backup;
 mod blocks;
+mod change;
 mod checkpoint;
 #[allow(
     dead_code,
@@ -16,32 +18,41 @@ mod errors;
 mod frame;
 pub mod fuzzing;
 mod handler;
+mod identity;
 mod log;
 mod machine;
 mod manifest;
 mod membership;
+mod mend;
 mod network;
-mod node_id;
 mod options;
 mod propose;
+mod quarantine;
 mod queue;
 mod read;
+pub mod recover;
 mod replica;
 mod rows;
 mod rpc;
+mod seed;
 mod snapshot;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod transfer;
 mod transport;
 mod types;
 
+pub use change::Change;
 pub use errors::{
-    AdmitError, CheckpointError, InitializeError, ProposeError, ReadError, StartError, StorageError,
+    AdmitError, CheckpointError, Damage, InitializeError, ProposeError, ReadError, StartError,
+    StorageError,
 };
 pub use options::ReplicaOptions;
 pub use propose::{Proposal, Proposed};
 pub use replica::{Observer, Replica};
+pub use seed::{SeedError, Seeded};
 pub use status::{Leadership, ReplicaStatus};
+pub use store::{OnDamage, OpenStore};
 pub use transport::{GroupId, RpcClass, RpcHandler, Transport, TransportError};

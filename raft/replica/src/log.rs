@@ -10,7 +10,7 @@
 //! torn tail (never synced) is cut and reported; anything else that is wrong is a [`LogError`] that
 //! names file and offset, and nothing is changed on disk.
 //!
-//! Parts: `record` and `segment` are the format, `recovery` reads it, `writer` writes it, `keeper`
+//! Parts: `record` and `segment` are the format, `synced` says how far it must reach, `recovery` reads it, `writer` writes it, `keeper`
 //! makes and recycles segment files off the writer's path, `index` is what memory knows of a group,
 //! `group` implements openraft's storage traits.
 
@@ -21,7 +21,9 @@ mod index;
 mod keeper;
 mod record;
 mod recovery;
+mod salvage;
 mod segment;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -38,6 +40,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use error::LogError;
 pub(crate) use group::GroupLog;
+pub(crate) use salvage::{Salvaged, salvage};
 
 use crate::transport::GroupId;
 use index::GroupIndex;
@@ -228,6 +231,11 @@ impl Log {
         Ok(Self {
             handle: Arc::new(handle),
         })
+    }
+
+    /// Whether there is a log in `dir`, or what is left of one.
+    pub(crate) fn is_in(dir: &Path) -> bool {
+        recovery::has_traces(dir)
     }
 
     /// The storage of one group: cheap to clone, and the same log each time.

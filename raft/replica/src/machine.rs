@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::RwLock;
 use tokio::sync::watch;
-use unibus_state::{Effect, State, decode_entry};
+use unibus_state::{Effect, Location, State, decode_entry};
 
 use crate::blocks::BlockStore;
 use crate::checkpoint::{CheckpointStore, Cut, Opened};
 use crate::errors::StorageError;
+use crate::mend::Suspects;
 use crate::replica::Observer;
 use crate::snapshot::SnapshotDir;
 use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
@@ -46,10 +48,47 @@ pub(crate) struct Shared {
     pub(crate) applied: watch::Sender<u64>,
     /// Bytes of entries applied since the newest cut.
     pub(crate) bytes_since_checkpoint: AtomicU64,
+    /// Blocks that are or may be damaged.
+    pub(crate) suspects: Suspects,
     observer: Arc<dyn Observer>,
 }
 
 impl Shared {
+    /// The record at a place that the state named a moment ago. One that is damaged is noted, to be
+    /// mended; one that the state no longer names is [`StorageError::Missing`].
+    pub(crate) fn read_record(&self, at: &Location) -> Result<Bytes, StorageError> {
+        let error = match self.blocks.read(at) {
+            Ok(record) => return Ok(record),
+            Err(error) => error,
+        };
+        let key = (at.stream.0, at.block.0);
+        // Recursive: observers read records while the state is locked for them.
+        let live = self.state.read_recursive().live_blocks();
+        let block = live
+            .into_iter()
+            .find(|block| (block.stream.0, block.block.0) == key);
+        if block.is_none_or(|block| block.len < at.offset.saturating_add(at.len)) {
+            return Err(StorageError::Missing {
+                stream: key.0,
+                block: key.1,
+                offset: at.offset,
+            });
+        }
+        self.suspects.note(key);
+        Err(match error {
+            StorageError::Missing { .. } => StorageError::Damaged {
+                path: self.blocks.path(key),
+                reason: "it is missing or too short".to_owned(),
+            },
+            error => error,
+        })
+    }
+
+    /// Tells the observer something that no entry did.
+    pub(crate) fn tell(&self, effects: &[Effect]) {
+        self.observer.applied(&self.state.read(), effects);
+    }
+
     /// See [`Observer::settled`].
     pub(crate) fn settled(&self, within: Duration) -> BoxFuture<'static, bool> {
         self.observer.settled(within)
@@ -88,6 +127,7 @@ impl Machine {
             store: opened.store,
             applied: watch::channel(index).0,
             bytes_since_checkpoint: AtomicU64::new(0),
+            suspects: Suspects::default(),
             observer,
         });
         Self {

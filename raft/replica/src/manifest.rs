@@ -1,9 +1,12 @@
 //! The table of contents of a snapshot: where it was cut, the file with the state's rows, and the
 //! block files with lengths and digests. The bytes are the same on disk and on the wire.
 
+use std::path::PathBuf;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec;
+use crate::errors::StorageError;
 use crate::frame::{FrameError, Reader, put_bytes};
 use crate::types::SnapshotMeta;
 
@@ -11,8 +14,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"USNP");
 const FORMAT: u32 = 1;
 /// Most blocks a manifest may list: 16 TiB of 4 MiB blocks would be 4 million.
 const BLOCKS_MAX: usize = 4 << 20;
-/// Name of the manifest in a snapshot folder.
-pub(crate) const MANIFEST_FILE: &str = "manifest";
+/// Names of the manifest in a snapshot folder: it is small and everything hangs on it, so there are two.
+pub(crate) const MANIFEST_FILES: [&str; 2] = ["manifest", "manifest.copy"];
 /// Name of the rows file in a snapshot folder.
 pub(crate) const ROWS_FILE: &str = "rows";
 
@@ -54,6 +57,33 @@ impl BlockEntry {
     }
 }
 
+/// Why bytes are no manifest.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum ManifestError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Whole, but of another version.
+    #[error("manifest format {0}, this version reads {FORMAT}")]
+    Format(u32),
+}
+
+impl ManifestError {
+    /// As an error of the file at `path`.
+    pub(crate) fn at(self, path: PathBuf) -> StorageError {
+        match self {
+            Self::Format(found) => StorageError::Format {
+                path,
+                found,
+                supported: FORMAT,
+            },
+            Self::Frame(error) => StorageError::Damaged {
+                path,
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
 impl Manifest {
     /// Index of the last entry it covers, 0 for none.
     pub(crate) fn index(&self) -> u64 {
@@ -89,24 +119,25 @@ impl Manifest {
     }
 
     /// Parses and verifies the bytes of a manifest file.
-    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, ManifestError> {
         let body_len = bytes.len().checked_sub(32).ok_or(FrameError("short"))?;
         if blake3::hash(&bytes[..body_len]).as_bytes() != &bytes[body_len..] {
-            return Err(FrameError("manifest digest"));
+            return Err(FrameError("manifest digest").into());
         }
         let mut input = Reader::new(bytes.slice(..body_len));
         if input.u32()? != MAGIC {
-            return Err(FrameError("not a manifest"));
+            return Err(FrameError("not a manifest").into());
         }
-        if input.u32()? != FORMAT {
-            return Err(FrameError("manifest format"));
+        let format = input.u32()?;
+        if format != FORMAT {
+            return Err(ManifestError::Format(format));
         }
         let meta = codec::decode_snapshot_meta(&input.bytes()?)
             .map_err(|_| FrameError("snapshot meta"))?;
         let rows = read_file(&mut input)?;
         let count = input.u32()? as usize;
         if count > BLOCKS_MAX {
-            return Err(FrameError("too many blocks"));
+            return Err(FrameError("too many blocks").into());
         }
         let mut blocks = Vec::new();
         for _ in 0..count {
@@ -118,7 +149,7 @@ impl Manifest {
             });
         }
         if !input.is_empty() {
-            return Err(FrameError("bytes after the manifest"));
+            return Err(FrameError("bytes after the manifest").into());
         }
         Ok(Self { meta, rows, blocks })
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -15,6 +16,7 @@ use unibus_proto::NodeId;
 use crate::errors::{AdmitError, InitializeError};
 use crate::replica::{GROUP, Inner, RaftCore};
 use crate::rpc::{Join, JoinAnswer, decode_join_answer, encode_join};
+use crate::store::Rejoin;
 use crate::transport::RpcClass;
 use crate::types::{Peer, TypeConfig};
 
@@ -32,6 +34,9 @@ pub(crate) async fn initialize(
     inner: &Inner,
     members: BTreeMap<NodeId, String>,
 ) -> Result<(), InitializeError> {
+    if inner.rejoining.load(Ordering::Relaxed) {
+        return Err(InitializeError::Rejoining);
+    }
     if !members.contains_key(&inner.id) {
         return Err(InitializeError::Members(format!(
             "this node ({}) is not in it",
@@ -121,6 +126,19 @@ enum Standing {
     Learner,
 }
 
+/// Makes a node a learner that has caught up.
+pub(crate) async fn make_ready(inner: &Inner, id: NodeId, name: &str) -> Result<(), AdmitError> {
+    let join = Join {
+        id,
+        name: name.to_owned(),
+        forwarded: true,
+    };
+    match enlist(inner, &join).await? {
+        Standing::Admitted | Standing::Voter => Ok(()),
+        Standing::Learner => wait_caught_up(inner, id).await,
+    }
+}
+
 /// Learner, caught up, voter. Changes are made one at a time; a node that is slow to catch up does
 /// not keep others waiting.
 async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
@@ -139,7 +157,18 @@ async fn enlist(inner: &Inner, join: &Join) -> Result<Standing, AdmitError> {
     let members = members(inner);
     let is_voter = members.voters.contains(&join.id);
     let is_known = members.names.get(&join.id) == Some(&join.name);
-    let is_sole = !members.voters.iter().any(|id| members.replaces(join, id));
+    let mut replaced = members
+        .voters
+        .iter()
+        .filter(|id| members.replaces(join, id));
+    let is_sole = replaced.clone().next().is_none();
+    let connected = inner.transport.connected();
+    if let Some(alive) = replaced.find(|id| **id == inner.id || connected.contains(id)) {
+        return Err(AdmitError::Refused(format!(
+            "a node named {} is a member and alive (id {alive}): two nodes can't have one name",
+            join.name
+        )));
+    }
     if is_voter && is_known && is_sole {
         return Ok(Standing::Admitted);
     }
@@ -202,7 +231,7 @@ async fn promote(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
 
 /// Brings a change of voters to its end that was interrupted between its two steps. The caller holds
 /// `admitting`, so it is not one that is under way.
-async fn finish_joint(inner: &Inner) -> Result<(), AdmitError> {
+pub(crate) async fn finish_joint(inner: &Inner) -> Result<(), AdmitError> {
     let members = members(inner);
     if !members.is_joint {
         return Ok(());
@@ -242,18 +271,41 @@ pub(crate) async fn watch(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Takes the mark of a lost store away once this node votes again.
+pub(crate) async fn watch_rejoin(inner: Arc<Inner>, rejoin: Rejoin) {
+    let mut stop = inner.stop.subscribe();
+    let mut changed = inner.raft.server_metrics();
+    while !*stop.borrow() {
+        if members(&inner).voters.contains(&inner.id) {
+            match rejoin.is_over() {
+                Ok(()) => {
+                    inner.rejoining.store(false, Ordering::Relaxed);
+                    tracing::info!("this node has been admitted again, with everything it lost");
+                    return;
+                }
+                Err(error) => tracing::error!(%error, "the mark of the lost store stays"),
+            }
+        }
+        tokio::select! {
+            _ = stop.changed() => break,
+            changed = changed.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(JOINT_POLL) => {}
+        }
+    }
+}
+
 fn refused(error: impl std::fmt::Display) -> AdmitError {
     AdmitError::Refused(error.to_string())
 }
 
-/// The membership as far as admissions look at it.
-struct Members {
+/// The membership as far as changes look at it.
+pub(crate) struct Members {
     /// The voters, of the last configuration if there are two.
-    voters: BTreeSet<NodeId>,
+    pub(crate) voters: BTreeSet<NodeId>,
     /// A change of voters is between its two steps.
     is_joint: bool,
     /// Of all members.
-    names: BTreeMap<NodeId, String>,
+    pub(crate) names: BTreeMap<NodeId, String>,
 }
 
 impl Members {
@@ -263,7 +315,7 @@ impl Members {
     }
 }
 
-fn members(inner: &Inner) -> Members {
+pub(crate) fn members(inner: &Inner) -> Members {
     let metrics = inner.raft.metrics();
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();

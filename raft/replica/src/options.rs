@@ -4,10 +4,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Folder of the store in a node's folder.
+pub(crate) const STORE: &str = "store";
+
 /// Settings of one replica. [`ReplicaOptions::new`] gives the production defaults.
 #[derive(Clone, Debug)]
 pub struct ReplicaOptions {
-    /// Folder that holds the log, the blocks, the sled database and the snapshots.
+    /// The node's folder: its identity, its store, and what was set aside as damaged.
+    pub home: PathBuf,
+    /// Folder that holds the log, the blocks, the sled database and the snapshots; in [`Self::home`].
     pub data_dir: PathBuf,
     /// Name of this node as other nodes and operators see it.
     pub node_name: String,
@@ -21,6 +26,10 @@ pub struct ReplicaOptions {
     pub checkpoint_log_bytes: u64,
     /// Recently written message bytes that are kept in memory.
     pub cache_bytes: usize,
+    /// How fast stored messages are read again to find damage, bytes per second; 0 turns it off.
+    pub scrub_bytes_per_second: u64,
+    /// Pause before each pass over all of them.
+    pub scrub_pause: Duration,
     /// Cache of the sled database, bytes.
     pub sled_cache_bytes: u64,
     /// Size of one log segment, bytes.
@@ -46,16 +55,20 @@ pub struct ReplicaOptions {
 }
 
 impl ReplicaOptions {
-    /// The defaults for production, with the given folder and name.
-    pub fn new(data_dir: impl Into<PathBuf>, node_name: impl Into<String>) -> Self {
+    /// The defaults for production, with the given folder of the node and name.
+    pub fn new(home: impl Into<PathBuf>, node_name: impl Into<String>) -> Self {
+        let home = home.into();
         Self {
-            data_dir: data_dir.into(),
+            data_dir: home.join(STORE),
+            home,
             node_name: node_name.into(),
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(600),
             checkpoint_log_bytes: 256 << 20,
             cache_bytes: 256 << 20,
+            scrub_bytes_per_second: 8 << 20,
+            scrub_pause: Duration::from_secs(3600),
             sled_cache_bytes: 64 << 20,
             log_segment_bytes: 64 << 20,
             entry_commands_max: 4096,
@@ -68,5 +81,11 @@ impl ReplicaOptions {
             read_timeout: Duration::from_secs(3),
             admit_timeout: Duration::from_secs(600),
         }
+    }
+
+    /// Where damaged files are set aside.
+    #[must_use]
+    pub fn damaged_dir(&self) -> PathBuf {
+        self.home.join(crate::quarantine::FOLDER)
     }
 }

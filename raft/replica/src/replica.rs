@@ -2,9 +2,8 @@
 //! hands requests to the part that serves them. No logic of its own beyond starting and stopping.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,24 +16,25 @@ use tokio::task::JoinHandle;
 use unibus_proto::NodeId;
 use unibus_state::{Effect, EncodedBatch, Location, State};
 
-use crate::blocks::BlockStore;
-use crate::checkpoint::CheckpointStore;
+use crate::backup::BackupSource;
+use crate::change::{self, Change};
 use crate::driver;
 use crate::errors::{
     AdmitError, CheckpointError, InitializeError, ReadError, StartError, StorageError,
 };
 use crate::handler::Handler;
-use crate::log::{Log, LogOptions};
+use crate::log::Log;
 use crate::machine::{Machine, Shared};
 use crate::membership;
+use crate::mend;
 use crate::network::Network;
-use crate::node_id;
 use crate::options::ReplicaOptions;
 use crate::propose::{Proposal, Proposer};
 use crate::queue::{Queue, QueueLimits};
 use crate::read::{Reader, Reads};
 use crate::rpc::{Join, decode_index, encode_barrier};
 use crate::status::{self, Contact, Leadership, ReplicaStatus};
+use crate::store::{LOG, OpenStore};
 use crate::transfer::Receiver;
 use crate::transport::{GroupId, RpcClass, RpcHandler, Transport};
 use crate::types::TypeConfig;
@@ -46,10 +46,6 @@ pub(crate) type RaftCore = Raft<TypeConfig, Machine>;
 /// openraft's view of itself.
 pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
 
-/// Folder of the log in the data folder.
-const LOG: &str = "log";
-/// Folder of the block files in the data folder.
-const BLOCKS: &str = "blocks";
 /// Entries in one AppendEntries request. Their bytes are bounded by the log's read limit.
 const APPEND_ENTRIES_MAX: u64 = 256;
 /// Longest wait for an answer to AppendEntries.
@@ -110,6 +106,8 @@ pub(crate) struct Inner {
     pub(crate) no_votes_before: Instant,
     /// The node had state when it started.
     pub(crate) returning: bool,
+    /// The node lost its store and has not been admitted again.
+    pub(crate) rejoining: AtomicBool,
     /// Held while a node is being admitted.
     pub(crate) admitting: tokio::sync::Mutex<()>,
     /// Index up to which the log may be purged by the next checkpoint.
@@ -171,25 +169,25 @@ fn raft_config(options: &ReplicaOptions) -> Result<openraft::Config, StartError>
 }
 
 impl Replica {
-    /// The id of the node that owns `data_dir`: read from `node.id`, or made from a random UUID and
-    /// synced there on first use.
-    pub fn node_id_in(data_dir: &Path) -> Result<NodeId, StartError> {
-        node_id::read_or_create(data_dir)
-    }
-
-    /// Opens the log and the newest checkpoint, and starts consensus. The observer is called before
-    /// this returns, with what the checkpoint holds and what is replayed from the log.
+    /// Starts consensus on a store that was opened. The observer is called before this returns, with
+    /// what the checkpoint holds and what is replayed from the log.
     pub async fn start(
-        options: ReplicaOptions,
-        id: NodeId,
+        store: OpenStore,
         transport: Arc<dyn Transport>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
+        let OpenStore {
+            options,
+            id,
+            log,
+            opened,
+            blocks,
+            rejoin,
+        } = store;
         let config = raft_config(&options)?;
-        let opening = options.clone();
-        let (log, machine) = tokio::task::spawn_blocking(move || open(&opening, observer))
+        let machine = tokio::task::spawn_blocking(move || Machine::new(opened, blocks, observer))
             .await
-            .map_err(|error| StartError::Raft(error.to_string()))??;
+            .map_err(|error| StartError::Raft(error.to_string()))?;
         let shared = machine.shared();
         let network = Network {
             id,
@@ -232,6 +230,7 @@ impl Replica {
             leadership,
             no_votes_before: Instant::now() + silence,
             returning,
+            rejoining: AtomicBool::new(rejoin.is_some()),
             admitting: tokio::sync::Mutex::new(()),
             previous_checkpoint: AtomicU64::new(checkpoint),
             stop: watch::channel(false).0,
@@ -240,6 +239,10 @@ impl Replica {
             options,
         });
         inner.spawn_tasks(leadership_sender);
+        if let Some(rejoin) = rejoin {
+            let watching = membership::watch_rejoin(Arc::clone(&inner), rejoin);
+            inner.tasks.lock().push(tokio::spawn(watching));
+        }
         Ok(Self { inner })
     }
 
@@ -323,9 +326,13 @@ impl Replica {
         f(&self.inner.shared.state.read())
     }
 
-    /// The record stored at a location that the state gave.
+    /// The record stored at a location that the state gave, checked.
+    ///
+    /// # Errors
+    /// [`StorageError::Missing`] where the state no longer names it. Anything else means that it can't be
+    /// read now: it is being fetched from the other nodes, and can be asked for again.
     pub fn read_record(&self, at: &Location) -> Result<Bytes, StorageError> {
-        self.inner.shared.blocks.read(at)
+        self.inner.shared.read_record(at)
     }
 
     /// Who leads.
@@ -363,6 +370,13 @@ impl Replica {
         membership::admit(&self.inner, &join).await
     }
 
+    /// Removes a member, or puts another node in its place. Works on any member (it asks the leader); safe
+    /// to repeat: a change that is made already is no error, and [`AdmitError::NoLeader`] is worth another
+    /// attempt.
+    pub async fn change_members(&self, wanted: &Change) -> Result<(), AdmitError> {
+        change::change(&self.inner, wanted, false).await
+    }
+
     /// Hands leadership to the most caught-up connected voter, if this node leads. Waits at most
     /// for about one election timeout.
     pub async fn transfer_leadership(&self) {
@@ -372,6 +386,18 @@ impl Replica {
     /// Takes a checkpoint now and purges the log up to it. Answers with its index.
     pub async fn checkpoint(&self) -> Result<u64, CheckpointError> {
         driver::checkpoint_now(&self.inner).await
+    }
+
+    /// A snapshot that covers everything applied before the call, held for as long as the answer is.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub async fn backup_source(&self) -> Result<BackupSource, CheckpointError> {
+        driver::take(&self.inner).await?;
+        let snapshot = self.inner.shared.store.current();
+        snapshot
+            .map(BackupSource::new)
+            .ok_or(CheckpointError::Stopped)
     }
 
     /// Hands leadership over, stops consensus and answers everything that waits with `Stopped`.
@@ -398,23 +424,6 @@ impl Replica {
         }
         self.inner.wait_log_closed().await;
     }
-}
-
-pub(crate) fn open(
-    options: &ReplicaOptions,
-    observer: Arc<dyn Observer>,
-) -> Result<(Log, Machine), StartError> {
-    let dir = &options.data_dir;
-    let log_options = LogOptions {
-        segment_bytes: options.log_segment_bytes,
-        ..LogOptions::default()
-    };
-    let (log, _report) = Log::open(&dir.join(LOG), log_options)
-        .map_err(|error| StartError::Log(error.to_string()))?;
-    let blocks = Arc::new(BlockStore::open(dir.join(BLOCKS), options.cache_bytes)?);
-    let opened = CheckpointStore::open(dir, Arc::clone(&blocks), options.sled_cache_bytes)?;
-    opened.sweep(log.group(GROUP).purged_index())?;
-    Ok((log, Machine::new(opened, blocks, observer)))
 }
 
 impl Inner {
@@ -470,11 +479,13 @@ impl Inner {
             tokio::spawn(reader.run()),
             tokio::spawn(watching),
             tokio::spawn(checkpoints),
+            tokio::spawn(mend::run(Arc::clone(self), self.stop.subscribe())),
+            tokio::spawn(mend::scrub(Arc::clone(self), self.stop.subscribe())),
             tokio::spawn(membership::watch(Arc::clone(self), self.stop.subscribe())),
         ]);
     }
 
-    fn status(&self) -> ReplicaStatus {
+    pub(crate) fn status(&self) -> ReplicaStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
@@ -494,10 +505,13 @@ impl Inner {
             learners: membership.learner_ids().map(named).collect(),
             has_quorum: status::has_quorum(&metrics, &self.contact, self.stale()),
             // The metrics of a fresh start may not show the membership that is in the log yet.
+            rejoining: self.rejoining.load(Ordering::Relaxed),
             initialized: self.returning || membership.voter_ids().next().is_some(),
             sled_bytes: self.shared.store.sled_bytes().unwrap_or(0),
             cache_bytes: self.shared.blocks.cached_bytes(),
             bytes_since_checkpoint: self.shared.bytes_since_checkpoint.load(Ordering::Relaxed),
+            damaged_blocks: self.shared.suspects.damaged(),
+            mended_blocks: self.shared.suspects.mended(),
             fatal: metrics
                 .running_state
                 .as_ref()

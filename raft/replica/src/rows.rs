@@ -18,7 +18,9 @@ const ROW_PREFIX: u8 = 1;
 const BATCH_ROWS: usize = 4096;
 /// Longest key or value accepted from a rows file, bytes.
 const ROW_BYTES_MAX: u32 = 64 << 20;
+/// What every rows file starts with: a name and the format's number.
 const FILE_MAGIC: &[u8; 8] = b"UROW\x01\0\0\0";
+const FILE_FORMAT: u32 = 1;
 /// Magic, then rows, then a row with this key length.
 const FILE_END: u32 = u32::MAX;
 
@@ -153,55 +155,87 @@ fn sled_error(error: sled::Error) -> StorageError {
     }
 }
 
+/// The bytes of a rows file, one piece after the other, with their length and digest.
+struct RowsFile<W> {
+    out: W,
+    hasher: blake3::Hasher,
+    len: u64,
+}
+
+impl<W: Write> RowsFile<W> {
+    fn begin(out: W) -> Result<Self, StorageError> {
+        let mut file = Self {
+            out,
+            hasher: blake3::Hasher::new(),
+            len: 0,
+        };
+        file.put(FILE_MAGIC)?;
+        Ok(file)
+    }
+
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        for bytes in [key, value] {
+            let len = u32::try_from(bytes.len())
+                .ok()
+                .filter(|len| *len <= ROW_BYTES_MAX)
+                .ok_or_else(|| StorageError::Rows(format!("a row of {} bytes", bytes.len())))?;
+            self.put(&len.to_le_bytes())?;
+        }
+        self.put(key)?;
+        self.put(value)
+    }
+
+    fn end(mut self) -> Result<(W, FileEntry), StorageError> {
+        self.put(&FILE_END.to_le_bytes())?;
+        let entry = FileEntry {
+            len: self.len,
+            digest: *self.hasher.finalize().as_bytes(),
+        };
+        Ok((self.out, entry))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        self.out
+            .write_all(bytes)
+            .map_err(StorageError::io("write", "the rows file"))
+    }
+}
+
 /// Writes rows to a new file and syncs it. Answers with its length and digest.
 pub(crate) fn write_rows_file(
     path: &Path,
     rows: impl Iterator<Item = Result<Row, StorageError>>,
 ) -> Result<FileEntry, StorageError> {
     let file = File::create(path).map_err(StorageError::io("create", path))?;
-    let mut out = HashingWriter {
-        out: BufWriter::with_capacity(256 << 10, file),
-        hasher: blake3::Hasher::new(),
-        len: 0,
-    };
-    let fail = |error| StorageError::io("write", path)(error);
-    out.put(FILE_MAGIC).map_err(fail)?;
+    let mut out = RowsFile::begin(BufWriter::with_capacity(256 << 10, file))?;
     for row in rows {
         let (key, value) = row?;
-        for bytes in [&key, &value] {
-            let len = u32::try_from(bytes.len())
-                .ok()
-                .filter(|len| *len <= ROW_BYTES_MAX)
-                .ok_or_else(|| StorageError::Rows(format!("a row of {} bytes", bytes.len())))?;
-            out.put(&len.to_le_bytes()).map_err(fail)?;
-        }
-        out.put(&key).map_err(fail)?;
-        out.put(&value).map_err(fail)?;
+        out.row(&key, &value)?;
     }
-    out.put(&FILE_END.to_le_bytes()).map_err(fail)?;
-    let file = out
-        .out
-        .into_inner()
-        .map_err(|error| fail(error.into_error()))?;
+    let (out, entry) = out.end()?;
+    let fail = |error| StorageError::io("write", path)(error);
+    let file = out.into_inner().map_err(|error| fail(error.into_error()))?;
     file.sync_all().map_err(fail)?;
-    Ok(FileEntry {
-        len: out.len,
-        digest: *out.hasher.finalize().as_bytes(),
-    })
+    Ok(entry)
 }
 
-struct HashingWriter {
-    out: BufWriter<File>,
-    hasher: blake3::Hasher,
-    len: u64,
-}
-
-impl HashingWriter {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.len += bytes.len() as u64;
-        self.out.write_all(bytes)
-    }
+/// Hands `rows` to `read`, and says what a rows file with those that were read would be.
+pub(crate) fn read_hashing<T>(
+    rows: impl Iterator<Item = Result<Row, StorageError>>,
+    read: impl FnOnce(&mut dyn Iterator<Item = Result<Row, StorageError>>) -> T,
+) -> Result<(T, FileEntry), StorageError> {
+    let mut out = RowsFile::begin(io::sink())?;
+    let mut rows = rows.map(|row| {
+        let (key, value) = row?;
+        out.row(&key, &value)?;
+        Ok((key, value))
+    });
+    let done = read(&mut rows);
+    rows.by_ref().for_each(drop);
+    drop(rows);
+    Ok((done, out.end()?.1))
 }
 
 /// Reads a rows file row by row. Its digest is checked before, by whoever trusts it.
@@ -215,6 +249,16 @@ pub(crate) fn read_rows_file(
     input
         .read_exact(&mut magic)
         .map_err(StorageError::io("read", &path))?;
+    if let Some((b"UROW", format)) = magic.split_first_chunk()
+        && let Ok(format) = <[u8; 4]>::try_from(format)
+        && u32::from_le_bytes(format) > FILE_FORMAT
+    {
+        return Err(StorageError::Format {
+            path,
+            found: u32::from_le_bytes(format),
+            supported: FILE_FORMAT,
+        });
+    }
     if &magic != FILE_MAGIC {
         return Err(StorageError::Damaged {
             path,

@@ -5,9 +5,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use unibus_proto::NodeId;
 use unibus_state::{EncodedBatch, Outcome, decode_outcomes, encode_outcomes};
 
+use crate::change::Change;
 use crate::frame::{FrameError, Reader, put_bytes};
 
 const FORMAT: u8 = 1;
+/// First byte of a change of the members, a request that came later than the others.
+const FORMAT_CHANGE: u8 = 2;
 /// Most batches in one forwarded proposal.
 pub(crate) const PARTS_MAX: usize = 65_536;
 
@@ -144,6 +147,37 @@ pub(crate) struct Join {
     pub(crate) forwarded: bool,
 }
 
+/// Encodes a change of the members. Told from a [`Join`] by its first byte.
+pub(crate) fn encode_change(change: &Change) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(FORMAT_CHANGE);
+    out.put_u64_le(change.remove.0);
+    out.put_u8(u8::from(change.accept_quorum_loss));
+    let (id, name) = match &change.replacement {
+        Some((id, name)) => (id.0, name.as_str()),
+        None => (0, ""),
+    };
+    out.put_u64_le(id);
+    put_bytes(&mut out, name.as_bytes());
+    out.freeze()
+}
+
+/// Decodes [`encode_change`]; `None` if the bytes are something else.
+pub(crate) fn decode_change(request: &Bytes) -> Option<Result<Change, FrameError>> {
+    (request.first() == Some(&FORMAT_CHANGE)).then(|| {
+        let mut input = Reader::new(request.slice(1..));
+        let remove = NodeId(input.u64()?);
+        let accept_quorum_loss = input.u8()? != 0;
+        let (id, name) = (input.u64()?, input.text()?);
+        close(&input)?;
+        Ok(Change {
+            remove,
+            replacement: (id != 0).then_some((NodeId(id), name)),
+            accept_quorum_loss,
+        })
+    })
+}
+
 /// The answer to a [`Join`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum JoinAnswer {
@@ -243,7 +277,19 @@ mod tests {
             name: "n".to_owned(),
             forwarded: true,
         };
-        assert_eq!(decode_join(encode_join(&join)), Ok(join));
+        assert_eq!(decode_join(encode_join(&join)), Ok(join.clone()));
+        assert!(decode_change(&encode_join(&join)).is_none());
+        for replacement in [None, Some((NodeId(6), "m".to_owned()))] {
+            let change = Change {
+                remove: NodeId(5),
+                replacement,
+                accept_quorum_loss: true,
+            };
+            let bytes = encode_change(&change);
+            assert_eq!(decode_change(&bytes), Some(Ok(change)));
+            let cut = bytes.slice(..bytes.len() - 1);
+            assert!(matches!(decode_change(&cut), Some(Err(_))));
+        }
         let refused = JoinAnswer::Refused("why".to_owned());
         assert_eq!(
             decode_join_answer(encode_join_answer(&refused)),

@@ -2,20 +2,24 @@
 //! name only when everything in it is synced, so whatever has that name is complete; it is deleted
 //! when the last holder lets go of a superseded one.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use crate::blocks::{digest_prefix, list, sync_dir};
+use crate::blocks::{BlockKey, digest_prefix, list, sync_dir};
 use crate::errors::StorageError;
-use crate::manifest::{FileEntry, MANIFEST_FILE, Manifest, ROWS_FILE};
+use crate::identity::write_whole;
+use crate::manifest::{BlockEntry, FileEntry, MANIFEST_FILES, Manifest, ROWS_FILE};
+use crate::quarantine::Quarantine;
 
 /// Suffix of a folder that is being built or received.
 const PARTIAL: &str = ".part";
+
+/// In the folder of a snapshot that was not taken here: the log need not reach it.
+const RECEIVED: &str = "received";
 
 /// A complete snapshot on disk. openraft hands it around by `Arc`.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(crate) struct SnapshotDir {
     pub(crate) manifest: Manifest,
     /// The bytes of the manifest file.
     pub(crate) manifest_bytes: Bytes,
+    /// The rows file is what the manifest says. Looked at when the folder is opened.
+    pub(crate) rows_are_whole: bool,
     superseded: AtomicBool,
 }
 
@@ -39,30 +45,83 @@ impl SnapshotDir {
         self.path.join(ROWS_FILE)
     }
 
+    /// What the manifest says of a block.
+    pub(crate) fn block(&self, key: BlockKey) -> Option<BlockEntry> {
+        let blocks = &self.manifest.blocks;
+        let at = blocks.binary_search_by_key(&key, |entry| (entry.stream, entry.block));
+        at.ok().and_then(|at| blocks.get(at)).copied()
+    }
+
+    /// It was not taken here.
+    pub(crate) fn is_received(&self) -> bool {
+        self.path.join(RECEIVED).exists()
+    }
+
     /// Delete the folder when the last holder drops it.
     pub(crate) fn supersede(&self) {
         self.superseded.store(true, Ordering::Release);
     }
 
-    /// Opens a complete folder and checks its manifest and the rows file.
-    fn open(path: PathBuf) -> Result<Self, StorageError> {
-        let manifest_path = path.join(MANIFEST_FILE);
-        let manifest_bytes: Bytes = fs::read(&manifest_path)
-            .map_err(StorageError::io("read", &manifest_path))?
-            .into();
-        let manifest =
-            Manifest::decode(&manifest_bytes).map_err(|error| StorageError::Damaged {
-                path: manifest_path,
-                reason: error.to_string(),
-            })?;
-        verify(&path.join(ROWS_FILE), &manifest.rows)?;
+    /// Opens a complete folder: its manifest, from whichever copy is whole, and a look at the rows file.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, StorageError> {
+        let (manifest, manifest_bytes) = read_manifest(&path)?;
+        let rows_are_whole = match verify(&path.join(ROWS_FILE), &manifest.rows) {
+            Ok(()) => true,
+            Err(error) if error.is_damage() => {
+                tracing::error!(%error, "the rows of the snapshot are damaged");
+                false
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             path,
             manifest,
             manifest_bytes,
+            rows_are_whole,
             superseded: AtomicBool::new(false),
         })
     }
+
+    /// Writes the copies of the manifest that are not whole again, after setting them aside.
+    pub(crate) fn mend_manifest(&self, damaged: &Path) -> Result<(), StorageError> {
+        for name in MANIFEST_FILES {
+            let path = self.path.join(name);
+            if fs::read(&path).is_ok_and(|bytes| bytes == self.manifest_bytes) {
+                continue;
+            }
+            if path.exists() {
+                let why = format!("{} is not what was written", path.display());
+                tracing::error!(%why, "set aside and written again from its copy");
+                Quarantine::create(damaged, &why)?.take(&path)?;
+            }
+            write_whole(&self.path, name, &self.manifest_bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// The manifest in a snapshot folder, from the first copy that is whole.
+fn read_manifest(folder: &Path) -> Result<(Manifest, Bytes), StorageError> {
+    let mut failure = None;
+    for name in MANIFEST_FILES {
+        let path = folder.join(name);
+        let read = fs::read(&path)
+            .map_err(StorageError::io("read", &path))
+            .and_then(|bytes| {
+                let bytes = Bytes::from(bytes);
+                let manifest = Manifest::decode(&bytes).map_err(|error| error.at(path))?;
+                Ok((manifest, bytes))
+            });
+        match read {
+            Ok(read) => return Ok(read),
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| StorageError::Damaged {
+        path: folder.to_owned(),
+        reason: "there is no manifest".to_owned(),
+    }))
 }
 
 impl Drop for SnapshotDir {
@@ -117,6 +176,11 @@ impl PartialSnapshot {
         self.path.join(name)
     }
 
+    /// Notes that its files come from elsewhere.
+    pub(crate) fn mark_received(&self) -> Result<(), StorageError> {
+        write_whole(&self.path, RECEIVED, b"")
+    }
+
     /// Writes the manifest, syncs the folder and gives it its final name. All other files are
     /// synced by whoever wrote them.
     pub(crate) fn finish(self, manifest: Manifest) -> Result<SnapshotDir, StorageError> {
@@ -125,14 +189,9 @@ impl PartialSnapshot {
             reason: error.to_string(),
         };
         let manifest_bytes = manifest.encode().map_err(damaged)?;
-        let path = self.path.join(MANIFEST_FILE);
-        File::create(&path)
-            .and_then(|mut file| {
-                file.write_all(&manifest_bytes)?;
-                file.sync_all()
-            })
-            .map_err(StorageError::io("write", &path))?;
-        sync_dir(&self.path)?;
+        for name in MANIFEST_FILES {
+            write_whole(&self.path, name, &manifest_bytes)?;
+        }
         let final_path = self.root.join(final_name(&manifest));
         if final_path.exists() {
             // Same place in the log, so the same content: an attempt that was not recorded.
@@ -144,6 +203,7 @@ impl PartialSnapshot {
             path: final_path,
             manifest,
             manifest_bytes,
+            rows_are_whole: true,
             superseded: AtomicBool::new(false),
         })
     }
@@ -157,32 +217,53 @@ fn final_name(manifest: &Manifest) -> String {
     format!("{:020}-{term:020}", manifest.index())
 }
 
-/// Opens the newest usable snapshot under `root`, and deletes older and unusable ones (but keeps
-/// what is being received: a transfer can go on after a restart).
-pub(crate) fn open_newest(root: &Path) -> Result<Option<Arc<SnapshotDir>>, StorageError> {
-    fs::create_dir_all(root).map_err(StorageError::io("create", root))?;
-    let mut found = list(root)?;
-    found.retain(|entry| !entry.name.ends_with(PARTIAL));
-    found.sort_by(|a, b| b.name.cmp(&a.name));
-    let mut newest: Option<Arc<SnapshotDir>> = None;
-    for entry in found {
-        if newest.is_some() {
-            if let Err(error) = fs::remove_dir_all(&entry.path) {
-                tracing::warn!(path = %entry.path.display(), %error, "an old snapshot stays");
+/// What opening the snapshots found.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    /// The newest one with a whole manifest.
+    pub(crate) snapshot: Option<Arc<SnapshotDir>>,
+    /// Newer ones that can't be opened, with how it shows.
+    pub(crate) damaged: Vec<(PathBuf, String)>,
+    /// Older ones, of no further use.
+    older: Vec<PathBuf>,
+}
+
+impl Newest {
+    /// Looks under `root`. Changes nothing.
+    pub(crate) fn find(root: &Path) -> Result<Self, StorageError> {
+        let mut found = list(root)?;
+        found.retain(|entry| !entry.name.ends_with(PARTIAL));
+        found.sort_by(|a, b| b.name.cmp(&a.name));
+        let mut newest = Self::default();
+        for entry in found {
+            if newest.snapshot.is_some() {
+                newest.older.push(entry.path);
+                continue;
             }
-            continue;
+            match SnapshotDir::open(entry.path.clone()) {
+                Ok(snapshot) => newest.snapshot = Some(Arc::new(snapshot)),
+                Err(error) if !error.is_damage() => return Err(error),
+                Err(error) => newest.damaged.push((entry.path, error.to_string())),
+            }
         }
-        match SnapshotDir::open(entry.path.clone()) {
-            Ok(snapshot) => newest = Some(Arc::new(snapshot)),
-            Err(error) if !error.is_damage() => return Err(error),
-            Err(error) => {
-                // Evidence stays on disk under a name that is never opened again.
-                tracing::error!(path = %entry.path.display(), %error, "snapshot set aside");
-                let aside = entry.path.with_extension(format!("bad{PARTIAL}"));
-                fs::rename(&entry.path, &aside)
-                    .map_err(StorageError::io("set aside", &entry.path))?;
+        Ok(newest)
+    }
+
+    /// Deletes the older ones, mends the manifest and sets aside what can't be opened. What is being
+    /// received stays: a transfer can go on after a restart.
+    pub(crate) fn tidy(&self, damaged: &Path) -> Result<(), StorageError> {
+        for path in &self.older {
+            if let Err(error) = fs::remove_dir_all(path) {
+                tracing::warn!(path = %path.display(), %error, "an old snapshot stays");
             }
+        }
+        for (path, why) in &self.damaged {
+            tracing::error!(path = %path.display(), why, "snapshot set aside");
+            Quarantine::create(damaged, why)?.take(path)?;
+        }
+        match &self.snapshot {
+            Some(snapshot) => snapshot.mend_manifest(damaged),
+            None => Ok(()),
         }
     }
-    Ok(newest)
 }

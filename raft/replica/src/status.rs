@@ -47,12 +47,18 @@ pub struct ReplicaStatus {
     pub has_quorum: bool,
     /// Whether this node belongs to a cluster (has a membership).
     pub initialized: bool,
+    /// Whether this node lost its store and has not been admitted again: it gives no vote.
+    pub rejoining: bool,
     /// Size of the sled database on disk, bytes.
     pub sled_bytes: u64,
     /// Bytes in the recent-message cache.
     pub cache_bytes: usize,
     /// Entry bytes applied since the newest checkpoint.
     pub bytes_since_checkpoint: u64,
+    /// Block files that are damaged and not mended yet.
+    pub damaged_blocks: usize,
+    /// Block files that were mended since the start.
+    pub mended_blocks: u64,
     /// Why consensus stopped on this node, if it did (disk failure, damaged log).
     pub fatal: Option<String>,
 }

@@ -1,7 +1,8 @@
 //! The replica as a whole: one node over restarts, three nodes over an in-process network with
-//! partitions, and openraft's own storage suite over the real log and the real state machine.
+//! partitions, damaged files, and openraft's own storage suite over the real log and the real state machine.
 
 mod cluster;
+mod damage;
 mod harness;
 mod single;
 mod suite;

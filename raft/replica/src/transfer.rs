@@ -12,12 +12,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 use unibus_proto::NodeId;
 
-use crate::blocks::digest_prefix;
+use crate::blocks::{BlockKey, digest_prefix};
 use crate::codec;
 use crate::errors::StorageError;
 use crate::frame::{FrameError, Reader, put_bytes};
 use crate::machine::{Shared, Snapshot};
-use crate::manifest::{FileEntry, Manifest, ROWS_FILE};
+use crate::manifest::{FileEntry, Manifest, ManifestError, ROWS_FILE};
 use crate::replica::{GROUP, RaftCore};
 use crate::snapshot::{PartialSnapshot, SnapshotDir};
 use crate::transport::{RpcClass, Transport, TransportError};
@@ -25,13 +25,35 @@ use crate::types::{SnapshotResponse, Vote};
 
 const FORMAT: u8 = 1;
 /// File bytes in one request.
-const CHUNK_BYTES: u64 = 1 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes of a request, at most: a manifest of 4 TiB in full blocks fits.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
 
 const BEGIN: u8 = 1;
 const CHUNK: u8 = 2;
 const FINISH: u8 = 3;
+/// Not part of a transfer: a piece of a block file, for a peer whose own is damaged.
+const BLOCK: u8 = 4;
+
+/// Asks for bytes of a block, by place in the state's terms.
+pub(crate) fn encode_block_request(key: BlockKey, offset: u32, len: u32) -> Bytes {
+    let mut out = head(BLOCK, &[0; 32]);
+    out.put_u64_le(key.0);
+    out.put_u32_le(key.1);
+    out.put_u32_le(offset);
+    out.put_u32_le(len);
+    out.freeze()
+}
+
+/// Answers [`encode_block_request`]. The asker checks what it gets.
+fn read_block(mut input: Reader, shared: &Shared) -> Result<Bytes, ReceiveError> {
+    let key = (input.u64()?, input.u32()?);
+    let (offset, len) = (input.u32()?, input.u32()?);
+    if u64::from(len) > CHUNK_BYTES {
+        return Err(FrameError("too long a piece").into());
+    }
+    Ok(shared.blocks.read_range(key, offset, len)?)
+}
 
 /// Why a snapshot did not get through. All of these are worth another attempt.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +151,8 @@ enum ReceiveError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
     Codec(#[from] codec::CodecError),
     #[error("not the transfer that is under way")]
     Other,
@@ -166,6 +190,10 @@ impl Receiver {
         }
         let kind = input.u8()?;
         let id = input.digest()?;
+        if kind == BLOCK {
+            let shared = Arc::clone(shared);
+            return tokio::task::spawn_blocking(move || read_block(input, &shared)).await?;
+        }
         let mut current = self.current.lock().await;
         match kind {
             BEGIN => {
@@ -212,6 +240,7 @@ fn begin(
     let name = format!("incoming-{}", blake3::Hash::from(id).to_hex());
     drop_other_transfers(shared.store.root(), &name)?;
     let partial = PartialSnapshot::resume(shared.store.root(), &name)?;
+    partial.mark_received()?;
     let files = manifest.files();
     for block in &manifest.blocks {
         let path = partial.file(&block.name());

@@ -73,6 +73,26 @@ pub(crate) fn head(
     head
 }
 
+/// Where the first record starts that is not whole, in records that follow one another without a gap, as
+/// they do in a block; `None` if all of them are whole.
+#[must_use]
+pub fn first_damaged(block: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < block.len() {
+        let rest = &block[at..];
+        let mut reader = Reader::new(rest);
+        let (Ok(crc), Ok(len)) = (reader.u32(), reader.u32()) else {
+            return Some(at);
+        };
+        let whole = rest.get(4..len as usize);
+        if (len as usize) < RECORD_HEAD_BYTES || whole.map(crc32fast::hash) != Some(crc) {
+            return Some(at);
+        }
+        at += len as usize;
+    }
+    None
+}
+
 impl StoredMessage {
     /// Reads and checks one whole record.
     pub fn decode(record: Bytes) -> Result<Self, RecordError> {
@@ -145,6 +165,27 @@ mod tests {
         let golden: &[u8] =
             b"\x28\0\0\0\x01\0\x03\0\x02\0\0\0\x07\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0a.bhhpay";
         assert_eq!(&record()[4..], golden);
+    }
+
+    #[test]
+    fn the_first_damaged_record_of_a_block_is_found() {
+        let one = record();
+        let block = [one.clone(), one.clone(), one.clone()].concat();
+        assert_eq!(first_damaged(&block), None);
+        assert_eq!(first_damaged(&[]), None);
+        for at in 0..block.len() {
+            let mut bad = block.clone();
+            bad[at] ^= 0x40;
+            assert_eq!(
+                first_damaged(&bad),
+                Some(at / one.len() * one.len()),
+                "{at}"
+            );
+            let cut = &block[..at];
+            let whole = (at % one.len() == 0).then_some(None);
+            let expected = whole.unwrap_or(Some(at / one.len() * one.len()));
+            assert_eq!(first_damaged(cut), expected, "{at}");
+        }
     }
 
     #[test]

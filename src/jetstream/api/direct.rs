@@ -6,7 +6,7 @@ use unibus_state::{Location, State, StoredMessage, Stream};
 
 use super::Ticket;
 use super::plan::{Read, names_one_message};
-use crate::jetstream::core::Core;
+use crate::jetstream::core::{Core, Unread};
 use crate::jetstream::text::{self, DirectPlace};
 
 /// Messages that one batch request brings at most.
@@ -61,6 +61,9 @@ pub(super) fn request(
     })
 }
 
+/// Told instead of a message that is damaged here: its absence would be a wrong answer.
+const DAMAGED: &str = "Message Damaged On This Node, Ask Again";
+
 /// Answers a request after its barrier.
 pub(super) fn answer(core: &Core, stream: &str, request: &MsgGetRequest, ticket: &Ticket) {
     if !request.multi_last.is_empty() {
@@ -70,22 +73,29 @@ pub(super) fn answer(core: &Core, stream: &str, request: &MsgGetRequest, ticket:
         return answer_batch(core, stream, request, ticket);
     }
     match find(core, stream, request) {
-        Some(message) => send_message(&message, stream, request.no_hdr, None, ticket),
-        None => ticket.status(404, "Message Not Found"),
+        Ok(message) => send_message(&message, stream, request.no_hdr, None, ticket),
+        Err(Unread::Gone) => ticket.status(404, "Message Not Found"),
+        Err(Unread::Damaged) => ticket.status(500, DAMAGED),
     }
 }
 
 /// The one message that a request names.
-pub(super) fn find(core: &Core, stream: &str, request: &MsgGetRequest) -> Option<StoredMessage> {
+pub(super) fn find(
+    core: &Core,
+    stream: &str,
+    request: &MsgGetRequest,
+) -> Result<StoredMessage, Unread> {
     for _ in 0..READ_ATTEMPTS {
         let place = core
             .replica
-            .with_state(|state| locate(state, stream, request))?;
-        if let Some(message) = core.read_message(&place) {
-            return Some(message);
+            .with_state(|state| locate(state, stream, request))
+            .ok_or(Unread::Gone)?;
+        match core.read_message(&place) {
+            Err(Unread::Gone) => {}
+            read => return read,
         }
     }
-    None
+    Err(Unread::Gone)
 }
 
 fn locate(state: &State, stream: &str, request: &MsgGetRequest) -> Option<Location> {
@@ -218,8 +228,10 @@ fn send_batch(
             break;
         }
         pending = pending.saturating_sub(1);
-        let Some(message) = core.read_message(place) else {
-            continue;
+        let message = match core.read_message(place) {
+            Ok(message) => message,
+            Err(Unread::Gone) => continue,
+            Err(Unread::Damaged) => return ticket.status(500, DAMAGED),
         };
         send_message(
             &message,

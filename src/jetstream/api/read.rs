@@ -22,7 +22,7 @@ use unibus_state::{State, Stream};
 use super::plan::Read;
 use super::write::json;
 use super::{Ticket, consumer_read, direct};
-use crate::jetstream::core::Core;
+use crate::jetstream::core::{Core, Unread};
 use crate::jetstream::internal;
 
 /// Questions that share a barrier.
@@ -297,7 +297,10 @@ fn message(core: &Core, stream: &str, request: &MsgGetRequest) -> Result<Message
     {
         return Err(error::STREAM_NOT_FOUND);
     }
-    let stored = direct::find(core, stream, request).ok_or(error::NO_MESSAGE_FOUND)?;
+    let stored = direct::find(core, stream, request).map_err(|unread| match unread {
+        Unread::Gone => error::NO_MESSAGE_FOUND,
+        Unread::Damaged => error::CLUSTER_NOT_AVAILABLE,
+    })?;
     let hdrs = if request.no_hdr {
         String::new()
     } else {

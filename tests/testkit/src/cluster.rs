@@ -180,6 +180,47 @@ impl Cluster {
         .map(drop)
     }
 
+    /// Runs the program with `args` and the flags by which it reaches node `i`; what it printed, on both
+    /// streams, and whether it says that it worked.
+    ///
+    /// # Errors
+    /// When it can't be run.
+    pub fn operate(&self, i: usize, args: &[&str]) -> anyhow::Result<(bool, String)> {
+        let node = self.nodes.get(i).context("no such node")?;
+        let output = Command::new(&self.binary)
+            .args(args)
+            .args(["--nats-url", &node.url(), "--internal-id-file"])
+            .arg(self.data_dir(i).join("internal.json"))
+            .output()?;
+        let mut printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        printed.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.success(), printed))
+    }
+
+    /// Makes the user of another cluster this one's: for a cluster that has the other's state.
+    pub fn take_user(&mut self, other: &Self) {
+        self.seed.clone_from(&other.seed);
+    }
+
+    /// Starts one more node, the next n…, with the routes of the others; it joins by itself.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn grow(&mut self) -> anyhow::Result<usize> {
+        let i = self.nodes.len();
+        let name = format!("n{i}");
+        issue(&self.binary, &self.dir.path().join("pki"), &name, &[])?;
+        let port = free_port()?;
+        let routes = format!("{},{name}=127.0.0.1:{port}", self.routes);
+        let args = node_args(self.dir.path(), &name, port, &routes);
+        let log = self.dir.path().join(format!("{name}.log"));
+        let mut node = NodeProcess::new(&self.binary, args, log, free_port()?, free_port()?);
+        node.start()?;
+        self.nodes.push(node);
+        self.routes = routes;
+        Ok(i)
+    }
+
     /// A client of node `i`, authenticated as the cluster's user.
     ///
     /// # Errors

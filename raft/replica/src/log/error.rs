@@ -39,7 +39,7 @@ pub(crate) enum LogError {
         detail: String,
     },
     /// The file is in a format of another version.
-    #[error("{} has format {found}, this version reads {supported}", file.display())]
+    #[error("{} has format {found} and this version reads {supported}: start the version that wrote it, or a newer one; nothing was changed", file.display())]
     Format {
         /// The file.
         file: PathBuf,
@@ -58,6 +58,11 @@ impl LogError {
             path: path.to_owned(),
             source,
         }
+    }
+
+    /// Whether bytes that were synced once are not there any more, as opposed to being out of reach.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Missing { .. })
     }
 
     /// A [`LogError::Damaged`].

@@ -101,6 +101,15 @@ impl GroupLog {
         self.index.lock().purged.map_or(0, |id| id.index)
     }
 
+    /// Index of the last entry, purged or not; 0 if there never was one.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.index
+            .lock()
+            .state()
+            .last_log_id
+            .map_or(0, |id| id.index)
+    }
+
     /// The operation, with the committed hint that is due. The entry that the hint names is in the
     /// queue already, so it gets to the disk first.
     fn op(&self, index: &mut GroupIndex, action: Action, done: Done) -> Op {
@@ -235,7 +244,12 @@ impl Files {
 }
 
 /// The entry in a record, if it is the one expected. Its payload is a slice of `record`.
-fn decode(group: GroupId, log_id: &LogId, segment: &Segment, record: &Bytes) -> Option<Entry> {
+pub(super) fn decode(
+    group: GroupId,
+    log_id: &LogId,
+    segment: &Segment,
+    record: &Bytes,
+) -> Option<Entry> {
     let found = record::read(record, segment.stamp)?;
     let head = &found.head;
     if head.kind != Kind::Entry || head.group != group || head.log_id() != *log_id {

@@ -16,9 +16,10 @@ use super::index::{GroupIndex, Logged, Place};
 use super::keeper;
 use super::record::{self, ALIGN, Found, HEAD_BYTES, Kind};
 use super::segment::{self, HEADER_BYTES, Segment};
+use super::synced::Synced;
 use super::writer::Tail;
 use super::{Cut, LogError, LogOptions, OpenReport};
-use crate::codec;
+use crate::codec::{self, CodecError};
 use crate::transport::GroupId;
 use crate::types::Vote;
 
@@ -48,14 +49,44 @@ pub(super) fn open(dir: &Path, options: &LogOptions) -> Result<Recovered, LogErr
     let mut scan = Scan::default();
     let tail = scan.run(dir, &mut segments)?;
     scan.check_complete(dir, &segments)?;
+    check_reach(dir, &segments, &tail)?;
     if !is_marked {
         write_marker(dir)?;
     }
     finish(dir, scan, segments, tail)
 }
 
+/// Whether `dir` holds a log, or what is left of one.
+pub(super) fn has_traces(dir: &Path) -> bool {
+    dir.join(MARKER).exists() || list(dir).is_ok_and(|sequences| !sequences.is_empty())
+}
+
+/// The log must reach at least as far as it was noted to be synced.
+fn check_reach(dir: &Path, segments: &[Arc<Segment>], end: &End) -> Result<(), LogError> {
+    let (Some(synced), Some(last)) = (Synced::read(dir), segments.last()) else {
+        return Ok(());
+    };
+    if synced.sequence > last.sequence {
+        return Err(LogError::Missing {
+            file: dir.join(segment::file_name(synced.sequence)),
+            detail: "records in it were synced".to_owned(),
+        });
+    }
+    let used = segments.len() - 1 - usize::from(end.is_tail_before_last);
+    match segments.get(used) {
+        Some(tail) if synced.is_of(tail.sequence, tail.stamp) && synced.offset > end.offset => {
+            let detail = format!(
+                "there is no valid record here, and records up to byte {} were synced",
+                synced.offset
+            );
+            Err(LogError::damaged(&tail.path, u64::from(end.offset), detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Sequence numbers of the segments in `dir`, in order.
-fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
+pub(super) fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
     let mut sequences = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| LogError::io("list", dir, e))? {
         let name = entry.map_err(|e| LogError::io("list", dir, e))?.file_name();
@@ -167,7 +198,7 @@ struct End {
 }
 
 /// What reading a segment came to.
-enum Stop {
+pub(super) enum Stop {
     /// At its seal.
     Sealed,
     /// At this offset there is no valid record.
@@ -184,8 +215,31 @@ struct ScanGroup {
     missing: Option<(u64, u64)>,
 }
 
+/// Why a record whose checksum is right can't be followed.
+enum Wrong {
+    /// It contradicts the records before it.
+    Damage(String),
+    /// Another version wrote it.
+    Format(u8),
+}
+
+impl From<String> for Wrong {
+    fn from(detail: String) -> Self {
+        Self::Damage(detail)
+    }
+}
+
+impl From<CodecError> for Wrong {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Format(found) => Self::Format(found),
+            error => Self::Damage(error.to_string()),
+        }
+    }
+}
+
 #[derive(Default)]
-struct Scan {
+pub(super) struct Scan {
     groups: BTreeMap<GroupId, ScanGroup>,
     report: OpenReport,
 }
@@ -227,7 +281,16 @@ impl Scan {
         })
     }
 
-    fn read_segment(&mut self, segment: &Segment, buffer: &[u8]) -> Result<Stop, LogError> {
+    /// What was read of one group.
+    pub(super) fn into_index(mut self, group: GroupId) -> GroupIndex {
+        self.groups.remove(&group).unwrap_or_default().index
+    }
+
+    pub(super) fn read_segment(
+        &mut self,
+        segment: &Segment,
+        buffer: &[u8],
+    ) -> Result<Stop, LogError> {
         let mut at = HEADER_BYTES as usize;
         while let Some(found) = buffer
             .get(at..)
@@ -242,15 +305,21 @@ impl Scan {
                 offset: u32::try_from(at).unwrap_or(u32::MAX),
                 size: u32::try_from(found.size).unwrap_or(u32::MAX),
             };
-            self.apply(&found, place)
-                .map_err(|detail| LogError::damaged(&segment.path, at as u64, detail))?;
+            self.apply(&found, place).map_err(|wrong| match wrong {
+                Wrong::Damage(detail) => LogError::damaged(&segment.path, at as u64, detail),
+                Wrong::Format(found) => LogError::Format {
+                    file: segment.path.clone(),
+                    found: u32::from(found),
+                    supported: u32::from(codec::FORMAT),
+                },
+            })?;
             at += found.size;
         }
         Ok(Stop::At(at))
     }
 
     /// Does again what the record says.
-    fn apply(&mut self, found: &Found<'_>, place: Place) -> Result<(), String> {
+    fn apply(&mut self, found: &Found<'_>, place: Place) -> Result<(), Wrong> {
         let head = &found.head;
         if head.kind == Kind::Mark {
             return Ok(());
@@ -276,7 +345,7 @@ impl Scan {
                 group.logged.committed = Some(head.log_id());
             }
             Kind::Head => {
-                let state = codec::decode_group_head(found.body).map_err(|e| e.to_string())?;
+                let state = codec::decode_group_head(found.body)?;
                 if is_new {
                     group.missing = state.live;
                 }
@@ -377,12 +446,16 @@ fn torn(
         at += found.size;
         last_trace = at;
     }
+    // A segment has its size before it has its name, so no crash leaves a shorter one.
+    if on_disk < u64::from(segment.bytes) {
+        let detail = format!(
+            "the file ends here; it was made with {} bytes",
+            segment.bytes
+        );
+        return Err(LogError::damaged(&segment.path, on_disk, detail));
+    }
     let rest = buffer.get(offset..).unwrap_or_default();
-    let is_short = on_disk < u64::from(segment.bytes);
-    if is_short {
-        let on_disk = usize::try_from(on_disk).unwrap_or(usize::MAX);
-        last_trace = last_trace.max(on_disk);
-    } else if record::has_tag(rest, segment.stamp) {
+    if record::has_tag(rest, segment.stamp) {
         last_trace = last_trace.max(offset + HEAD_BYTES);
     }
     let offset = u32::try_from(offset).unwrap_or(u32::MAX);
@@ -395,7 +468,7 @@ fn torn(
             bytes,
             records,
         }),
-        zero_from: (bytes > 0 || is_short).then_some(offset),
+        zero_from: (bytes > 0).then_some(offset),
         is_tail_before_last,
     })
 }

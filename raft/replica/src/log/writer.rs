@@ -16,6 +16,7 @@ use super::index::{Logged, Place};
 use super::keeper::Keeper;
 use super::record::{self, Head, Kind};
 use super::segment::{HEADER_BYTES, Segment};
+use super::synced::{Synced, SyncedFile};
 use super::{LogError, Shared};
 use crate::codec::{self, PayloadKind};
 use crate::transport::GroupId;
@@ -105,6 +106,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Op>,
     keeper: Keeper,
+    synced: SyncedFile,
     segment: Arc<Segment>,
     /// Where `buffer` goes in the segment.
     offset: u32,
@@ -136,6 +138,7 @@ impl Writer {
             shared,
             queue,
             keeper,
+            synced: SyncedFile::open(dir),
             segment: tail.segment,
             offset: tail.offset,
             durable: tail.offset,
@@ -370,6 +373,11 @@ impl Writer {
         self.flush()?;
         // Losing the mark loses nothing, so it gets no sync and `durable` stays in front of it.
         self.marked = Some(self.offset);
+        self.synced.note(&Synced {
+            sequence: self.segment.sequence,
+            tag: self.segment.stamp.tag,
+            offset: self.durable,
+        });
         Ok(())
     }
 

@@ -16,8 +16,8 @@ use unibus_state::command::StreamPut;
 use unibus_state::{Command, CommandBatch, Effect, EncodedBatch, Outcome, State, StoredMessage};
 
 use crate::{
-    GroupId, Observer, Proposed, Replica, ReplicaOptions, RpcClass, RpcHandler, Transport,
-    TransportError,
+    GroupId, Observer, OnDamage, OpenStore, Proposed, Replica, ReplicaOptions, RpcClass,
+    RpcHandler, StartError, Transport, TransportError,
 };
 
 /// No wait of a test takes longer.
@@ -144,6 +144,8 @@ pub(crate) struct Node {
     net: Arc<Net>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) checkpoint_log_bytes: u64,
+    pub(crate) on_damage: OnDamage,
+    pub(crate) scrub_pause: Duration,
     running: Option<Replica>,
 }
 
@@ -151,32 +153,45 @@ impl Node {
     pub(crate) async fn start(net: &Arc<Net>, name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut node = Self {
-            id: Replica::node_id_in(dir.path()).unwrap(),
+            id: NodeId(0),
             name: name.to_owned(),
             dir,
             net: Arc::clone(net),
             recorder: Arc::default(),
             checkpoint_log_bytes: 256 << 20,
+            on_damage: OnDamage::Rejoin,
+            scrub_pause: Duration::from_secs(3600),
             running: None,
         };
         node.restart().await;
         node
     }
 
-    pub(crate) fn path(&self) -> &std::path::Path {
+    /// The folder of the store.
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// The node's folder.
+    pub(crate) fn home(&self) -> &std::path::Path {
         self.dir.path()
     }
 
     pub(crate) async fn restart(&mut self) {
-        let link = Link {
-            net: Arc::clone(&self.net),
-            id: self.id,
-        };
-        self.recorder = Arc::default();
+        self.try_restart().await.unwrap();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The options of this node's replica.
+    pub(crate) fn options(&self) -> ReplicaOptions {
         let mut options = ReplicaOptions::new(self.dir.path(), &self.name);
         options.log_segment_bytes = 1 << 20;
         options.checkpoint_log_bytes = self.checkpoint_log_bytes;
         options.sled_cache_bytes = 1 << 20;
+        options.scrub_pause = self.scrub_pause;
         // Tests share two slow cores: elections must not start by scheduling delay.
         options.heartbeat = Duration::from_millis(150);
         options.election_min = Duration::from_millis(1000);
@@ -184,12 +199,25 @@ impl Node {
         options.no_leader_timeout = Duration::from_secs(4);
         options.propose_timeout = Duration::from_secs(10);
         options.read_timeout = Duration::from_secs(10);
-        let observer: Arc<dyn Observer> = Arc::clone(&self.recorder) as _;
-        let replica = Replica::start(options, self.id, Arc::new(link), observer)
+        options
+    }
+
+    pub(crate) async fn try_restart(&mut self) -> Result<(), StartError> {
+        let (options, on_damage) = (self.options(), self.on_damage);
+        let store = tokio::task::spawn_blocking(move || OpenStore::open(options, on_damage))
             .await
-            .unwrap();
+            .unwrap()?;
+        self.id = store.id();
+        let link = Link {
+            net: Arc::clone(&self.net),
+            id: self.id,
+        };
+        self.recorder = Arc::default();
+        let observer: Arc<dyn Observer> = Arc::clone(&self.recorder) as _;
+        let replica = Replica::start(store, Arc::new(link), observer).await?;
         self.net.handlers.lock().insert(self.id, replica.handler());
         self.running = Some(replica);
+        Ok(())
     }
 
     /// Takes the node off the network and stops it without a hand-over.

@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 
 use unibus_state::{Outcome, State};
 
-use super::harness::{
-    Net, Node, Recorder, create_stream, eventually, messages, payload, sequences,
-};
-use crate::replica::open;
+use super::harness::{Net, Node, create_stream, eventually, messages, payload, sequences};
 use crate::rows::RowStore;
-use crate::{InitializeError, ProposeError, ReplicaOptions, StartError, StorageError};
+use crate::{InitializeError, OnDamage, OpenStore, ProposeError, StartError, StorageError};
 
 async fn alone(net: &Arc<Net>) -> Node {
     let node = Node::start(net, "one").await;
@@ -155,9 +152,7 @@ async fn what_is_missing_or_in_use_stops_the_start_and_nothing_is_touched() {
     let index = node.checkpoint().await.unwrap();
     node.kill().await;
     let path = node.path().to_owned();
-    let mut options = ReplicaOptions::new(&path, "one");
-    options.sled_cache_bytes = 1 << 20;
-    let refusal = || open(&options, Arc::new(Recorder::default())).err();
+    let refusal = || OpenStore::open(node.options(), OnDamage::Refuse).err();
 
     let in_use = RowStore::open(&path.join("rows"), 1 << 20).unwrap();
     let refused = refusal();
@@ -172,12 +167,16 @@ async fn what_is_missing_or_in_use_stops_the_start_and_nothing_is_touched() {
         fs::rename(path.join(folder), aside.path().join(folder)).unwrap();
     }
     let refused = refusal();
+    let Some(StartError::Damaged(damage)) = refused else {
+        panic!("{refused:?}")
+    };
     assert!(
-        matches!(refused, Some(StartError::Gap { purged, checkpoint: 0 }) if purged == index),
-        "{refused:?}"
+        damage.to_string().contains(&format!("after entry {index}")),
+        "{damage}"
     );
     for folder in ["rows", "snapshots"] {
-        fs::remove_dir_all(path.join(folder)).unwrap();
+        // The look at what is there opened a new database.
+        drop(fs::remove_dir_all(path.join(folder)));
         fs::rename(aside.path().join(folder), path.join(folder)).unwrap();
     }
     node.restart().await;

@@ -7,11 +7,11 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::harness::Recorder;
-use crate::ReplicaOptions;
 use crate::log::GroupLog;
 use crate::machine::Machine;
-use crate::replica::{GROUP, Observer, open};
+use crate::replica::{GROUP, Observer};
 use crate::types::TypeConfig;
+use crate::{OnDamage, OpenStore, ReplicaOptions};
 
 struct Stores;
 
@@ -21,9 +21,10 @@ impl StoreBuilder<TypeConfig, GroupLog, Machine, TempDir> for Stores {
         let mut options = ReplicaOptions::new(dir.path(), "suite");
         options.log_segment_bytes = 1 << 20;
         options.sled_cache_bytes = 1 << 20;
+        let store = OpenStore::open(options, OnDamage::Refuse).unwrap();
         let observer: Arc<dyn Observer> = Arc::new(Recorder::default());
-        let (log, machine) = open(&options, observer).unwrap();
-        Ok((dir, log.group(GROUP), machine))
+        let machine = Machine::new(store.opened, store.blocks, observer);
+        Ok((dir, store.log.group(GROUP), machine))
     }
 }
 

@@ -74,7 +74,8 @@ fn records(bytes: &[u8], stamp: Stamp) -> Vec<(usize, usize, Kind)> {
 fn broken(from: &Path, to: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        if entry.file_name() != "LOCK" {
+        // As after a power cut: the note of how far the log is synced is itself never synced.
+        if entry.file_name() != "LOCK" && entry.file_name() != "synced" {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
@@ -96,13 +97,8 @@ async fn a_tail_torn_at_any_byte_leaves_the_complete_prefix() {
     let (at, size, _) = *records.last().unwrap();
     let copy = fast_dir();
     for cut in HEADER_BYTES as usize..=at + size {
-        // By turns the file ends there, or its rest is zeros.
-        broken(dir.path(), copy.path(), |bytes| {
-            bytes.truncate(cut);
-            if cut % 2 == 0 {
-                bytes.resize(whole.len(), 0);
-            }
-        });
+        fs::remove_file(copy.path().join("synced")).ok();
+        broken(dir.path(), copy.path(), |bytes| bytes[cut..].fill(0));
         // A record that lost only zeros is still whole: what is missing reads as zeros.
         let end = whole[..cut].len() + whole[cut..].iter().take_while(|byte| **byte == 0).count();
         let complete = records
@@ -358,4 +354,39 @@ async fn a_committed_hint_without_its_entry_is_not_believed() {
     assert_eq!(group.read_committed().await.unwrap(), Some(log_id(1, 1)));
     group.purge(log_id(1, 1)).await.unwrap();
     assert_eq!(group.read_committed().await.unwrap(), Some(log_id(1, 1)));
+}
+
+#[tokio::test]
+async fn records_that_were_synced_and_are_zeros_now_are_missed() {
+    let dir = fast_dir();
+    write_some(dir.path()).await;
+    let path = segments(dir.path()).pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let records = records(&whole, segment(&path).stamp);
+    let copy = fast_dir();
+    // All but the last mark, which holds nothing.
+    for (at, ..) in &records[..records.len() - 1] {
+        broken(dir.path(), copy.path(), |bytes| bytes[*at..].fill(0));
+        fs::copy(dir.path().join("synced"), copy.path().join("synced")).unwrap();
+        match recovery::open(copy.path(), &small()).map(|_| ()) {
+            Err(LogError::Damaged { offset, .. }) => assert_eq!(offset, *at as u64),
+            other => panic!("zeros from {at}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_is_shorter_than_it_was_made_is_refused() {
+    let dir = fast_dir();
+    write_some(dir.path()).await;
+    let copy = fast_dir();
+    let len = small().segment_bytes as usize;
+    for cut in [0, 5, 64, 200, len - 1] {
+        broken(dir.path(), copy.path(), |bytes| bytes.truncate(cut));
+        let refused = recovery::open(copy.path(), &small()).map(|_| ());
+        assert!(
+            matches!(refused, Err(LogError::Damaged { .. })),
+            "{cut}: {refused:?}"
+        );
+    }
 }
