@@ -15,7 +15,7 @@ use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_state::command::{Append, ScheduleRun};
 use unibus_state::{Command, DueSchedule, Outcome, StoredMessage};
 
-use super::core::Core;
+use super::core::{Core, Unread};
 use super::text;
 
 /// Schedules that are run at once.
@@ -70,10 +70,12 @@ pub(super) async fn run(core: Arc<Core>) {
 
 /// Whether the run was taken, or refused for a reason that apply remembers.
 async fn run_one(core: &Core, due: &DueSchedule, now_ns: u64) -> bool {
-    let Some(message) = core.read_message(&due.location) else {
+    let Ok(message) = core.read_message(&due.location) else {
         return false;
     };
-    let run = plan(core, due, &message, now_ns);
+    let Ok(run) = plan(core, due, &message, now_ns) else {
+        return false;
+    };
     let call = core.ingest.call(&Command::ScheduleRun(run));
     match call.await {
         Ok(Ok(answered)) => {
@@ -91,8 +93,14 @@ async fn run_one(core: &Core, due: &DueSchedule, now_ns: u64) -> bool {
     }
 }
 
-/// What is to be proposed. A schedule that does not read any more ends.
-fn plan(core: &Core, due: &DueSchedule, message: &StoredMessage, now_ns: u64) -> ScheduleRun {
+/// What is to be proposed. A schedule that does not read any more ends; one whose source is damaged
+/// here waits until the source was fetched from another node.
+fn plan(
+    core: &Core,
+    due: &DueSchedule,
+    message: &StoredMessage,
+    now_ns: u64,
+) -> Result<ScheduleRun, Unread> {
     let mut run = ScheduleRun {
         stream: due.stream.to_string(),
         created_ns: due.created_ns,
@@ -102,10 +110,10 @@ fn plan(core: &Core, due: &DueSchedule, message: &StoredMessage, now_ns: u64) ->
         message: None,
     };
     let Ok(headers) = HeaderMap::parse(&message.headers) else {
-        return run;
+        return Ok(run);
     };
     let Some(schedule) = headers.get(SCHEDULE).and_then(Schedule::parse) else {
-        return run;
+        return Ok(run);
     };
     let zone = headers.get(SCHEDULE_TIME_ZONE).and_then(Zone::named);
     let after = |ns| match &zone {
@@ -114,7 +122,7 @@ fn plan(core: &Core, due: &DueSchedule, message: &StoredMessage, now_ns: u64) ->
     };
     if !due.armed {
         run.next_ns = after(now_ns).unwrap_or(0);
-        return run;
+        return Ok(run);
     }
     if schedule.repeats() {
         // Runs that were missed are not made up for, except for one.
@@ -122,19 +130,23 @@ fn plan(core: &Core, due: &DueSchedule, message: &StoredMessage, now_ns: u64) ->
         run.next_ns = next.or_else(|| after(now_ns)).unwrap_or(0);
     }
     let source = headers.get(SCHEDULE_SOURCE).filter(|s| !s.is_empty());
-    let source = source.and_then(|source| last_of(core, &due.stream, source));
+    let source = source.and_then(|source| last_of(core, &due.stream, source).transpose());
+    let source = source.transpose()?;
     let body = source.as_ref().unwrap_or(message);
     run.message = produce(&headers, message, body, run.next_ns);
-    run
+    Ok(run)
 }
 
 /// The last message of a subject.
-fn last_of(core: &Core, stream: &str, subject: &str) -> Option<StoredMessage> {
+fn last_of(core: &Core, stream: &str, subject: &str) -> Result<Option<StoredMessage>, Unread> {
     let place = core.replica.with_state(|state| {
         let (_, place) = state.stream(stream)?.last_for(subject.as_bytes())?;
         Some(place)
-    })?;
-    core.read_message(&place)
+    });
+    match place.map(|place| core.read_message(&place)).transpose() {
+        Err(Unread::Gone) => Ok(None),
+        read => read,
+    }
 }
 
 /// The message of one run: `body`'s, with the schedule's wishes.

@@ -124,6 +124,7 @@ impl Service for Operator {
                 header_len: 0,
                 data: &data,
                 capture: false,
+                local: false,
             });
         });
         true

@@ -23,7 +23,7 @@ use super::read::BARRIER_MAX;
 use super::write::json;
 use crate::jetstream::advisory::{self, Event};
 use crate::jetstream::archive::{self, Contents};
-use crate::jetstream::core::Core;
+use crate::jetstream::core::{Core, Unread};
 use crate::jetstream::text;
 
 /// Archives that are being sent or read by one node.
@@ -308,21 +308,27 @@ struct Stored<'a> {
 }
 
 impl archive::Messages for Stored<'_> {
-    fn next(&mut self, from_seq: u64, bytes_max: usize) -> Vec<StoredMessage> {
+    fn next(&mut self, from_seq: u64, bytes_max: usize) -> io::Result<Vec<StoredMessage>> {
         let mut from = from_seq;
         loop {
             let places = self.places(from, bytes_max);
             let Some((last, _)) = places.last() else {
-                return Vec::new();
+                return Ok(Vec::new());
             };
             from = last + 1;
-            // One that was removed since is left out, like one that was removed before.
-            let found: Vec<_> = places
-                .iter()
-                .filter_map(|(_, place)| self.core.read_message(place))
-                .collect();
+            let mut found = Vec::with_capacity(places.len());
+            for (seq, place) in &places {
+                match self.core.read_message(place) {
+                    Ok(message) => found.push(message),
+                    // Left out, like one that was removed before.
+                    Err(Unread::Gone) => {}
+                    Err(Unread::Damaged) => {
+                        return Err(io::Error::other(format!("message {seq} can't be read")));
+                    }
+                }
+            }
             if !found.is_empty() {
-                return found;
+                return Ok(found);
             }
         }
     }

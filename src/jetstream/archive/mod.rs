@@ -74,9 +74,13 @@ mod tests {
     struct Fixed(Vec<StoredMessage>);
 
     impl Messages for Fixed {
-        fn next(&mut self, from_seq: u64, _bytes_max: usize) -> Vec<StoredMessage> {
+        fn next(
+            &mut self,
+            from_seq: u64,
+            _bytes_max: usize,
+        ) -> std::io::Result<Vec<StoredMessage>> {
             let rest = self.0.iter().filter(|message| message.seq >= from_seq);
-            rest.take(2).cloned().collect()
+            Ok(rest.take(2).cloned().collect())
         }
     }
 

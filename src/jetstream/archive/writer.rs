@@ -29,7 +29,10 @@ pub(in crate::jetstream) struct Contents {
 /// Where messages come from.
 pub(in crate::jetstream) trait Messages {
     /// The next messages from a sequence on, about so many bytes of them; none = there are no more.
-    fn next(&mut self, from_seq: u64, bytes_max: usize) -> Vec<StoredMessage>;
+    ///
+    /// # Errors
+    /// One of them can't be read: an archive without it must not look complete.
+    fn next(&mut self, from_seq: u64, bytes_max: usize) -> io::Result<Vec<StoredMessage>>;
 }
 
 #[derive(Serialize)]
@@ -117,7 +120,7 @@ fn add_messages<W: Write>(
 ) -> io::Result<()> {
     let (mut next, mut bytes) = (0, Vec::new());
     for number in 1.. {
-        let some = messages.next(next, BLOCK_BYTES_MAX);
+        let some = messages.next(next, BLOCK_BYTES_MAX)?;
         let Some(last) = some.last() else {
             break;
         };
