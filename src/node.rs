@@ -33,7 +33,7 @@ use crate::config::auth::StaticAuth;
 use crate::config::tls::ClientTls;
 use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, NodeConfig};
-use crate::control::{ControlTlsError, PlaneParts};
+use crate::control::{ControlCounters, ControlServer, ControlTlsError, PlaneParts};
 use crate::mesh::{self, Mesh};
 use crate::monitor::sys::Advisories;
 use crate::monitor::{Monitor, ReloadRequest, ReloadRequests};
@@ -185,6 +185,7 @@ impl Node {
             broker: &broker,
             store: store.as_ref(),
             mesh: mesh.as_ref(),
+            control: listeners.control.as_ref().map(ControlServer::counters),
         };
         let addresses = listeners.addresses(client, mesh.as_deref());
         let monitoring = monitoring::start(&config, &addresses, &server_id, &parts, &shutdown);
@@ -360,6 +361,7 @@ impl Node {
                 transport: Arc::clone(&store.transport),
                 health: Arc::clone(health) as _,
                 mode: config.auth.bus().unwrap_or(BusAuth::Off),
+                encrypted_rooms: config.encrypted_rooms,
             };
             let run = control.run(parts, shutdown.clone());
             self.tasks.push(tokio::spawn(run));
@@ -404,4 +406,5 @@ struct Parts<'a> {
     broker: &'a Broker,
     store: Option<&'a Store>,
     mesh: Option<&'a Arc<Mesh>>,
+    control: Option<Arc<ControlCounters>>,
 }

@@ -8,6 +8,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::client_args::ClientArgs;
+use super::http_args::HttpArgs;
 use super::limits::parse_size;
 use crate::mesh::RouteAddr;
 
@@ -118,6 +119,9 @@ pub struct NodeArgs {
     /// --routes]
     #[arg(long, value_name = "MODE", env = "UNIBUS_BUS_AUTH")]
     pub bus_auth: Option<BusAuth>,
+    /// Refuse rooms in cleartext, as every node does that other hosts can connect to
+    #[arg(long, env = "UNIBUS_ENCRYPTED_ROOMS")]
+    pub encrypted_rooms: bool,
     /// File of the node's own service identity, created with mode 0600 where it is missing
     /// [default: internal.json in the data folder]
     #[arg(long, value_name = "FILE", env = "UNIBUS_INTERNAL_ID_FILE")]
@@ -239,13 +243,9 @@ pub struct LimitArgs {
     /// Log written between two checkpoints of the store, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "UNIBUS_CHECKPOINT_LOG_MB")]
     pub checkpoint_log_mb: Option<u64>,
-    /// Requests a second that one address may make to the control plane; twice that at once
-    /// [default: 200]
-    #[arg(long, value_name = "N", env = "UNIBUS_HTTP_RATE")]
-    pub http_rate: Option<std::num::NonZeroU32>,
-    /// Most bytes of request bodies that the control plane holds at a time [default: 128MB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_BODY_BUDGET")]
-    pub http_body_budget: Option<u64>,
+    /// Flags about the bounds of the control plane.
+    #[command(flatten)]
+    pub http: HttpArgs,
 }
 
 /// Logging.

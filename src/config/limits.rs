@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::http_args::HttpArgs;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -55,6 +56,8 @@ pub struct Limits {
 pub struct HttpLimits {
     /// Most connections at a time; one more waits in the listen backlog.
     pub connections_max: usize,
+    /// Most connections of one address to the control plane; one more is closed at once.
+    pub connections_per_address_max: usize,
     /// Most bytes of a request's line and headers.
     pub header_bytes_max: usize,
     /// How long a client may take to send its headers, and how long it may idle before them.
@@ -80,6 +83,7 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            connections_per_address_max: 256,
             header_bytes_max: 16 * KIB as usize,
             header_read_timeout: Duration::from_secs(5),
             body_bytes_max: MIB,
@@ -94,14 +98,93 @@ impl Default for HttpLimits {
 }
 
 impl HttpLimits {
-    fn new(set: &LimitSettings) -> Self {
+    fn new(set: &HttpArgs) -> Self {
         let base = Self::default();
         let rate = set.http_rate.unwrap_or(base.rate_per_second);
+        let burst = set.http_burst;
+        let time = |ms: Option<u64>, default| ms.map_or(default, Duration::from_millis);
         Self {
             rate_per_second: rate,
-            rate_burst: rate.saturating_mul(RATE_BURST_SECONDS),
+            rate_burst: burst.unwrap_or_else(|| rate.saturating_mul(RATE_BURST_SECONDS)),
             bodies_bytes_max: set.http_body_budget.unwrap_or(base.bodies_bytes_max),
-            ..base
+            body_bytes_max: set.http_max_body.unwrap_or(base.body_bytes_max),
+            blob_bytes_max: set.http_max_blob.unwrap_or(base.blob_bytes_max),
+            header_bytes_max: size(set.http_max_header, base.header_bytes_max),
+            header_read_timeout: time(set.http_header_timeout_ms, base.header_read_timeout),
+            request_timeout: time(set.http_body_timeout_ms, base.request_timeout),
+            blob_timeout: time(set.http_blob_timeout_ms, base.blob_timeout),
+            connections_max: set.http_max_connections.unwrap_or(base.connections_max),
+            connections_per_address_max: set
+                .http_max_connections_per_address
+                .unwrap_or(base.connections_per_address_max),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let header = self.header_bytes_max as u64;
+        let each = [
+            (
+                "--http-max-body",
+                self.body_bytes_max,
+                KIB..=64 * MIB,
+                "from 1KB to 64MB",
+            ),
+            (
+                "--http-max-blob",
+                self.blob_bytes_max,
+                KIB..=64 * MIB,
+                "from 1KB to 64MB",
+            ),
+            (
+                "--http-max-header",
+                header,
+                8 * KIB..=MIB,
+                "from 8KB to 1MB",
+            ),
+            (
+                "--http-body-budget",
+                self.bodies_bytes_max,
+                self.blob_bytes_max.max(self.body_bytes_max)..=u64::MAX,
+                "at least --http-max-blob and --http-max-body",
+            ),
+            (
+                "--http-header-timeout-ms",
+                ms(self.header_read_timeout),
+                1..=600_000,
+                "from 1 to 600000",
+            ),
+            (
+                "--http-body-timeout-ms",
+                ms(self.request_timeout),
+                1..=600_000,
+                "from 1 to 600000",
+            ),
+            (
+                "--http-blob-timeout-ms",
+                ms(self.blob_timeout),
+                1..=3_600_000,
+                "from 1 to 3600000",
+            ),
+            (
+                "--http-max-connections",
+                self.connections_max as u64,
+                1..=1_000_000,
+                "from 1 to 1000000",
+            ),
+            (
+                "--http-max-connections-per-address",
+                self.connections_per_address_max as u64,
+                1..=1_000_000,
+                "from 1 to 1000000",
+            ),
+        ];
+        let wrong = each
+            .into_iter()
+            .find(|(_, found, range, _)| !range.contains(found));
+        match wrong {
+            Some((flag, found, _, wanted)) => Err(limit(flag, found, wanted)),
+            None => Ok(()),
         }
     }
 }
@@ -141,10 +224,8 @@ pub struct LimitSettings {
     pub cache_mib: Option<u64>,
     /// Mebibytes of log between checkpoints.
     pub checkpoint_log_mib: Option<u64>,
-    /// Requests a second that one address may make to the control plane.
-    pub http_rate: Option<NonZeroU32>,
-    /// Bytes of bodies in flight on the control plane.
-    pub http_body_budget: Option<u64>,
+    /// Bounds of the HTTP listeners.
+    pub http: HttpArgs,
 }
 
 impl Limits {
@@ -165,7 +246,7 @@ impl Limits {
                 .cache_mib
                 .map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
             checkpoint_log_bytes: set.checkpoint_log_mib.map(|mib| mib.saturating_mul(MIB)),
-            http: HttpLimits::new(set),
+            http: HttpLimits::new(&set.http),
             ..base
         };
         limits.check()?;
@@ -195,11 +276,7 @@ impl Limits {
         if self.cache_bytes < 8 * MIB {
             return Err(limit("--cache-mb", self.cache_bytes / MIB, "at least 8"));
         }
-        let http = &self.http;
-        if http.bodies_bytes_max < http.blob_bytes_max {
-            let wanted = "at least 16777216 bytes: one blob";
-            return Err(limit("--http-body-budget", http.bodies_bytes_max, wanted));
-        }
+        self.http.check()?;
         if self.checkpoint_log_bytes == Some(0) {
             return Err(limit("--checkpoint-log-mb", 0, "at least 1"));
         }
@@ -250,7 +327,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LimitSettings, Limits, parse_size};
+    use super::{HttpArgs, LimitSettings, Limits, parse_size};
 
     #[test]
     fn sizes_are_read_with_their_units() {
@@ -268,6 +345,37 @@ mod tests {
         ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_relations_between_the_control_planes_limits_hold() {
+        let of = |http: HttpArgs| {
+            Limits::new(&LimitSettings {
+                http,
+                ..Default::default()
+            })
+        };
+        let small_budget = HttpArgs {
+            http_body_budget: Some(1024 * 1024),
+            ..Default::default()
+        };
+        let text = of(small_budget.clone()).unwrap_err().to_string();
+        assert!(text.contains("--http-body-budget is 1048576"), "{text}");
+        let fitting = HttpArgs {
+            http_max_blob: Some(1024 * 1024),
+            ..small_budget
+        };
+        assert!(of(fitting).is_ok());
+        let no_connections = HttpArgs {
+            http_max_connections: Some(0),
+            ..Default::default()
+        };
+        assert!(of(no_connections).is_err());
+        let small_head = HttpArgs {
+            http_max_header: Some(100),
+            ..Default::default()
+        };
+        assert!(of(small_head).is_err(), "hyper takes no less than 8 KiB");
     }
 
     #[test]

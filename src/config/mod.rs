@@ -7,6 +7,7 @@ pub mod auth;
 pub mod client;
 pub mod client_args;
 pub mod files;
+pub mod http_args;
 pub mod limits;
 pub mod settings;
 pub mod tls;
@@ -107,6 +108,8 @@ pub struct NodeConfig {
     pub http_listen: Option<SocketAddr>,
     /// Its certificate; `None` is plain HTTP.
     pub http_tls: Option<ControlTls>,
+    /// Rooms in cleartext are refused: asked for, or because other hosts can connect.
+    pub encrypted_rooms: bool,
     /// Where monitoring listens (TCP); `None` is off.
     pub monitor_listen: Option<SocketAddr>,
     /// Folder of everything stored. Not looked at where [`Self::jetstream`] is off.
@@ -338,6 +341,7 @@ impl NodeConfig {
             websocket: set.client.websocket(),
             http_listen: Some(SocketAddr::new(set.bind, set.http_port)),
             http_tls: set.http_tls.clone(),
+            encrypted_rooms: set.encrypted_rooms || !set.bind.is_loopback(),
             monitor_listen: (set.monitor_port != 0)
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),
             data_dir: set.data_dir.clone(),

@@ -37,6 +37,8 @@ pub struct Settings {
     pub http_port: u16,
     /// Its certificate, where it has one of its own.
     pub http_tls: Option<ControlTls>,
+    /// Rooms in cleartext are refused whoever can connect.
+    pub encrypted_rooms: bool,
     /// TCP port of monitoring; 0 is off.
     pub monitor_port: u16,
     /// Folder of everything stored.
@@ -123,6 +125,7 @@ impl Settings {
             client: ClientSettings::gather(&args.client, bind),
             http_port: node.http_port.unwrap_or(HTTP_PORT_DEFAULT),
             http_tls: http_tls(node),
+            encrypted_rooms: node.encrypted_rooms,
             monitor_port: monitor_port(args),
             internal_id_file: internal_id_file.unwrap_or_else(|| data_dir.join("internal.json")),
             data_dir,
@@ -316,7 +319,6 @@ fn limits(args: &RunArgs) -> Result<Limits, ConfigError> {
         ping_interval_ms: args.limits.ping_interval_ms,
         cache_mib: args.limits.cache_mb,
         checkpoint_log_mib: args.limits.checkpoint_log_mb,
-        http_rate: args.limits.http_rate,
-        http_body_budget: args.limits.http_body_budget,
+        http: args.limits.http.clone(),
     })
 }

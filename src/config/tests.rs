@@ -250,3 +250,17 @@ fn clients_tls_and_websocket_are_read_from_flags() {
     assert_eq!(ws.allowed_origins.len(), 2);
     assert_eq!(ws.tls.unwrap().cert, dir.path().join("node.crt"));
 }
+
+#[test]
+fn rooms_are_encrypted_where_others_can_connect_or_where_it_is_asked_for() {
+    for (flags, encrypted) in [
+        ("", false),
+        ("--bind 127.0.0.9", false),
+        ("--encrypted-rooms", true),
+        ("--bind 0.0.0.0 --bus-auth enforce", true),
+        ("--bind :: --bus-auth enforce", true),
+        ("--bind 192.0.2.1 --bus-auth enforce", true),
+    ] {
+        assert_eq!(config(flags).unwrap().encrypted_rooms, encrypted, "{flags}");
+    }
+}

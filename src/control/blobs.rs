@@ -16,6 +16,7 @@ use serde_json::json as json_value;
 use unibus_state::command::StreamPurge;
 use unibus_state::{Command, CommandBatch, Outcome, StoredMessage};
 
+use super::body::Received;
 use super::buckets::{BLOB_CHUNKS, BLOB_INFOS, BLOBS_BUCKET, BLOBS_STREAM};
 use super::plane::Call;
 use super::records::{Entry, Records};
@@ -65,7 +66,7 @@ pub(crate) async fn store(mut call: Call<'_>) -> Result<Response<Body>, Refusal>
         return Ok(answer);
     }
     let upload = uuid::Uuid::new_v4().simple().to_string();
-    let outcome = match store_chunks(&records, &upload, call.parts()).await {
+    let outcome = match store_chunks(&records, &upload, &mut call.body).await {
         Ok(chunks) => publish(&mut call, &hash, &upload, chunks).await,
         Err(refusal) => Err(refusal),
     };
@@ -76,12 +77,16 @@ pub(crate) async fn store(mut call: Call<'_>) -> Result<Response<Body>, Refusal>
 }
 
 /// Stores a body's chunks; answers with their number.
-async fn store_chunks(records: &Records, upload: &str, parts: &[Bytes]) -> Result<u64, Refusal> {
+async fn store_chunks(
+    records: &Records,
+    upload: &str,
+    body: &mut Received,
+) -> Result<u64, Refusal> {
     let subject = chunk_subject(upload);
     let mut batch = CommandBatch::new();
     let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
     let mut chunks = 0;
-    for part in parts {
+    while let Some(part) = body.take_part() {
         let mut rest = &part[..];
         while !rest.is_empty() {
             let take = rest.len().min(CHUNK_BYTES - chunk.len());
@@ -249,7 +254,7 @@ fn answer(
 }
 
 fn unsatisfiable(size: u64) -> Response<Body> {
-    let refusal = json_value!({ "error": "the range lies outside the blob" });
+    let refusal = json_value!({ "error": "the range is none, or lies outside the blob; wanted one range of bytes: bytes=FIRST-LAST" });
     let mut response = json(StatusCode::RANGE_NOT_SATISFIABLE, &refusal);
     insert(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
     response
@@ -269,12 +274,17 @@ enum Wanted {
     Nothing,
 }
 
-/// Reads a Range header (RFC 9110 §14.2). What is no single byte range is ignored, as the RFC
-/// allows.
+/// Reads a Range header (RFC 9110 §14.2). Another unit than bytes is ignored, as the RFC demands;
+/// several ranges, and what is no range, are refused, as it allows.
 fn wanted(header: Option<&str>, size: u64) -> Wanted {
-    let spec = header.and_then(|header| header.trim().strip_prefix("bytes="));
-    let Some((first, last)) = spec.and_then(|spec| spec.split_once('-')) else {
+    let Some((unit, spec)) = header.and_then(|header| header.trim().split_once('=')) else {
         return Wanted::Whole;
+    };
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return Wanted::Whole;
+    }
+    let Some((first, last)) = spec.trim().split_once('-') else {
+        return Wanted::Nothing;
     };
     let number = |text: &str| -> Option<u64> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -284,7 +294,7 @@ fn wanted(header: Option<&str>, size: u64) -> Wanted {
         (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
         (Some(first), None) if last.is_empty() => first..size,
         (None, Some(count)) if first.is_empty() => size.saturating_sub(count)..size,
-        _ => return Wanted::Whole,
+        _ => return Wanted::Nothing,
     };
     if range.start < range.end {
         Wanted::Part(range)
@@ -373,17 +383,22 @@ mod tests {
         assert_eq!(of("bytes=-10"), Wanted::Part(90..100));
         assert_eq!(of("bytes=-1000"), Wanted::Part(0..100));
         assert_eq!(of("bytes=0-18446744073709551615"), Wanted::Part(0..100));
-        for outside in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
-            assert_eq!(of(outside), Wanted::Nothing, "{outside}");
-        }
-        for ignored in [
+        assert_eq!(of("Bytes = 0-9"), Wanted::Part(0..10));
+        for outside in [
+            "bytes=100-",
+            "bytes=100-200",
+            "bytes=-0",
             "bytes=5-4",
             "bytes=0-1,3-4",
-            "lines=1-2",
             "bytes=-",
             "bytes=a-b",
-            "x",
+            "bytes=",
+            "bytes=1",
+            "bytes=0--1",
         ] {
+            assert_eq!(of(outside), Wanted::Nothing, "{outside}");
+        }
+        for ignored in ["lines=1-2", "x", ""] {
             assert_eq!(of(ignored), Wanted::Whole, "{ignored}");
         }
         assert_eq!(wanted(None, 100), Wanted::Whole);

@@ -1,6 +1,8 @@
 //! Reads a request's body: within its ceiling, within the budget of all bodies, hashed as it comes.
 //! A body whose sender can't be admitted anyway is hashed and thrown away.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -16,21 +18,30 @@ use super::refusal::Refusal;
 #[derive(Debug)]
 pub(crate) struct Received {
     /// Its frames; empty where it was not to be kept.
-    pub(crate) parts: Vec<Bytes>,
+    parts: VecDeque<Bytes>,
     pub(crate) bytes: u64,
     pub(crate) hash: BodyHash,
     /// The budget's share, held for as long as the body is.
-    _share: Share,
+    share: Share,
 }
 
 impl Received {
     /// The body as one piece.
     pub(crate) fn joined(&self) -> Bytes {
-        match self.parts.as_slice() {
-            [] => Bytes::new(),
-            [one] => one.clone(),
-            many => many.concat().into(),
+        let mut parts = self.parts.iter();
+        match (parts.next(), parts.len()) {
+            (None, _) => Bytes::new(),
+            (Some(one), 0) => one.clone(),
+            _ => self.parts.iter().flatten().copied().collect(),
         }
+    }
+
+    /// Takes the next frame out of the body, and gives its part of the budget back: who takes it
+    /// stores it somewhere else, and memory must not hold both for long.
+    pub(crate) fn take_part(&mut self) -> Option<Bytes> {
+        let part = self.parts.pop_front()?;
+        self.share.give_back(part.len() as u64);
+        Some(part)
     }
 }
 
@@ -60,7 +71,7 @@ pub(crate) async fn receive(
         return Err(shed());
     }
     let mut hash = Sha256::new();
-    let mut parts = Vec::new();
+    let mut parts = VecDeque::new();
     let mut bytes = 0u64;
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else {
@@ -83,14 +94,14 @@ pub(crate) async fn receive(
                 return Err(shed());
             }
             // A frame may be a small part of a large read buffer that it would keep alive.
-            parts.push(Bytes::copy_from_slice(&data));
+            parts.push_back(Bytes::copy_from_slice(&data));
         }
     }
     Ok(Received {
         parts,
         bytes,
         hash: hash.finalize().into(),
-        _share: share,
+        share,
     })
 }
 

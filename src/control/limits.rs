@@ -44,6 +44,14 @@ pub struct ControlCounters {
     pub changes: AtomicU64,
     /// Bytes of bodies in flight now.
     pub body_bytes: AtomicU64,
+    /// Most of them: what [`Self::body_bytes`] is measured against.
+    pub body_bytes_max: AtomicU64,
+    /// 431: heads over their ceiling.
+    pub heads_too_large: AtomicU64,
+    /// Connections open now.
+    pub connections: AtomicU64,
+    /// Connections closed at once because their address had too many.
+    pub connections_refused: AtomicU64,
 }
 
 impl ControlCounters {
@@ -105,6 +113,63 @@ fn host(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Open connections by address, so that one address can't have all of them.
+#[derive(Debug)]
+pub(crate) struct Seats {
+    per_address_max: usize,
+    counters: Arc<ControlCounters>,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Seats {
+    pub(crate) fn new(per_address_max: usize, counters: &Arc<ControlCounters>) -> Arc<Self> {
+        Arc::new(Self {
+            per_address_max,
+            counters: Arc::clone(counters),
+            taken: Mutex::default(),
+        })
+    }
+
+    /// A seat for a connection from `address`, given back when it is dropped; `None` = it has as many
+    /// as it may.
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let host = host(address);
+        let mut taken = self.taken.lock();
+        let held = taken.entry(host).or_insert(0);
+        if *held >= self.per_address_max {
+            ControlCounters::add(&self.counters.connections_refused);
+            return None;
+        }
+        *held += 1;
+        ControlCounters::add(&self.counters.connections);
+        Some(Seat {
+            seats: Arc::clone(self),
+            host,
+        })
+    }
+}
+
+/// One connection's place.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Arc<Seats>,
+    host: IpAddr,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let connections = &self.seats.counters.connections;
+        connections.fetch_sub(1, Ordering::Relaxed);
+        let mut taken = self.seats.taken.lock();
+        if let Some(held) = taken.get_mut(&self.host) {
+            *held -= 1;
+            if *held == 0 {
+                taken.remove(&self.host);
+            }
+        }
+    }
+}
+
 /// Bytes of bodies in flight, over all connections.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -114,6 +179,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(bytes_max: u64, counters: &Arc<ControlCounters>) -> Arc<Self> {
+        counters.body_bytes_max.store(bytes_max, Ordering::Relaxed);
         Arc::new(Self {
             bytes_max,
             counters: Arc::clone(counters),
@@ -154,6 +220,14 @@ impl Share {
         }
         granted
     }
+
+    /// Gives a part of it back before its end.
+    pub(crate) fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let held = &self.budget.counters.body_bytes;
+        held.fetch_sub(bytes, Ordering::AcqRel);
+    }
 }
 
 impl Drop for Share {
@@ -180,8 +254,30 @@ mod tests {
         drop(a);
         assert_eq!(held(), 40);
         assert!(b.at_least(100) && !b.at_least(u64::MAX));
+        b.give_back(30);
+        assert_eq!(held(), 70);
+        b.give_back(u64::MAX);
         drop(b);
         assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn one_address_with_all_its_seats_leaves_those_of_others() {
+        let counters = Arc::new(ControlCounters::default());
+        let seats = Seats::new(2, &counters);
+        let (one, other): (IpAddr, IpAddr) =
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let held = [seats.take(one), seats.take(one)];
+        assert!(held.iter().all(Option::is_some));
+        assert!(seats.take(one).is_none() && seats.take(other).is_some());
+        drop(held);
+        assert!(seats.take(one).is_some());
+        assert_eq!(counters.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(counters.connections_refused.load(Ordering::Relaxed), 1);
+        assert!(
+            seats.taken.lock().is_empty(),
+            "those that left are forgotten"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::Request;
@@ -19,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 use unibus_raft::{Replica, Transport};
 
-use super::limits::{Budget, ControlCounters, PerAddress};
+use super::limits::{Budget, ControlCounters, PerAddress, Seats};
 use super::plane::Plane;
 use super::records::Records;
 use super::router;
@@ -40,6 +39,7 @@ pub struct ControlServer {
     tls: Option<Arc<ServerTls>>,
     limits: HttpLimits,
     connections: Arc<Semaphore>,
+    seats: Arc<Seats>,
     counters: Arc<ControlCounters>,
     budget: Arc<Budget>,
 }
@@ -51,6 +51,8 @@ pub(crate) struct PlaneParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) health: Arc<dyn HealthSource>,
     pub(crate) mode: BusAuth,
+    /// Rooms in cleartext are refused.
+    pub(crate) encrypted_rooms: bool,
 }
 
 impl ControlServer {
@@ -69,6 +71,7 @@ impl ControlServer {
             listener,
             tls: tls.map(|tls| Arc::clone(&tls.0)),
             connections: Arc::new(Semaphore::new(limits.connections_max)),
+            seats: Seats::new(limits.connections_per_address_max, &counters),
             budget: Budget::new(limits.bodies_bytes_max, &counters),
             counters,
             limits,
@@ -121,16 +124,13 @@ impl ControlServer {
     }
 
     fn plane(&self, parts: PlaneParts) -> Plane {
-        let public = self
-            .local_addr()
-            .is_ok_and(|address| !address.ip().is_loopback());
         Plane {
             records: Records::new(parts.replica),
             directory: parts.directory,
             transport: parts.transport,
             health: parts.health,
             mode: parts.mode,
-            public,
+            encrypted_rooms: parts.encrypted_rooms,
             addresses: PerAddress::new(self.limits.rate_per_second, self.limits.rate_burst),
             budget: Arc::clone(&self.budget),
             counters: Arc::clone(&self.counters),
@@ -147,9 +147,13 @@ impl ControlServer {
         plane: &Arc<Plane>,
         mut shutdown: Shutdown,
     ) {
+        let Some(seat) = self.seats.take(peer.ip()) else {
+            debug!(%peer, "control connection refused: its address has too many");
+            return;
+        };
         let (plane, tls) = (Arc::clone(plane), self.tls.clone());
         tokio::spawn(async move {
-            let _held_until_the_end = permit;
+            let _held_until_the_end = (permit, seat);
             tokio::select! {
                 () = connection(stream, peer, plane, tls) => {}
                 () = shutdown.wait() => {}
@@ -211,7 +215,10 @@ where
         .await;
     if let Err(error) = outcome {
         if error.is_timeout() {
-            plane.counters.too_slow.fetch_add(1, Ordering::Relaxed);
+            ControlCounters::add(&plane.counters.too_slow);
+        }
+        if error.is_parse_too_large() {
+            ControlCounters::add(&plane.counters.heads_too_large);
         }
         debug!(%peer, %error, "control connection ended");
     }

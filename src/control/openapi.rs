@@ -131,6 +131,8 @@ fn answer_schema(operation: Operation) -> Value {
         Operation::MyRooms => many("MyRoom"),
         Operation::PutBlob => one("Blob"),
         Operation::ListUsers => many("User"),
+        Operation::Healthz => one("Health"),
+        Operation::Livez => one("Alive"),
         Operation::AddUser | Operation::RevokeUser => one("User"),
         _ => json!({ "type": "object" }),
     }
@@ -146,6 +148,14 @@ fn response(route: &Route, status: u16) -> Value {
         200..=299 if is_blob => json!({
             "description": words,
             "content": { "application/octet-stream": {} },
+        }),
+        503 if route.operation == Operation::Healthz => json!({
+            "description": "no quorum, or a closed store",
+            "content": { "application/json": { "schema": answer_schema(route.operation) } },
+        }),
+        200..=299 if route.operation == Operation::OpenApi => json!({
+            "description": words,
+            "content": { "application/json": {} },
         }),
         200..=299 => json!({
             "description": words,

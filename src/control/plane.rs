@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,8 +36,8 @@ pub(crate) struct Plane {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) health: Arc<dyn HealthSource>,
     pub(crate) mode: BusAuth,
-    /// Other hosts can connect: rooms must be encrypted.
-    pub(crate) public: bool,
+    /// Rooms in cleartext are refused.
+    pub(crate) encrypted_rooms: bool,
     pub(crate) limits: HttpLimits,
     pub(crate) addresses: PerAddress,
     pub(crate) budget: Arc<Budget>,
@@ -215,11 +214,6 @@ impl Call<'_> {
             fields.insert("pending_on".into(), changed.pending.clone().into());
         }
         json(status, &value)
-    }
-
-    /// The whole body in one piece per frame.
-    pub(crate) fn parts(&self) -> &[Bytes] {
-        &self.body.parts
     }
 }
 

@@ -51,9 +51,9 @@ fn plan_create(
         |identity| identity.endpoint == owner.endpoint && identity.key == owner.sign_pub.0,
     )?;
     check_party(owner)?;
-    if plane.public && !asked.policy.encrypted {
+    if plane.encrypted_rooms && !asked.policy.encrypted {
         return Err(Refusal::forbidden(
-            "cleartext rooms are refused on this node: other hosts can connect to it",
+            "rooms in cleartext are refused here: this node takes encrypted rooms only",
         ));
     }
     let statement = room_statement(&asked.id, &asked.subject, &asked.policy, owner);

@@ -14,6 +14,7 @@ use super::plane::{Call, Plane};
 use super::refusal::Refusal;
 use super::reply::{Body, refuse};
 use super::{blobs, keys, members, openapi, rooms, users};
+use crate::config::args::BusAuth;
 use crate::http::Surface;
 use crate::http::answer;
 
@@ -199,6 +200,9 @@ async fn try_serve(
         return Ok(probe(plane, &parts.method, parts.uri.path()));
     }
     let caller = caller::authenticate(&head, &body.hash, plane.mode, &plane.records).await?;
+    if plane.mode == BusAuth::Soft && caller.identity().is_none() {
+        ControlCounters::add(&plane.counters.tolerated);
+    }
     if !keep && body.bytes > 0 {
         return Err(Refusal::unavailable(
             "this node has only just heard of you; ask again",

@@ -90,6 +90,7 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<Built, BuildErr
         websocket: websocket(options)?,
         http_listen: None,
         http_tls: None,
+        encrypted_rooms: false,
         monitor_listen: options
             .http_port
             .map(|port| SocketAddr::new(http_host, port.bind())),

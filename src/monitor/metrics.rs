@@ -5,6 +5,7 @@ use prometheus::{Counter, Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder}
 use unibus_broker::BrokerStats;
 use unibus_raft::ReplicaStatus;
 
+use super::control_metrics;
 use super::process::{self, Disk, Usage};
 use super::source::Monitor;
 use crate::jetstream::Totals;
@@ -277,7 +278,10 @@ const CONSUMER_LABELS: [&str; 2] = ["stream", "consumer"];
 pub(super) fn text(monitor: &Monitor) -> Vec<u8> {
     let registry = Registry::new();
     let sample = Sample::take(monitor);
-    let filled = fill(&registry, &sample).and_then(|()| fill_streams(&registry, monitor));
+    let control = monitor.store().and_then(|store| store.control.as_ref());
+    let filled = fill(&registry, &sample)
+        .and_then(|()| control.map_or(Ok(()), |counts| control_metrics::fill(&registry, counts)))
+        .and_then(|()| fill_streams(&registry, monitor));
     if let Err(error) = filled {
         tracing::warn!(%error, "some metrics are left out");
     }

@@ -4,6 +4,7 @@
 
 mod accountz;
 mod connz;
+mod control_metrics;
 mod empty;
 mod endpoint;
 mod healthz;

@@ -15,6 +15,7 @@ use unibus_raft::{Replica, ReplicaStatus};
 use super::process::Process;
 use super::reload::{self, ReloadRequests, Reloader};
 use crate::config::websocket::WebSocket;
+use crate::control::ControlCounters;
 use crate::jetstream::JetStream;
 use crate::mesh::{Mesh, PeerStatus};
 
@@ -92,6 +93,8 @@ pub struct StorePart {
     pub jetstream: JetStream,
     /// Whether it has caught up since the start.
     pub caught_up: watch::Receiver<bool>,
+    /// What the control plane counts, where the node has one.
+    pub control: Option<Arc<ControlCounters>>,
 }
 
 impl std::fmt::Debug for Monitor {

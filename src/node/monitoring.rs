@@ -38,6 +38,7 @@ pub(super) fn start(
         replica: store.replica.clone(),
         jetstream: store.jetstream.clone(),
         caught_up: store.caught_up.clone(),
+        control: parts.control.clone(),
     });
     let broker = parts.broker;
     let facts = facts(config, addresses, server_id);

@@ -1,42 +1,17 @@
 //! One function for each attack of control-plane.md, with the legitimate twin of the request beside
-//! it; each on a single node under its own name, and all of them on a cluster.
+//! it: those that come by HTTP. Each on one node and on three, under its own name.
 
-use std::time::Duration;
-
-use anyhow::{Context, bail};
-use async_nats::jetstream;
+use anyhow::Context;
+use async_nats::connection::State;
 use serde_json::{Value, json};
 use unibus_proto::control::Policy;
 use unibus_proto::signing::{HEADER_KEY, HEADER_NONCE, HEADER_SIGNATURE, HEADER_TIMESTAMP};
 
-use crate::golden::{hear, join, round_trip_own, with_room};
+use crate::golden::{is_closed, join, with_room};
 use crate::people::{Person, fresh, now};
-use crate::world::World;
+use crate::world::{Size, World};
 
-/// Runs an attack against one node, under its own name.
-macro_rules! on_one_node {
-    ($($name:ident),* $(,)?) => {
-        mod one_node {
-            $(
-                #[tokio::test]
-                async fn $name() -> anyhow::Result<()> {
-                    super::$name(&crate::world::World::single().await?).await
-                }
-            )*
-        }
-
-        #[tokio::test]
-        async fn every_attack_on_three_nodes() -> anyhow::Result<()> {
-            let world = World::cluster().await?;
-            $(
-                $name(&world).await.context(stringify!($name))?;
-            )*
-            Ok(())
-        }
-    };
-}
-
-on_one_node!(
+on_one_and_three!(
     an_unregistered_key_is_nobody,
     a_revoked_user_is_nobody,
     a_replay_is_refused_on_every_node,
@@ -49,9 +24,9 @@ on_one_node!(
     a_foreign_room_shows_nothing,
     only_the_owner_changes_a_room,
     only_admins_see_and_change_users,
-    a_non_member_gets_nothing_on_the_message_plane,
     a_room_cannot_take_a_subject_that_is_in_use,
     error_texts_leak_nothing,
+    a_room_in_cleartext_is_refused_where_rooms_are_encrypted("--encrypted-rooms"),
 );
 
 const ROOMS: &str = "/rooms";
@@ -85,11 +60,15 @@ async fn a_revoked_user_is_nobody(world: &World) -> anyhow::Result<()> {
             .expect(200);
     }
     let uri = format!("/users/{}/revoke", goes.sign_pub());
+    let open = world.client(2, &goes).await?;
+    let kept = world.client(2, &stays).await?;
     world
         .admin
         .post(world.http[0], &uri, &Value::Null)
         .await?
         .expect(200);
+    is_closed(&open).await?;
+    assert_eq!(kept.connection_state(), State::Connected);
     for port in &world.http {
         goes.get(*port, &my_rooms(&goes)).await?.expect(401);
         stays.get(*port, &my_rooms(&stays)).await?.expect(200);
@@ -368,56 +347,6 @@ async fn only_admins_see_and_change_users(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a client is told and hears when it tries everything a non-member must not.
-async fn a_non_member_gets_nothing_on_the_message_plane(world: &World) -> anyhow::Result<()> {
-    let (owner, id, subject) = with_room(world).await?;
-    let outsider = world.person().await?;
-    let client = world.client(0, &outsider).await?;
-    let mut harvests = Vec::new();
-    let foreign = format!("$JS.API.STREAM.INFO.UNIBUS_{id}");
-    for filter in [
-        ">",
-        "*.>",
-        "$KV.>",
-        "$KV.UNIBUS_users.>",
-        "$O.UNIBUS_blobs.>",
-        "$JS.API.>",
-        "_INBOX.>",
-        "_INBOX.*.>",
-        "$SYS.>",
-        subject.as_str(),
-        foreign.as_str(),
-    ] {
-        harvests.push(client.subscribe(filter.to_owned()).await?);
-    }
-    round_trip_own(&client).await?;
-    let speaker = world.client(world.nats.len() - 1, &owner).await?;
-    speaker.publish(subject.clone(), "secret".into()).await?;
-    let context = jetstream::new(speaker.clone());
-    context.get_stream(format!("UNIBUS_{id}")).await?;
-    let mine = world.client(0, &owner).await?;
-    let mut messages = mine.subscribe(subject.clone()).await?;
-    round_trip_own(&mine).await?;
-    client.publish(subject.clone(), "intruder".into()).await?;
-    client.publish("$KV.UNIBUS_users.x", "{}".into()).await?;
-    round_trip_own(&client).await?;
-    let first = hear(&speaker, &subject, "legitimate", &mut messages).await?;
-    assert_eq!(first, "legitimate", "a non-member's message came through");
-    round_trip_own(&client).await?;
-    for mut harvest in harvests {
-        let next = unibus_testkit::next(&mut harvest);
-        if let Ok(Ok(message)) = tokio::time::timeout(Duration::from_millis(1), next).await {
-            bail!("a non-member heard {message:?}");
-        }
-    }
-    let asked = tokio::time::timeout(Duration::from_secs(1), client.request(foreign, "".into()));
-    assert!(
-        !matches!(asked.await, Ok(Ok(_))),
-        "a foreign stream answered"
-    );
-    Ok(())
-}
-
 /// Whoever creates a room may use its subject: that must not be a way to other people's subjects.
 async fn a_room_cannot_take_a_subject_that_is_in_use(world: &World) -> anyhow::Result<()> {
     let (_, id, subject) = with_room(world).await?;
@@ -447,6 +376,39 @@ async fn a_room_cannot_take_a_subject_that_is_in_use(world: &World) -> anyhow::R
     }
     let body = thief.room(&fresh("r"), &fresh("room."), Policy::NATS);
     thief.post(port, ROOMS, &body).await?.expect(201);
+    Ok(())
+}
+
+async fn a_room_in_cleartext_is_refused_where_rooms_are_encrypted(
+    world: &World,
+) -> anyhow::Result<()> {
+    let person = world.person().await?;
+    let (id, subject) = (fresh("r"), fresh("room."));
+    for port in &world.http {
+        let clear = person.room(&id, &subject, Policy::NATS);
+        let refused = person.post(*port, ROOMS, &clear).await?.expect(403);
+        assert!(refused.words().contains("cleartext"), "{}", refused.words());
+    }
+    // An encrypted room without a key for its owner is none either.
+    let mut keyless = person.room(&id, &subject, Policy::MATRIX);
+    keyless["sealed_key"].take();
+    person
+        .post(world.other(), ROOMS, &keyless)
+        .await?
+        .expect(400);
+    let sealed = person.room(&id, &subject, Policy::MATRIX);
+    person
+        .post(world.other(), ROOMS, &sealed)
+        .await?
+        .expect(201);
+    // The twin elsewhere, where only this host can connect.
+    let loopback = World::get(Size::One, &[]).await?;
+    let person = loopback.person().await?;
+    let clear = person.room(&id, &subject, Policy::NATS);
+    person
+        .post(loopback.http[0], ROOMS, &clear)
+        .await?
+        .expect(201);
     Ok(())
 }
 

@@ -189,6 +189,17 @@ async fn removal_is_live(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until a connection was closed by the server.
+pub(crate) async fn is_closed(connection: &async_nats::Client) -> anyhow::Result<()> {
+    eventually("the connection is closed", PATIENCE, || async {
+        match connection.connection_state() {
+            async_nats::connection::State::Connected => bail!("still connected"),
+            _ => Ok(()),
+        }
+    })
+    .await
+}
+
 async fn revocation_closes_connections(world: &World) -> anyhow::Result<()> {
     let person = world.person().await?;
     let mut connections = Vec::new();
@@ -206,13 +217,7 @@ async fn revocation_closes_connections(world: &World) -> anyhow::Result<()> {
         assert!(again.is_err(), "node {node} admits a revoked user");
     }
     for connection in &connections {
-        eventually("the connection is closed", PATIENCE, || async {
-            match connection.connection_state() {
-                async_nats::connection::State::Connected => bail!("still connected"),
-                _ => Ok(()),
-            }
-        })
-        .await?;
+        is_closed(connection).await?;
     }
     for port in &world.http {
         person

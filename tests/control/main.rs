@@ -3,10 +3,38 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
+/// Runs each function on one node and on three, under its own name; with flags, on nodes of its own.
+macro_rules! on_one_and_three {
+    ($($name:ident $(($($flag:expr),+))?),* $(,)?) => {
+        mod one_node {
+            $(
+                #[tokio::test]
+                async fn $name() -> anyhow::Result<()> {
+                    let size = crate::world::Size::One;
+                    let world = crate::world::World::get(size, &[$($($flag),+)?]).await?;
+                    super::$name(&world).await
+                }
+            )*
+        }
+
+        mod three_nodes {
+            $(
+                #[tokio::test]
+                async fn $name() -> anyhow::Result<()> {
+                    let size = crate::world::Size::Three;
+                    let world = crate::world::World::get(size, &[$($($flag),+)?]).await?;
+                    super::$name(&world).await
+                }
+            )*
+        }
+    };
+}
+
 mod attacks;
 mod blobs;
 mod commands;
 mod golden;
+mod intrusions;
 mod limits;
 mod moving;
 mod openapi;

@@ -43,7 +43,9 @@ impl Request {
     }
 
     pub(crate) async fn send(&self, port: u16) -> anyhow::Result<Answer> {
-        raw(port, self.from, &self.bytes()).await
+        let answer = raw(port, self.from, &self.bytes()).await?;
+        crate::openapi::describes(self, &answer);
+        Ok(answer)
     }
 
     /// The value of a header, to be changed.

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Mutex;
 use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE, eventually, free_port};
 
 use crate::binary;
@@ -68,17 +70,51 @@ impl Answer {
     }
 }
 
+/// How many nodes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Size {
+    One,
+    Three,
+}
+
+/// Worlds without flags of their own, shared by the tests that run at the same time: the last one
+/// ends them.
+static SHARED: [Mutex<Weak<World>>; 2] =
+    [Mutex::const_new(Weak::new()), Mutex::const_new(Weak::new())];
+
 impl World {
+    /// One or three nodes; shared with other tests where there are no flags.
+    pub(crate) async fn get(size: Size, flags: &[&str]) -> anyhow::Result<Arc<Self>> {
+        if !flags.is_empty() {
+            return Ok(Arc::new(Self::make(size, flags).await?));
+        }
+        let place = &SHARED[usize::from(size == Size::Three)];
+        let mut shared = place.lock().await;
+        if let Some(world) = shared.upgrade() {
+            return Ok(world);
+        }
+        let world = Arc::new(Self::make(size, &[]).await?);
+        *shared = Arc::downgrade(&world);
+        Ok(world)
+    }
+
+    async fn make(size: Size, flags: &[&str]) -> anyhow::Result<Self> {
+        match size {
+            Size::One => Self::single_with(flags).await,
+            Size::Three => Self::cluster_with(flags).await,
+        }
+    }
+
     /// One node, with more flags.
     pub(crate) async fn single_with(flags: &[&str]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let data = dir.path().join("data");
-        let mut args: Vec<String> = ["--bind", "127.0.0.1", "--monitor-port", "0"]
+        let mut args: Vec<String> = ["--bind", "127.0.0.1", "--bus-auth", "enforce", "--data-dir"]
             .iter()
-            .chain(&["--bus-auth", "enforce", "--data-dir"])
             .map(ToString::to_string)
             .collect();
         args.push(data.display().to_string());
+        args.extend(["--monitor-port".to_owned(), free_port()?.to_string()]);
         args.extend(flags.iter().map(ToString::to_string));
         let log = dir.path().join("node.log");
         let mut node = NodeProcess::new(binary(), args, log, free_port()?, free_port()?);
@@ -140,6 +176,25 @@ impl World {
             .1
             .path()
             .to_owned()
+    }
+
+    /// A node's process.
+    pub(crate) fn process(&self, at: usize) -> &NodeProcess {
+        match (&self.cluster, &self.single) {
+            (Some(cluster), _) => &cluster.nodes[at],
+            (None, Some((node, _))) => node,
+            (None, None) => unreachable!("a world has nodes"),
+        }
+    }
+
+    /// A number of the first node's /metrics.
+    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let text = self.process(0).metrics().await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value: f64 = line.with_context(|| format!("no {name}"))?.trim().parse()?;
+        Ok(value as u64)
     }
 
     /// The first node's own identity.

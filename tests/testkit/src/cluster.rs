@@ -83,13 +83,12 @@ impl Cluster {
         for (i, port) in ports.iter().enumerate() {
             let name = format!("n{i}");
             issue(binary, &pki, &name, &[])?;
-            let mut args = node_args(dir.path(), &name, *port, &routes.join(","));
+            let monitor = free_port()?;
+            let mut args = node_args(dir.path(), &name, (*port, monitor), &routes.join(","));
             if let Some(mb) = options.checkpoint_log_mb {
                 args.extend(["--checkpoint-log-mb".into(), mb.to_string()]);
             }
             args.extend(options.flags.iter().cloned());
-            let monitor = if options.tls { free_port()? } else { 0 };
-            args.extend(["--monitor-port".into(), monitor.to_string()]);
             if options.tls {
                 args.extend(tls_args(&pki, &name));
             }
@@ -212,7 +211,7 @@ impl Cluster {
         issue(&self.binary, &self.dir.path().join("pki"), &name, &[])?;
         let port = free_port()?;
         let routes = format!("{},{name}=127.0.0.1:{port}", self.routes);
-        let args = node_args(self.dir.path(), &name, port, &routes);
+        let args = node_args(self.dir.path(), &name, (port, free_port()?), &routes);
         let log = self.dir.path().join(format!("{name}.log"));
         let mut node = NodeProcess::new(&self.binary, args, log, free_port()?, free_port()?);
         node.start()?;
@@ -274,7 +273,7 @@ pub fn issue(binary: &Path, folder: &Path, name: &str, flags: &[&str]) -> anyhow
     checked(command.args(flags).arg("--dir").arg(folder)).map(drop)
 }
 
-fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {
+fn node_args(dir: &Path, name: &str, (port, monitor): (u16, u16), routes: &str) -> Vec<String> {
     let at = |path: PathBuf| path.display().to_string();
     let data = dir.join(name);
     let pki = dir.join("pki");
@@ -283,6 +282,7 @@ fn node_args(dir: &Path, name: &str, port: u16, routes: &str) -> Vec<String> {
         ("--server-name", name.to_string()),
         ("--cluster-name", "test".into()),
         ("--bus-auth", "enforce".into()),
+        ("--monitor-port", monitor.to_string()),
         ("--data-dir", at(data.clone())),
         ("--internal-id-file", at(data.join("internal.json"))),
         ("--cluster-port", port.to_string()),

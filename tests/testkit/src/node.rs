@@ -208,16 +208,16 @@ impl NodeProcess {
             .is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
-    /// Bytes of memory that the process has resident now.
+    /// Bytes of memory that the process had resident at most.
     ///
     /// # Errors
     /// When it does not run.
-    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+    pub fn peak_resident_bytes(&self) -> anyhow::Result<u64> {
         let child = self.child.as_ref().context("the node does not run")?;
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
+        Ok(kib.context("no VmHWM")?.parse::<u64>()? * 1024)
     }
 
     /// What the process has in memory that it can write: each mapped region, as root or the same user
@@ -269,6 +269,18 @@ impl NodeProcess {
             status,
             serde_json::from_str(&body).with_context(|| body.clone())?,
         ))
+    }
+
+    /// The text of `/metrics`, where the process was given a `--monitor-port`.
+    ///
+    /// # Errors
+    /// When it was given none, or does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        let mut flags = self.args.windows(2);
+        let port = flags.find_map(|two| (two[0] == "--monitor-port").then(|| two[1].parse()));
+        let (status, text) = http_get(port.context("no --monitor-port")??, "/metrics").await?;
+        anyhow::ensure!(status == 200, "/metrics answers {status}");
+        Ok(text)
     }
 
     /// Waits until `/healthz` answers 200.

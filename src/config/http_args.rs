@@ -1,0 +1,53 @@
+//! What may be written about the bounds of the HTTP listeners: the control plane's, and the time and
+//! size bounds that monitoring shares with it. Defaults are [`super::limits::HttpLimits`]'s.
+
+use std::num::NonZeroU32;
+
+use clap::Args;
+
+use super::limits::parse_size;
+
+/// Bounds of the HTTP listeners.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Limits of the control plane")]
+pub struct HttpArgs {
+    /// Requests a second that one address may make to the control plane [default: 200]
+    #[arg(long, value_name = "N", env = "UNIBUS_HTTP_RATE")]
+    pub http_rate: Option<NonZeroU32>,
+    /// Requests that one address may make at once [default: two seconds of --http-rate]
+    #[arg(long, value_name = "N", env = "UNIBUS_HTTP_BURST")]
+    pub http_burst: Option<NonZeroU32>,
+    /// Most bytes of request bodies that the control plane holds at a time; requests beyond it are
+    /// turned away at once [default: 128MB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_BODY_BUDGET")]
+    pub http_body_budget: Option<u64>,
+    /// Largest JSON body [default: 1MB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_MAX_BODY")]
+    pub http_max_body: Option<u64>,
+    /// Largest blob; at most 64MB [default: 16MB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_MAX_BLOB")]
+    pub http_max_blob: Option<u64>,
+    /// Largest request line with its headers; at least 8KB [default: 16KB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_MAX_HEADER")]
+    pub http_max_header: Option<u64>,
+    /// Time that a request's headers may take, and a connection may idle before them, in milliseconds
+    /// [default: 5000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_HEADER_TIMEOUT_MS")]
+    pub http_header_timeout_ms: Option<u64>,
+    /// Time that a JSON body may take, in milliseconds [default: 10000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_BODY_TIMEOUT_MS")]
+    pub http_body_timeout_ms: Option<u64>,
+    /// Time that a blob may take, in milliseconds [default: 60000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_BLOB_TIMEOUT_MS")]
+    pub http_blob_timeout_ms: Option<u64>,
+    /// Most connections at a time; one more waits [default: 1024]
+    #[arg(long, value_name = "N", env = "UNIBUS_HTTP_MAX_CONNECTIONS")]
+    pub http_max_connections: Option<usize>,
+    /// Most connections of one address; one more is closed at once [default: 256]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "UNIBUS_HTTP_MAX_CONNECTIONS_PER_ADDRESS"
+    )]
+    pub http_max_connections_per_address: Option<usize>,
+}
