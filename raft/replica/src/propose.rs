@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_millis(25);
 const NO_LEADER_GRACE: Duration = Duration::from_millis(200);
 /// Entries that are with a leader of the past get this long once there is another, then they count as
 /// unknown: a leader that was cut off would hold up everything behind them.
-const OUTDATED_GRACE: Duration = Duration::from_secs(1);
+const OUTDATED_GRACE: Duration = Duration::from_millis(500);
 /// An entry gets at least this long, however long its proposals waited before.
 const FLIGHT_MIN: Duration = Duration::from_secs(1);
 
@@ -149,15 +149,24 @@ impl Flight {
 
     /// Whether an entry may go to `target` now; from then on it is the target.
     fn aim(&mut self, target: (Route, u64)) -> bool {
-        if !self.entries.is_empty() && self.target != Some(target) {
-            let since = *self.outdated_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= OUTDATED_GRACE {
-                self.give_up.send_replace(());
-            }
+        if self.is_outdated(target) {
             return false;
         }
-        self.outdated_since = None;
         self.target = Some(target);
+        true
+    }
+
+    /// Whether what is on its way went elsewhere. Gives it up once it has had its time, whether or not
+    /// there is room for more: what is with a leader that died fills every place.
+    fn is_outdated(&mut self, target: (Route, u64)) -> bool {
+        if self.entries.is_empty() || self.target == Some(target) {
+            self.outdated_since = None;
+            return false;
+        }
+        let since = *self.outdated_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= OUTDATED_GRACE {
+            self.give_up.send_replace(());
+        }
         true
     }
 }
@@ -170,7 +179,10 @@ impl Proposer {
         while !*self.stop.borrow() {
             while flight.has_room(in_flight_max) && self.send_next(&mut flight).await {}
             let may_send = flight.has_room(in_flight_max);
-            let waiting = !may_send || !self.queue.is_empty();
+            // Whoever proposes may wait for what is on its way before it proposes more: an empty queue
+            // does not mean that there is nothing to give up.
+            let outdated = flight.outdated_since.is_some();
+            let waiting = !may_send || outdated || !self.queue.is_empty();
             tokio::select! {
                 biased;
                 _ = self.stop.changed() => {}
@@ -207,6 +219,9 @@ impl Proposer {
             return;
         }
         flight.last_expired = Instant::now();
+        if let Some(target) = self.route() {
+            flight.is_outdated(target);
+        }
         let timeout = self.options.propose_timeout;
         let late = ProposeError::TimedOut {
             maybe_applied: false,
