@@ -5,6 +5,7 @@
 
 mod bench;
 mod contexts;
+mod identities;
 mod messages;
 mod objects;
 mod streams;

@@ -61,6 +61,26 @@ async fn files_go_in_and_come_out_as_they_were() -> anyhow::Result<()> {
         .await
         .refused(2, "missing");
 
+    Ok(())
+}
+
+#[tokio::test]
+async fn links_stand_for_objects_and_objects_go() -> anyhow::Result<()> {
+    let world = World::with_node(&[]).await?;
+    world.run("object add builds").await.done();
+    let bytes = vec![7; 1_000_000];
+    std::fs::write(world.path("app.bin"), &bytes)?;
+    world
+        .run("object put builds app.bin --description release")
+        .await
+        .done();
+    world
+        .run_args(
+            &["object", "put", "builds", "-", "--name", "dir/note"],
+            b"x",
+        )
+        .await
+        .done();
     world
         .run("object link builds latest --to app.bin")
         .await

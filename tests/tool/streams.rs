@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::world::World;
 
-#[tokio::test]
-async fn streams_are_made_changed_read_and_deleted() -> anyhow::Result<()> {
+/// A node with the stream ORDERS and three messages in it.
+async fn orders() -> anyhow::Result<World> {
     let world = World::with_node(&[]).await?;
     let added = world
         .run("stream add ORDERS --subjects orders.>,returns --max-age 1h")
@@ -23,6 +23,12 @@ async fn streams_are_made_changed_read_and_deleted() -> anyhow::Result<()> {
             .out;
         assert!(stored.starts_with("stored in ORDERS as "), "{stored}");
     }
+    Ok(world)
+}
+
+#[tokio::test]
+async fn stored_messages_are_read() -> anyhow::Result<()> {
+    let world = orders().await?;
     world
         .run("pub elsewhere x --jetstream")
         .await
@@ -60,6 +66,12 @@ async fn streams_are_made_changed_read_and_deleted() -> anyhow::Result<()> {
         .await;
     assert_eq!(filtered.done().out, "3\n");
 
+    Ok(())
+}
+
+#[tokio::test]
+async fn streams_are_looked_at_and_changed() -> anyhow::Result<()> {
+    let world = orders().await?;
     let info = world.run("stream info ORDERS --subjects").await.done().out;
     assert!(
         info.contains("max age") && info.contains("orders.a  2"),
@@ -101,6 +113,13 @@ async fn streams_are_made_changed_read_and_deleted() -> anyhow::Result<()> {
             .contains("orders.>, returns")
     );
 
+    Ok(())
+}
+
+#[tokio::test]
+async fn streams_are_purged_and_deleted() -> anyhow::Result<()> {
+    let world = orders().await?;
+    world.run("stream edit ORDERS --max-msgs 2").await.done();
     let purged = world
         .run("stream purge ORDERS --keep 1 --force --json")
         .await
@@ -120,7 +139,7 @@ async fn streams_are_made_changed_read_and_deleted() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn consumers_deliver_are_paused_and_go() -> anyhow::Result<()> {
+async fn consumers_deliver_what_they_were_told() -> anyhow::Result<()> {
     let world = World::with_node(&[]).await?;
     world.run("stream add S --subjects s.*").await.done();
     for n in 1..=4 {
@@ -166,6 +185,18 @@ async fn consumers_deliver_are_paused_and_go() -> anyhow::Result<()> {
         "4\n"
     );
 
+    Ok(())
+}
+
+#[tokio::test]
+async fn consumers_are_listed_paused_and_deleted() -> anyhow::Result<()> {
+    let world = World::with_node(&[]).await?;
+    world.run("stream add S --subjects s.*").await.done();
+    world
+        .run("consumer add S c --filter s.1,s.2,s.3")
+        .await
+        .done();
+    world.run("consumer add S late --ephemeral").await.done();
     let list = world.run("consumer ls S").await.done().out;
     assert!(
         list.contains("s.1, s.2, s.3") && list.contains("late"),

@@ -59,6 +59,19 @@ async fn keys_are_set_read_watched_and_deleted() -> anyhow::Result<()> {
         .await
         .refused(2, "can't be a key");
 
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_have_a_history_and_are_listed_watched_and_deleted() -> anyhow::Result<()> {
+    let world = World::with_node(&[]).await?;
+    world.run("kv add config --history 5").await.done();
+    world.run("kv put config theme dark").await.done();
+    world
+        .run_args(&["kv", "put", "config", "logo"], &[0xff, 0])
+        .await
+        .done();
+    world.run("kv put config theme light").await.done();
     let history = world.run("kv history config theme --json").await.json();
     assert_eq!(history.as_array().unwrap().len(), 2);
     assert_eq!(history[1]["payload"], "light");

@@ -145,7 +145,7 @@ impl World {
 /// Waits for a program's end.
 pub(crate) async fn ended(child: Child) -> Run {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
-    let output = output.await.expect("the program does not end").unwrap();
+    let output = output.await.unwrap().unwrap();
     Run {
         status: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -154,7 +154,7 @@ pub(crate) async fn ended(child: Child) -> Run {
 }
 
 /// The node's program, which lies beside ours; built where only this package was.
-fn node_binary() -> anyhow::Result<PathBuf> {
+pub(crate) fn node_binary() -> anyhow::Result<PathBuf> {
     let beside = Path::new(UNIBUS).with_file_name("unibus-node");
     if beside.exists() {
         return Ok(beside);

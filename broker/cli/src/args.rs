@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::BenchCommand;
 use crate::consumers::ConsumerCommand;
 use crate::context::ContextCommand;
+use crate::identity::IdentityCommand;
 use crate::kv::KvCommand;
 use crate::messages::{PubArgs, ReplyArgs, ReqArgs, SubArgs};
 use crate::objects::ObjectCommand;
@@ -25,21 +26,21 @@ Exit status: 0 done, 1 it did not work, 2 the command is wrong. Data goes to std
 /// Publish, subscribe, ask, store and measure, on any NATS server.
 #[derive(Debug, Parser)]
 #[command(name = "unibus", version, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// How to reach the server.
     #[command(flatten)]
-    pub connection: ConnectionArgs,
+    pub(crate) connection: ConnectionArgs,
     /// Print JSON: one document, or one record a line where they come one by one
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Publish messages
     #[command(alias = "publish")]
     Pub(PubArgs),
@@ -66,6 +67,9 @@ pub enum Command {
     /// Measure a server
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// One's own keys
+    #[command(subcommand)]
+    Identity(IdentityCommand),
     /// Servers and identities under a name
     #[command(subcommand)]
     Context(ContextCommand),

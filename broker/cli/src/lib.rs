@@ -6,12 +6,13 @@
 //! the command is wrong.
 
 mod api;
-pub mod args;
+mod args;
 mod bench;
 mod connect;
 mod consumers;
 mod context;
 mod error;
+mod identity;
 mod kv;
 mod messages;
 mod objects;
@@ -64,6 +65,7 @@ async fn run(cli: &Cli) -> Result {
     }
     let settings = context::settings(&cli.connection)?;
     match &cli.command {
+        Command::Identity(command) => identity::run(command, &settings, cli.json),
         Command::Pub(args) => Box::pin(messages::publish(args, &settings, cli.json)).await,
         Command::Sub(args) => Box::pin(messages::subscribe(args, &settings, cli.json)).await,
         Command::Req(args) => Box::pin(messages::request(args, &settings, cli.json)).await,

@@ -11,65 +11,59 @@ use crate::text;
 
 /// Where a server is looked for unless told otherwise.
 pub(crate) const SERVER_DEFAULT: &str = "nats://127.0.0.1:4222";
-/// Where a node's control plane is looked for unless told otherwise.
-pub(crate) const CONTROL_DEFAULT: &str = "http://127.0.0.1:8470";
 /// How long one answer is awaited unless told otherwise.
 pub(crate) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// The connection flags, which may stand before or after any command.
 #[derive(Args, Clone, Debug, Default)]
-pub struct ConnectionArgs {
+pub(crate) struct ConnectionArgs {
     /// Server to connect to: nats://HOST:PORT or tls://HOST:PORT; several separated by commas.
     /// Sets the selected context aside, so that its secrets go to its own servers only
     /// [default: nats://127.0.0.1:4222]
     #[arg(long, short = 's', global = true, value_name = "URL", value_delimiter = ',', env = "UNIBUS_SERVER", help_heading = CONNECTION)]
-    pub server: Vec<String>,
-    /// The nodes' control plane, for rooms and blobs: http(s)://HOST:PORT; several separated by commas
-    /// [default: http://127.0.0.1:8470]
-    #[arg(long, global = true, value_name = "URL", value_delimiter = ',', env = "UNIBUS_CONTROL", help_heading = CONNECTION)]
-    pub control: Vec<String>,
+    pub(crate) server: Vec<String>,
     /// Saved context to use instead of the selected one; see unibus context
     #[arg(long, global = true, value_name = "NAME", env = "UNIBUS_CONTEXT", help_heading = CONNECTION)]
-    pub context: Option<String>,
+    pub(crate) context: Option<String>,
     /// User name
     #[arg(long, global = true, value_name = "NAME", env = "UNIBUS_USER", requires = "password", help_heading = CONNECTION)]
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// The user's password; better in the environment, where other users of the host can't read it
     #[arg(long, global = true, value_name = "PASSWORD", env = "UNIBUS_PASSWORD", hide_env_values = true, requires = "user", help_heading = CONNECTION)]
-    pub password: Option<String>,
+    pub(crate) password: Option<String>,
     /// Token
     #[arg(long, global = true, value_name = "TOKEN", env = "UNIBUS_TOKEN", hide_env_values = true, conflicts_with_all = ["user", "nkey", "creds"], help_heading = CONNECTION)]
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// File with an nkey seed (SU…)
     #[arg(long, global = true, value_name = "FILE", env = "UNIBUS_NKEY", conflicts_with_all = ["user", "creds"], help_heading = CONNECTION)]
-    pub nkey: Option<PathBuf>,
+    pub(crate) nkey: Option<PathBuf>,
     /// Credentials file (JWT and seed)
     #[arg(long, global = true, value_name = "FILE", env = "UNIBUS_CREDS", conflicts_with_all = ["user"], help_heading = CONNECTION)]
-    pub creds: Option<PathBuf>,
-    /// Identity file made by unibus identity new: logs in with its nkey, and opens rooms
+    pub(crate) creds: Option<PathBuf>,
+    /// Identity file made by unibus identity new: logs in with its nkey
     #[arg(long, global = true, value_name = "FILE", env = "UNIBUS_IDENTITY", conflicts_with_all = ["user", "token", "nkey", "creds"], help_heading = CONNECTION)]
-    pub identity: Option<PathBuf>,
+    pub(crate) identity: Option<PathBuf>,
     /// CA that the server's certificate must come from (PEM); TLS is then required
     #[arg(long, global = true, value_name = "FILE", env = "UNIBUS_TLS_CA", help_heading = CONNECTION)]
-    pub tls_ca: Option<PathBuf>,
+    pub(crate) tls_ca: Option<PathBuf>,
     /// Certificate to show to the server (PEM)
     #[arg(long, global = true, value_name = "FILE", env = "UNIBUS_TLS_CERT", requires = "tls_key", help_heading = CONNECTION)]
-    pub tls_cert: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
     /// Key of --tls-cert (PEM)
     #[arg(long, global = true, value_name = "FILE", env = "UNIBUS_TLS_KEY", requires = "tls_cert", help_heading = CONNECTION)]
-    pub tls_key: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
     /// Begin with the TLS handshake instead of the server's INFO
     #[arg(long, global = true, help_heading = CONNECTION)]
-    pub tls_first: bool,
+    pub(crate) tls_first: bool,
     /// JetStream domain to ask
     #[arg(long, global = true, value_name = "NAME", env = "UNIBUS_JS_DOMAIN", help_heading = CONNECTION)]
-    pub js_domain: Option<String>,
+    pub(crate) js_domain: Option<String>,
     /// Prefix of the subjects on which answers are awaited [default: _INBOX]
     #[arg(long, global = true, value_name = "PREFIX", env = "UNIBUS_INBOX_PREFIX", help_heading = CONNECTION)]
-    pub inbox_prefix: Option<String>,
+    pub(crate) inbox_prefix: Option<String>,
     /// How long one answer is awaited, e.g. 500ms, 5s [default: 5s]
     #[arg(long, global = true, value_name = "TIME", env = "UNIBUS_TIMEOUT", value_parser = text::duration, help_heading = CONNECTION)]
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 const CONNECTION: &str = "Connection";
@@ -82,8 +76,6 @@ pub(crate) struct Settings {
     pub(crate) description: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) servers: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) control: Vec<String>,
     #[serde(flatten)]
     pub(crate) login: Login,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,9 +164,6 @@ impl Settings {
         if !args.server.is_empty() {
             self.servers.clone_from(&args.server);
         }
-        if !args.control.is_empty() {
-            self.control.clone_from(&args.control);
-        }
         let login = Login::of(args);
         if login != Login::default() {
             self.login = login;
@@ -197,25 +186,16 @@ impl Settings {
 
     /// The servers, the default where none is named.
     pub(crate) fn servers(&self) -> Vec<String> {
-        or_default(&self.servers, SERVER_DEFAULT)
-    }
-
-    /// The control planes, the default where none is named.
-    pub(crate) fn control(&self) -> Vec<String> {
-        or_default(&self.control, CONTROL_DEFAULT)
+        match self.servers.as_slice() {
+            [] => vec![SERVER_DEFAULT.to_owned()],
+            servers => servers.to_vec(),
+        }
     }
 
     /// How long one answer is awaited.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout_ms
             .map_or(TIMEOUT_DEFAULT, Duration::from_millis)
-    }
-}
-
-fn or_default(given: &[String], default: &str) -> Vec<String> {
-    match given {
-        [] => vec![default.to_owned()],
-        _ => given.to_vec(),
     }
 }
 

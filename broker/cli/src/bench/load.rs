@@ -170,7 +170,7 @@ where
             }
             Some(Err(error)) => {
                 load.stop();
-                problem.get_or_insert(CliError::Failed(format!("a client ended: {error}")));
+                problem.get_or_insert_with(|| CliError::Failed(format!("a client ended: {error}")));
             }
         }
     }

@@ -117,7 +117,7 @@ async fn send(
         sent.or_failed(|| format!("can't publish to {subject}"))?;
         share.done();
     }
-    bus.published().await?;
+    bus.arrived().await?;
     times()
 }
 

@@ -28,7 +28,7 @@ MB are 10^6 bytes of payload. What a bench stores, it deletes at its end.";
 /// What to measure.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum BenchCommand {
+pub(crate) enum BenchCommand {
     /// Publish; with --subs also receive, and measure the time between
     Pub(PubArgs),
     /// Receive what others publish, from the first message on
@@ -44,7 +44,7 @@ pub enum BenchCommand {
 
 /// How much of it.
 #[derive(Args, Clone, Debug)]
-pub struct AmountArgs {
+pub(crate) struct AmountArgs {
     /// How many messages in all
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) msgs: u64,
@@ -61,7 +61,7 @@ pub struct AmountArgs {
 
 /// Flags of `bench pub`.
 #[derive(Args, Clone, Debug)]
-pub struct PubArgs {
+pub(crate) struct PubArgs {
     /// Where to publish [default: a subject of its own]
     pub(crate) subject: Option<String>,
     /// How many subscribers receive it
@@ -74,7 +74,7 @@ pub struct PubArgs {
 
 /// Flags of `bench sub`.
 #[derive(Args, Clone, Debug)]
-pub struct SubArgs {
+pub(crate) struct SubArgs {
     /// What to receive
     pub(crate) subject: String,
     /// Queue group of the clients: each message goes to one of them
@@ -87,7 +87,7 @@ pub struct SubArgs {
 
 /// Flags of `bench request`.
 #[derive(Args, Clone, Debug)]
-pub struct RequestArgs {
+pub(crate) struct RequestArgs {
     /// Whom to ask [default: a subject of its own]
     pub(crate) subject: Option<String>,
     /// How many connections answer; 0 where a service of yours does
@@ -100,7 +100,7 @@ pub struct RequestArgs {
 
 /// Flags of what stores.
 #[derive(Args, Clone, Debug)]
-pub struct StoredArgs {
+pub(crate) struct StoredArgs {
     /// How many nodes keep it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub(crate) replicas: u8,
@@ -114,7 +114,7 @@ pub struct StoredArgs {
 
 /// Flags of `bench stream`.
 #[derive(Args, Clone, Debug)]
-pub struct StreamArgs {
+pub(crate) struct StreamArgs {
     /// How many messages of each client wait for their acknowledgement
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) in_flight: u16,

@@ -12,7 +12,7 @@ use crate::text;
 
 /// The flags of `consumer add`.
 #[derive(Args, Clone, Debug, Default)]
-pub struct ConsumerFlags {
+pub(crate) struct ConsumerFlags {
     /// Only these subjects; may be given more than once, or separated by commas
     #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
     filter: Vec<String>,

@@ -10,8 +10,8 @@ use crate::connect::connect;
 use crate::error::Result;
 use crate::settings::Settings;
 
-pub use config::ConsumerFlags;
-pub use next::NextArgs;
+pub(crate) use config::ConsumerFlags;
+pub(crate) use next::NextArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +24,7 @@ Examples:
 /// The commands about consumers.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum ConsumerCommand {
+pub(crate) enum ConsumerCommand {
     /// List a stream's consumers
     #[command(alias = "list")]
     Ls {

@@ -14,7 +14,7 @@ use crate::text;
 
 /// Flags of `consumer next`.
 #[derive(Args, Debug)]
-pub struct NextArgs {
+pub(crate) struct NextArgs {
     /// The stream
     stream: String,
     /// The consumer

@@ -24,7 +24,7 @@ A context is a file of mode 0600 in $XDG_CONFIG_HOME/unibus/context (~/.config/u
 /// The commands about saved contexts.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum ContextCommand {
+pub(crate) enum ContextCommand {
     /// Save the connection flags under a name; of one that is there, the given ones are changed
     Save {
         /// Letters, digits, '-', '_' and '.'
@@ -206,7 +206,6 @@ fn show(name: &str, settings: &Settings, json: bool) -> Result {
         &[
             ("description", settings.description.clone()),
             ("servers", settings.servers().join(",")),
-            ("control", settings.control.join(",")),
             ("login", settings.login.words()),
             ("tls ca", path(&settings.tls_ca)),
             ("tls cert", path(&settings.tls_cert)),

@@ -17,7 +17,7 @@ const PREFIX: &str = "KV_";
 
 /// Flags of `kv add`.
 #[derive(Args, Debug)]
-pub struct AddArgs {
+pub(crate) struct AddArgs {
     /// The bucket's name
     bucket: String,
     /// How many values of a key are kept

@@ -17,7 +17,7 @@ use crate::text;
 
 /// Flags of `kv put` and `kv create`.
 #[derive(Args, Debug)]
-pub struct ValueArgs {
+pub(crate) struct ValueArgs {
     /// The bucket
     bucket: String,
     /// The key

@@ -12,9 +12,9 @@ use crate::connect::{Bus, connect};
 use crate::error::{CliError, Result};
 use crate::settings::Settings;
 
-pub use buckets::AddArgs;
-pub use keys::ValueArgs;
-pub use watch::WatchArgs;
+pub(crate) use buckets::AddArgs;
+pub(crate) use keys::ValueArgs;
+pub(crate) use watch::WatchArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +28,7 @@ Examples:
 /// The commands about buckets and keys.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum KvCommand {
+pub(crate) enum KvCommand {
     /// Make a bucket
     Add(AddArgs),
     /// Print a key's value

@@ -12,7 +12,7 @@ use crate::text;
 
 /// Flags of `kv watch`.
 #[derive(Args, Debug)]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     /// The bucket
     bucket: String,
     /// Keys; * and > stand for tokens of keys

@@ -17,19 +17,19 @@ const PAYLOAD_MAX: u64 = 64 * 1024 * 1024;
 
 /// The flags of commands that send a payload.
 #[derive(Args, Clone, Debug, Default)]
-pub struct BodyArgs {
+pub(crate) struct BodyArgs {
     /// The payload [default: what comes on stdin]
     #[arg(value_name = "PAYLOAD")]
-    pub payload: Option<String>,
+    pub(crate) payload: Option<String>,
     /// Read the payload from a file
     #[arg(long, short, value_name = "FILE", conflicts_with = "payload")]
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// A header, 'Name: value'; may be given more than once
     #[arg(id = "header", long, short = 'H', value_name = "HEADER", value_parser = text::header)]
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// Replace {{Count}}, {{ID}} and {{Time}} in the payload: number of the message, a fresh id, now
     #[arg(long)]
-    pub template: bool,
+    pub(crate) template: bool,
 }
 
 /// A payload to send, perhaps more than once.

@@ -12,11 +12,11 @@ pub(crate) use reply::reply;
 pub(crate) use request::request;
 pub(crate) use subscribe::subscribe;
 
-pub use body::BodyArgs;
-pub use publish::PubArgs;
-pub use reply::ReplyArgs;
-pub use request::ReqArgs;
-pub use subscribe::SubArgs;
+pub(crate) use body::BodyArgs;
+pub(crate) use publish::PubArgs;
+pub(crate) use reply::ReplyArgs;
+pub(crate) use request::ReqArgs;
+pub(crate) use subscribe::SubArgs;
 
 pub(crate) use body::{Body, headers, stdin};
 pub(crate) use shown::{Shape, payload_json, show};

@@ -25,30 +25,30 @@ Examples:
 /// Flags of `pub`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub struct PubArgs {
+pub(crate) struct PubArgs {
     /// Where to publish
-    pub subject: String,
+    pub(crate) subject: String,
     /// What to send.
     #[command(flatten)]
-    pub body: BodyArgs,
+    pub(crate) body: BodyArgs,
     /// How many times
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: u64,
+    pub(crate) count: u64,
     /// Pause between two messages
     #[arg(long, value_name = "TIME", value_parser = text::duration)]
-    pub sleep: Option<Duration>,
+    pub(crate) sleep: Option<Duration>,
     /// Where answers should go
     #[arg(long, value_name = "SUBJECT", conflicts_with = "jetstream")]
-    pub reply: Option<String>,
+    pub(crate) reply: Option<String>,
     /// Each line of stdin is a message
     #[arg(long, conflicts_with_all = ["payload", "file", "count"])]
-    pub lines: bool,
+    pub(crate) lines: bool,
     /// Wait until a stream has stored each message, and print its sequence
     #[arg(long, short = 'J')]
-    pub jetstream: bool,
+    pub(crate) jetstream: bool,
     /// Say nothing when it worked
     #[arg(long, short)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 }
 
 /// Publishes.

@@ -37,33 +37,33 @@ answer carries the header Unibus-Error, and what the command had printed.";
 /// Flags of `reply`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub struct ReplyArgs {
+pub(crate) struct ReplyArgs {
     /// Subject of the requests
-    pub subject: String,
+    pub(crate) subject: String,
     /// Answer with this text
     #[arg(value_name = "TEXT", required_unless_present_any = ["echo", "command"], conflicts_with_all = ["echo", "command"])]
-    pub text: Option<String>,
+    pub(crate) text: Option<String>,
     /// Answer with what was asked
     #[arg(long, conflicts_with = "command")]
-    pub echo: bool,
+    pub(crate) echo: bool,
     /// Answer with what this command prints
     #[arg(long, short, value_name = "COMMAND")]
-    pub command: Option<String>,
+    pub(crate) command: Option<String>,
     /// How long a command may run
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = text::duration)]
-    pub command_timeout: Duration,
+    pub(crate) command_timeout: Duration,
     /// How many requests are answered at the same time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub parallel: u16,
+    pub(crate) parallel: u16,
     /// Queue group: each request goes to one of its members
     #[arg(long, short, value_name = "GROUP", default_value = "unibus-reply")]
-    pub queue: String,
+    pub(crate) queue: String,
     /// A header of the answers, 'Name: value'; may be given more than once
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = text::header)]
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// End after so many answers
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
 }
 
 /// Answers until it is enough.

@@ -25,21 +25,21 @@ Examples:
 /// Flags of `req`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub struct ReqArgs {
+pub(crate) struct ReqArgs {
     /// Whom to ask
-    pub subject: String,
+    pub(crate) subject: String,
     /// What to ask.
     #[command(flatten)]
-    pub body: BodyArgs,
+    pub(crate) body: BodyArgs,
     /// How many answers to wait for; 0 takes all that come until the timeout
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub replies: u64,
+    pub(crate) replies: u64,
     /// How many times to ask
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: u64,
+    pub(crate) count: u64,
     /// How to print.
     #[command(flatten)]
-    pub shape: Shape,
+    pub(crate) shape: Shape,
 }
 
 /// Asks.

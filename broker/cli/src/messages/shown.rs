@@ -11,16 +11,16 @@ use crate::text;
 
 /// The flags about how messages are printed.
 #[derive(Args, Clone, Copy, Debug, Default)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Print the payload alone, as it is, and a line end
     #[arg(long, short)]
-    pub raw: bool,
+    pub(crate) raw: bool,
     /// Print headers too
     #[arg(long)]
-    pub headers: bool,
+    pub(crate) headers: bool,
     /// Print headers and no payload
     #[arg(long, conflicts_with = "raw")]
-    pub headers_only: bool,
+    pub(crate) headers_only: bool,
 }
 
 /// Names and values of headers, in order of their names.

@@ -23,22 +23,22 @@ Examples:
 /// Flags of `sub`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub struct SubArgs {
+pub(crate) struct SubArgs {
     /// Subjects; * stands for one token, > for all that follow
     #[arg(required = true, value_name = "SUBJECT")]
-    pub subjects: Vec<String>,
+    pub(crate) subjects: Vec<String>,
     /// Queue group: each message goes to one of its members
     #[arg(long, short, value_name = "GROUP")]
-    pub queue: Option<String>,
+    pub(crate) queue: Option<String>,
     /// End after so many messages
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// End when nothing came for so long; status 1 where --count is not reached then
     #[arg(long, value_name = "TIME", value_parser = text::duration)]
-    pub wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
     /// How to print.
     #[command(flatten)]
-    pub shape: Shape,
+    pub(crate) shape: Shape,
 }
 
 /// Subscribes and prints.

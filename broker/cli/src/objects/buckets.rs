@@ -18,7 +18,7 @@ const PREFIX: &str = "OBJ_";
 
 /// Flags of `object add`.
 #[derive(Args, Debug)]
-pub struct AddArgs {
+pub(crate) struct AddArgs {
     /// The bucket's name
     bucket: String,
     /// How long objects are kept [default: for ever]

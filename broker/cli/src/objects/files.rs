@@ -22,7 +22,7 @@ const PIECE: usize = 64 * 1024;
 
 /// Flags of `object put`.
 #[derive(Args, Debug)]
-pub struct PutArgs {
+pub(crate) struct PutArgs {
     /// The bucket
     bucket: String,
     /// The file; - is stdin
@@ -143,7 +143,7 @@ pub(super) async fn get(
     }
     // The name may hold folders that an object's author chose; only its last part becomes a file.
     let last = Path::new(name).file_name();
-    let Some(path) = output.or(last.map(Path::new)) else {
+    let Some(path) = output.or_else(|| last.map(Path::new)) else {
         return wrong(format!(
             "{name:?} can't be a file's name: add --output FILE"
         ));

@@ -12,8 +12,8 @@ use crate::connect::{Bus, connect};
 use crate::error::{CliError, Result};
 use crate::settings::Settings;
 
-pub use buckets::AddArgs;
-pub use files::PutArgs;
+pub(crate) use buckets::AddArgs;
+pub(crate) use files::PutArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +27,7 @@ Examples:
 /// The commands about objects.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum ObjectCommand {
+pub(crate) enum ObjectCommand {
     /// Make a bucket
     Add(AddArgs),
     /// Store a file, or what comes on stdin

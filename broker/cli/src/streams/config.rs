@@ -12,7 +12,7 @@ use crate::text;
 
 /// The flags of `stream add` and `stream edit`.
 #[derive(Args, Clone, Debug, Default)]
-pub struct StreamFlags {
+pub(crate) struct StreamFlags {
     /// Subjects to keep; may be given more than once, or separated by commas [default: the name]
     #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
     subjects: Vec<String>,

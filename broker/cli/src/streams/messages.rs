@@ -14,7 +14,7 @@ use crate::text;
 
 /// Flags of `stream view`.
 #[derive(Args, Debug)]
-pub struct ViewArgs {
+pub(crate) struct ViewArgs {
     /// The stream
     name: String,
     /// Begin at this sequence [default: the first]

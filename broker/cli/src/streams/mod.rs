@@ -10,8 +10,8 @@ use crate::connect::connect;
 use crate::error::Result;
 use crate::settings::Settings;
 
-pub use config::StreamFlags;
-pub use messages::ViewArgs;
+pub(crate) use config::StreamFlags;
+pub(crate) use messages::ViewArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,7 +25,7 @@ Examples:
 /// The commands about streams.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum StreamCommand {
+pub(crate) enum StreamCommand {
     /// List the streams
     #[command(alias = "list")]
     Ls {

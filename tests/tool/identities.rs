@@ -1,0 +1,59 @@
+//! `identity`, and logging in with one.
+
+use crate::world::{World, node_binary};
+
+#[tokio::test]
+async fn an_identity_is_made_once_and_shown_without_its_secrets() {
+    let world = World::alone();
+    world
+        .run("identity show")
+        .await
+        .refused(2, "unibus identity new");
+    let made = world.run("identity new --json").await.json();
+    let file = world.path(".config/unibus/identity.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    world
+        .run("identity new")
+        .await
+        .refused(1, "is there already");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    let shown = world.run("identity show").await.done().out;
+    assert!(shown.contains(made["card"].as_str().unwrap()), "{shown}");
+    assert!(!shown.contains("SU"), "{shown}");
+    std::fs::write(&file, "{").unwrap();
+    world.run("identity show").await.refused(2, "corrupt");
+}
+
+#[tokio::test]
+async fn an_identity_logs_in_once_an_admin_lets_it() -> anyhow::Result<()> {
+    let world = World::with_node(&["--bus-auth", "enforce"]).await?;
+    let made = world.run("identity new me.json --json").await.json();
+    let nkey = made["nkey"].as_str().unwrap();
+    world
+        .run("pub x y --identity me.json")
+        .await
+        .refused(1, "does not let identity");
+    let url = world.node.as_ref().unwrap().url();
+    let added = tokio::process::Command::new(node_binary()?)
+        .args(["user", "add", nkey, "--role", "service", "--pub", "x"])
+        .args([
+            "--internal-id-file",
+            &world.path("data/internal.json"),
+            "--nats-url",
+            &url,
+        ])
+        .output()
+        .await?;
+    anyhow::ensure!(added.status.success(), "{added:?}");
+    world.run("pub x y --identity me.json").await.done();
+    // What is not granted is refused after the fact, and told all the same.
+    world
+        .run("pub other y --identity me.json")
+        .await
+        .refused(1, "Permissions Violation for Publish to \"other\"");
+    world
+        .run("sub x --identity me.json")
+        .await
+        .refused(1, "Permissions Violation for Subscription to \"x\"");
+    Ok(())
+}
