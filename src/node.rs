@@ -204,11 +204,8 @@ impl Node {
             reloads: monitoring.reloads,
             tasks: monitoring.tasks,
         };
-        if config
-            .jetstream
-            .as_ref()
-            .is_some_and(|js| js.serve_when_ready)
-        {
+        let jetstream = config.jetstream.as_ref();
+        if jetstream.is_some_and(|js| js.serve_when_ready) {
             node.ready(START_PATIENCE).await?;
         }
         node.serve(&config, listeners, (&directory, &health), &shutdown);

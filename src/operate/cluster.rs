@@ -238,7 +238,7 @@ pub(super) async fn replace(parts: &Parts, request: &Request) -> Answer {
         };
     };
     let replacement = match candidate(parts, &status, with) {
-        Ok((new, _)) if new == id && with == &request.node => {
+        Ok((new, _)) if new == id && *with == request.node => {
             return Answer::Done(format!("{with} is a member and connected"));
         }
         Ok(found) => found,

@@ -263,6 +263,7 @@ async fn a_single_node_with_a_damaged_log_refuses_and_is_recovered_on_demand() -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn a_backup_under_load_is_restored_into_one_node_and_into_three() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
     let client = cluster.client(0).await?;

@@ -315,6 +315,7 @@ async fn a_stream_cannot_say_its_messages_again_as_control_records(
 /// Where the server answers, delivers and republishes, it acts with its own authority: nobody may
 /// point that at a bucket of the control plane. An answer that were stored over a user's record
 /// would shut that user out.
+#[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn an_answer_cannot_be_sent_into_a_control_bucket(world: &World) -> anyhow::Result<()> {
     let person = almighty(world).await?;
     let client = world.client(1, &person).await?;

@@ -162,7 +162,7 @@ impl Control {
             tried += 1;
             self.current.fetch_add(1, Ordering::Relaxed);
             let all_tried = tried % self.servers.len() == 0;
-            let pause = trouble.pause.or(all_tried.then_some(PAUSE));
+            let pause = trouble.pause.or_else(|| all_tried.then_some(PAUSE));
             let pause = pause.unwrap_or_default().min(PAUSE_MAX);
             if Instant::now() + pause >= deadline {
                 let outcome = Err(Error::Unreachable {

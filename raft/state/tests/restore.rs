@@ -1,5 +1,7 @@
 //! Restoring a stream: message by message, unseen until it ends, and gone when it is given up.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod bench;
 
 use bench::{Bench, SECOND, config, refused, seq};
@@ -63,6 +65,7 @@ fn reloaded(state: &mut State) -> State {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in order")]
 fn a_restored_stream_is_what_it_was() {
     let mut bench = Bench::new();
     assert_eq!(bench.run(&begin(config(&["a.>"]))), Outcome::Done);

@@ -1,6 +1,8 @@
 //! Scheduled messages: what is accepted, when it is due, what a run does, and that a schedule outlives a
 //! checkpoint.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod bench;
 
 use bench::{Bench, SECOND, config, refused, seq};
