@@ -7,6 +7,7 @@
 
 mod metrics;
 mod reference;
+mod runbook;
 mod units;
 
 use std::path::{Path, PathBuf};

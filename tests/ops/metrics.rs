@@ -23,9 +23,15 @@ async fn told() -> BTreeSet<String> {
     let dir = tempfile::tempdir().unwrap();
     let monitor = free_port().unwrap();
     let binary = Path::new(env!("CARGO_BIN_EXE_unibus-node"));
-    let mut node = NodeProcess::single(binary, dir.path())
-        .unwrap()
-        .with_args(vec!["--monitor-port".to_owned(), monitor.to_string()]);
+    let data = dir.path().join("data").display().to_string();
+    let arguments = ["--data-dir", &data, "--monitor-port", &monitor.to_string()];
+    let mut node = NodeProcess::new(
+        binary,
+        arguments.map(str::to_owned).to_vec(),
+        dir.path().join("log"),
+        free_port().unwrap(),
+        free_port().unwrap(),
+    );
     node.start().unwrap();
     node.ready(PATIENCE).await.unwrap();
     let client = async_nats::connect(node.url()).await.unwrap();
