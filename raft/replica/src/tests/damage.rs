@@ -226,7 +226,12 @@ async fn minority(world: &mut World, kind: Kind, harm: Harm) -> &'static str {
             Err(InitializeError::Rejoining)
         );
         world.admit(victim).await;
-        assert!(!world.nodes[victim].status().voters.contains_key(&old));
+        // The leader knows first.
+        let victim = &world.nodes[victim];
+        eventually("the old identity votes no more", || {
+            !victim.status().voters.contains_key(&old)
+        })
+        .await;
         BEGUN_ANEW
     } else {
         assert_eq!(node.id, old);
