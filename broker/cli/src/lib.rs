@@ -1,7 +1,7 @@
 //! The program `unibus`: what people and scripts do with a bus. An ordinary client of any NATS server:
 //! it knows the protocol through async-nats and no part of a node.
 //!
-//! `main` reads the command line ([`args`]), `settings` and `context` say where to connect and as whom,
+//! `main` reads the command line (`args`), `settings` and `context` say where to connect and as whom,
 //! `connect` does, and one folder a command does the rest. Exit status: 0 done, 1 it did not work, 2
 //! the command is wrong.
 
