@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus::{Counter, Gauge, Registry};
+use prometheus::Registry;
 
+use super::metrics::Kind;
 use crate::control::ControlCounters;
 
 /// Goes up, or goes up and down; name; help; where its value is.
@@ -13,12 +14,6 @@ type Row = (
     &'static str,
     fn(&ControlCounters) -> &AtomicU64,
 );
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Counter,
-    Gauge,
-}
 
 use Kind::{Counter as C, Gauge as G};
 
@@ -46,18 +41,7 @@ const TABLE: [Row; 16] = [
 pub(super) fn fill(registry: &Registry, counters: &ControlCounters) -> prometheus::Result<()> {
     for (kind, name, help, read) in TABLE {
         let value = read(counters).load(Ordering::Relaxed) as f64;
-        match kind {
-            Kind::Counter => {
-                let counter = Counter::new(name, help)?;
-                counter.inc_by(value);
-                registry.register(Box::new(counter))?;
-            }
-            Kind::Gauge => {
-                let gauge = Gauge::new(name, help)?;
-                gauge.set(value);
-                registry.register(Box::new(gauge))?;
-            }
-        }
+        kind.register(registry, (name, help), value)?;
     }
     Ok(())
 }

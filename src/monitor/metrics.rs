@@ -33,9 +33,32 @@ struct Sample {
 
 /// Goes up, or goes up and down.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Counter,
     Gauge,
+}
+
+impl Kind {
+    /// Adds one number without labels.
+    pub(super) fn register(
+        self,
+        registry: &Registry,
+        (name, help): (&str, &str),
+        value: f64,
+    ) -> prometheus::Result<()> {
+        match self {
+            Self::Counter => {
+                let counter = Counter::new(name, help)?;
+                counter.inc_by(value);
+                registry.register(Box::new(counter))
+            }
+            Self::Gauge => {
+                let gauge = Gauge::new(name, help)?;
+                gauge.set(value);
+                registry.register(Box::new(gauge))
+            }
+        }
+    }
 }
 
 /// A metric: kind, name, help, and where its value comes from (`None` = not on this node).
@@ -320,22 +343,10 @@ fn fill(registry: &Registry, sample: &Sample) -> prometheus::Result<()> {
         let Some(value) = read(sample) else {
             continue;
         };
-        match kind {
-            Kind::Counter => {
-                let counter = Counter::new(name, help)?;
-                counter.inc_by(value);
-                registry.register(Box::new(counter))?;
-            }
-            Kind::Gauge => {
-                let gauge = Gauge::new(name, help)?;
-                gauge.set(value);
-                registry.register(Box::new(gauge))?;
-            }
-        }
+        kind.register(registry, (name, help), value)?;
     }
-    let uptime = Gauge::new("unibus_uptime_seconds", "Since the start of the node")?;
-    uptime.set(sample.uptime_seconds);
-    registry.register(Box::new(uptime))
+    let uptime = ("unibus_uptime_seconds", "Since the start of the node");
+    Kind::Gauge.register(registry, uptime, sample.uptime_seconds)
 }
 
 fn fill_streams(registry: &Registry, monitor: &Monitor) -> prometheus::Result<()> {

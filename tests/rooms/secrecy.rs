@@ -1,5 +1,6 @@
-//! What was said, and every key, is looked for where a server could have it: its disk, its memory, and
-//! what crosses the wire to it. The search itself is tested on what has to be there.
+//! What was said, and every key, is looked for where a server could have it: its disk and its
+//! memory, which everything that crosses the wire to it passes through. The search itself is tested on what
+//! has to be there.
 
 use std::path::Path;
 
