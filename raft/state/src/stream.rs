@@ -391,15 +391,6 @@ impl Stream {
         count
     }
 
-    /// Sequences of the last message of each matching subject, ascending.
-    #[must_use]
-    pub fn last_seqs<F: AsRef<[u8]>>(&self, filters: &[F]) -> Vec<u64> {
-        let mut seqs = Vec::new();
-        self.visit_ids(filters, |id| seqs.extend(self.subjects.seqs(id).last()));
-        seqs.sort_unstable();
-        seqs
-    }
-
     /// The last message of each matching subject that is not above `up_to_seq`, ascending by sequence,
     /// at most `limit + 1` (so that the caller can tell that there are too many).
     #[must_use]

@@ -122,6 +122,25 @@ fn a_watch_follows_overwrites_without_gaps_or_repeats() {
     assert_eq!(drain(&bench, &mut cursor), [(6, 4, 0)]);
 }
 
+/// A leader looks at a consumer when it is first needed. What its subjects got meanwhile comes after
+/// what they had when it was created, as in nats-server, and not in its place.
+#[test]
+fn the_last_of_each_subject_is_that_of_the_consumers_creation() {
+    let mut bench = Bench::with(config(&["a.>"]));
+    bench.publish("a.1", &[], "x");
+    bench.publish("a.2", &[], "x");
+    bench.consumer(
+        watch(DeliverPolicy::LastPerSubject, "a.>"),
+        ConsumerAction::Create,
+    );
+    bench.publish("a.1", &[], "y");
+    bench.publish("a.3", &[], "x");
+    assert_eq!(
+        drain(&bench, &mut cursor(&bench, "gen")),
+        [(1, 1, 3), (2, 2, 2), (3, 3, 1), (4, 4, 0)]
+    );
+}
+
 #[test]
 fn flow_control_stalls_and_heartbeats_fill_silence() {
     let mut bench = Bench::with(config(&["a"]));

@@ -40,9 +40,9 @@ impl Backlog {
     ) -> Self {
         let mut firsts = VecDeque::new();
         if let Some(to) = last_per_subject_to {
-            let wanted = next_seq..=to;
-            let lasts = stream.last_seqs(&filters).into_iter();
-            firsts.extend(lasts.filter(|seq| wanted.contains(seq)));
+            // As of `to`: what a subject got later comes later, and does not take its place.
+            let lasts = stream.last_seqs_up_to(&filters, to, usize::MAX).into_iter();
+            firsts.extend(lasts.filter(|seq| *seq >= next_seq));
             next_seq = next_seq.max(to + 1);
         }
         let mut backlog = Self {
