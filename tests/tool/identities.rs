@@ -1,6 +1,6 @@
 //! `identity`, and logging in with one.
 
-use crate::world::{World, node_binary};
+use crate::world::World;
 
 #[tokio::test]
 async fn an_identity_is_made_once_and_shown_without_its_secrets() {
@@ -18,7 +18,7 @@ async fn an_identity_is_made_once_and_shown_without_its_secrets() {
         .refused(1, "is there already");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     let shown = world.run("identity show").await.done().out;
-    assert!(shown.contains(made["card"].as_str().unwrap()), "{shown}");
+    assert!(shown.contains(made["contact"].as_str().unwrap()), "{shown}");
     assert!(!shown.contains("SU"), "{shown}");
     std::fs::write(&file, "{").unwrap();
     world.run("identity show").await.refused(2, "corrupt");
@@ -26,25 +26,15 @@ async fn an_identity_is_made_once_and_shown_without_its_secrets() {
 
 #[tokio::test]
 async fn an_identity_logs_in_once_an_admin_lets_it() -> anyhow::Result<()> {
-    let world = World::with_node(&["--bus-auth", "enforce"]).await?;
-    let made = world.run("identity new me.json --json").await.json();
-    let nkey = made["nkey"].as_str().unwrap();
+    let world = World::enforced().await?;
+    world.run("identity new other.json").await.done();
     world
-        .run("pub x y --identity me.json")
+        .run_as("other", "pub x y")
         .await
         .refused(1, "does not let identity");
-    let url = world.node.as_ref().unwrap().url();
-    let added = tokio::process::Command::new(node_binary()?)
-        .args(["user", "add", nkey, "--role", "service", "--pub", "x"])
-        .args([
-            "--internal-id-file",
-            &world.path("data/internal.json"),
-            "--nats-url",
-            &url,
-        ])
-        .output()
+    world
+        .person("me", &["--role", "service", "--pub", "x"])
         .await?;
-    anyhow::ensure!(added.status.success(), "{added:?}");
     world.run("pub x y --identity me.json").await.done();
     // What is not granted is refused after the fact, and told all the same.
     world

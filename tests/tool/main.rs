@@ -8,6 +8,7 @@ mod contexts;
 mod identities;
 mod messages;
 mod objects;
+mod rooms;
 mod streams;
 mod values;
 mod world;

@@ -83,6 +83,33 @@ impl World {
         })
     }
 
+    /// With a node that asks everybody who they are.
+    pub(crate) async fn enforced() -> anyhow::Result<Self> {
+        Self::with_node(&["--bus-auth", "enforce"]).await
+    }
+
+    /// Makes an identity in `NAME.json` and lets it in; answers with what `identity new` says of it.
+    pub(crate) async fn person(&self, name: &str, flags: &[&str]) -> anyhow::Result<Value> {
+        let made = self.run(&format!("identity new {name}.json --json")).await;
+        let made = made.json();
+        let nkey = made["nkey"].as_str().context("nkey")?;
+        let url = self.node.as_ref().context("a node")?.url();
+        let added = tokio::process::Command::new(node_binary()?)
+            .args(["user", "add", nkey])
+            .args(flags)
+            .args(["--internal-id-file", &self.path("data/internal.json")])
+            .args(["--nats-url", &url])
+            .output()
+            .await?;
+        anyhow::ensure!(added.status.success(), "{added:?}");
+        Ok(made)
+    }
+
+    /// Runs the program as somebody.
+    pub(crate) async fn run_as(&self, name: &str, line: &str) -> Run {
+        self.run(&format!("{line} --identity {name}.json")).await
+    }
+
     /// Where a file of this home is.
     pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()

@@ -9,6 +9,7 @@ use crate::identity::IdentityCommand;
 use crate::kv::KvCommand;
 use crate::messages::{PubArgs, ReplyArgs, ReqArgs, SubArgs};
 use crate::objects::ObjectCommand;
+use crate::room::RoomCommand;
 use crate::settings::ConnectionArgs;
 use crate::streams::StreamCommand;
 
@@ -19,11 +20,12 @@ Examples:
   unibus req time.now ''                           a question and its answer
   unibus kv put config theme dark                  a key of a bucket
   unibus context save prod --server tls://a.example --nkey app.nk --select
+  unibus room pub team.kitchen 'tea is ready'       nobody but the room's members can read it
   unibus completions bash > ~/.local/share/bash-completion/completions/unibus
 
 Exit status: 0 done, 1 it did not work, 2 the command is wrong. Data goes to stdout, talk to stderr.";
 
-/// Publish, subscribe, ask, store and measure, on any NATS server.
+/// Publish, subscribe, ask, store and measure, on any NATS server; encrypted rooms on a unibus.
 #[derive(Debug, Parser)]
 #[command(name = "unibus", version, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -64,6 +66,9 @@ pub(crate) enum Command {
     /// Consumers: who reads a stream, and how far
     #[command(subcommand)]
     Consumer(ConsumerCommand),
+    /// End-to-end encrypted rooms
+    #[command(subcommand)]
+    Room(RoomCommand),
     /// Measure a server
     #[command(subcommand)]
     Bench(BenchCommand),

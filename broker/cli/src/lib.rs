@@ -17,6 +17,8 @@ mod kv;
 mod messages;
 mod objects;
 mod output;
+mod room;
+mod session;
 mod settings;
 mod streams;
 mod text;
@@ -74,6 +76,7 @@ async fn run(cli: &Cli) -> Result {
         Command::Object(command) => Box::pin(objects::run(command, &settings, cli.json)).await,
         Command::Stream(command) => Box::pin(streams::run(command, &settings, cli.json)).await,
         Command::Consumer(command) => Box::pin(consumers::run(command, &settings, cli.json)).await,
+        Command::Room(command) => Box::pin(room::run(command, &settings, cli.json)).await,
         Command::Bench(command) => Box::pin(bench::run(command, &settings, cli.json)).await,
         Command::Context(_) | Command::Completions { .. } => Ok(()),
     }

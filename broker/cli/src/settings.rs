@@ -22,6 +22,10 @@ pub(crate) struct ConnectionArgs {
     /// [default: nats://127.0.0.1:4222]
     #[arg(long, short = 's', global = true, value_name = "URL", value_delimiter = ',', env = "UNIBUS_SERVER", help_heading = CONNECTION)]
     pub(crate) server: Vec<String>,
+    /// Control plane of rooms: http://HOST:PORT, or https://HOST:PORT with --tls-ca; several separated by
+    /// commas [default: port 8470 of each --server]
+    #[arg(long, global = true, value_name = "URL", value_delimiter = ',', env = "UNIBUS_CONTROL", help_heading = CONNECTION)]
+    pub(crate) control: Vec<String>,
     /// Saved context to use instead of the selected one; see unibus context
     #[arg(long, global = true, value_name = "NAME", env = "UNIBUS_CONTEXT", help_heading = CONNECTION)]
     pub(crate) context: Option<String>,
@@ -76,6 +80,9 @@ pub(crate) struct Settings {
     pub(crate) description: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) servers: Vec<String>,
+    /// Control planes; none: those of the servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) control: Vec<String>,
     #[serde(flatten)]
     pub(crate) login: Login,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +170,9 @@ impl Settings {
     pub(crate) fn with(mut self, args: &ConnectionArgs) -> Self {
         if !args.server.is_empty() {
             self.servers.clone_from(&args.server);
+        }
+        if !args.control.is_empty() {
+            self.control.clone_from(&args.control);
         }
         let login = Login::of(args);
         if login != Login::default() {

@@ -69,6 +69,20 @@ impl Options {
         self
     }
 
+    /// Adds a control plane alone (`http://` or `https://`), where the two planes are named apart.
+    #[must_use]
+    pub fn control_plane(mut self, url: impl Into<String>) -> Self {
+        self.control.push(url.into());
+        self
+    }
+
+    /// Adds a message plane alone (`nats://` or `tls://`), where the two planes are named apart.
+    #[must_use]
+    pub fn message_plane(mut self, url: impl Into<String>) -> Self {
+        self.nats.push(url.into());
+        self
+    }
+
     /// Trusts the certificates that this CA (a PEM file) has signed, on both planes, and no others.
     #[must_use]
     pub fn ca(mut self, file: impl Into<PathBuf>) -> Self {
@@ -104,8 +118,11 @@ impl Options {
     /// # Errors
     /// [`Error::Options`], which names the value that can't be used.
     pub fn check(&self) -> Result<(), Error> {
-        if self.control.is_empty() {
-            return Err(Error::Options("no server is named".into()));
+        for (urls, plane) in [(&self.control, "control"), (&self.nats, "message")] {
+            if urls.is_empty() {
+                let words = format!("no server is named for the {plane} plane");
+                return Err(Error::Options(words));
+            }
         }
         for url in &self.control {
             self.check_control(url)?;
@@ -178,5 +195,8 @@ mod tests {
             assert!(refused.contains(words), "{control} {nats}: {refused}");
         }
         assert!(Options::new().check().is_err());
+        let half = Options::new().control_plane("http://h:1");
+        assert!(half.check().is_err());
+        assert!(half.message_plane("nats://h:2").check().is_ok());
     }
 }

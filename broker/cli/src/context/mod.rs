@@ -17,6 +17,8 @@ Examples:
   unibus context save prod --server nats://a.example,nats://b.example --nkey ~/app.nk --select
   unibus context save lab --server nats://10.0.0.7 --user ann --password secret --tls-ca ca.crt
   unibus context list
+  unibus context save team --server tls://a.example,tls://b.example --tls-ca ca.crt \
+    --control https://a.example:8470,https://b.example:8470 --identity me.json
   unibus --context lab sub '>'
 
 A context is a file of mode 0600 in $XDG_CONFIG_HOME/unibus/context (~/.config/unibus/context).";
@@ -142,6 +144,9 @@ fn save(store: &Store, cli: &Cli, name: &str, description: Option<&str>, select:
     for server in settings.servers() {
         crate::connect::address(&server)?;
     }
+    if !settings.control.is_empty() {
+        crate::session::options(&settings)?;
+    }
     let path = store.save(name, &settings)?;
     if select {
         store.select(Some(name))?;
@@ -162,7 +167,7 @@ fn list(store: &Store, json: bool) -> Result {
             .iter()
             .map(|(selected, name, settings)| {
                 json!({"name": name, "selected": selected, "servers": settings.servers(),
-                    "login": settings.login.words(), "description": settings.description})
+                    "control": settings.control, "login": settings.login.words(), "description": settings.description})
             })
             .collect();
         return output::json(&all);
@@ -206,6 +211,7 @@ fn show(name: &str, settings: &Settings, json: bool) -> Result {
         &[
             ("description", settings.description.clone()),
             ("servers", settings.servers().join(",")),
+            ("control", settings.control.join(",")),
             ("login", settings.login.words()),
             ("tls ca", path(&settings.tls_ca)),
             ("tls cert", path(&settings.tls_cert)),

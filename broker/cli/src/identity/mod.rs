@@ -1,6 +1,4 @@
-//! `identity`: one's own keys, and the card by which others invite their holder.
-
-mod card;
+//! `identity`: one's own keys, and the contact by which others invite their holder.
 
 use std::path::PathBuf;
 
@@ -13,12 +11,11 @@ use crate::error::{Attempt, Result, wrong};
 use crate::output;
 use crate::settings::Settings;
 
-use card::card;
-
 const EXAMPLES: &str = "\
 Examples:
   unibus identity new                      in ~/.config/unibus/identity.json, mode 0600
-  unibus identity show                     its public half: an admin lets the nkey in
+  unibus identity show                     its public half: an admin lets the nkey in, and a room's
+                                           owner invites the contact
   unibus-node user add UABC…               lets its holder in (on a node)
   unibus context save me --server tls://a.example --identity ~/.config/unibus/identity.json --select";
 
@@ -66,16 +63,17 @@ pub(crate) fn run(command: &IdentityCommand, settings: &Settings, json: bool) ->
 }
 
 fn show(identity: &Identity, json: bool) -> Result {
-    let (nkey, endpoint, card) = (identity.nkey(), identity.endpoint(), card(identity.party()));
+    let (nkey, endpoint, contact) = (identity.nkey(), identity.endpoint(), identity.contact());
     if json {
-        return output::json(&json!({"nkey": nkey, "endpoint": endpoint.as_str(), "card": card}));
+        let record = json!({"nkey": nkey, "endpoint": endpoint.as_str(), "contact": contact});
+        return output::json(&record);
     }
     output::facts(
         &format!("identity {endpoint}"),
-        &[("nkey", nkey), ("card", card)],
+        &[("nkey", nkey), ("contact", contact)],
     )?;
     output::tell(
-        "an admin lets the nkey in (unibus-node user add); a room's owner invites the card",
+        "an admin lets the nkey in (unibus-node user add); a room's owner invites the contact",
     );
     Ok(())
 }
