@@ -71,6 +71,10 @@ pub struct HttpLimits {
     pub blob_bytes_max: u64,
     /// How long a blob's body may take.
     pub blob_timeout: Duration,
+    /// How long an answer may be written to a client that reads nothing of it.
+    pub write_timeout: Duration,
+    /// How long the control plane's store may take for one read or write before it is denied.
+    pub store_timeout: Duration,
     /// Most bytes of bodies in flight, over all connections (`--http-body-budget`).
     pub bodies_bytes_max: u64,
     /// Requests a second that one address may make in the long run (`--http-rate`).
@@ -90,6 +94,8 @@ impl Default for HttpLimits {
             request_timeout: Duration::from_secs(10),
             blob_bytes_max: 16 * MIB,
             blob_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            store_timeout: Duration::from_secs(3),
             bodies_bytes_max: 128 * MIB,
             rate_per_second: RATE_PER_SECOND,
             rate_burst: RATE_PER_SECOND.saturating_mul(RATE_BURST_SECONDS),
@@ -113,6 +119,8 @@ impl HttpLimits {
             header_read_timeout: time(set.http_header_timeout_ms, base.header_read_timeout),
             request_timeout: time(set.http_body_timeout_ms, base.request_timeout),
             blob_timeout: time(set.http_blob_timeout_ms, base.blob_timeout),
+            write_timeout: time(set.http_write_timeout_ms, base.write_timeout),
+            store_timeout: time(set.http_store_timeout_ms, base.store_timeout),
             connections_max: set.http_max_connections.unwrap_or(base.connections_max),
             connections_per_address_max: set
                 .http_max_connections_per_address
@@ -165,6 +173,18 @@ impl HttpLimits {
                 ms(self.blob_timeout),
                 1..=3_600_000,
                 "from 1 to 3600000",
+            ),
+            (
+                "--http-write-timeout-ms",
+                ms(self.write_timeout),
+                1..=3_600_000,
+                "from 1 to 3600000",
+            ),
+            (
+                "--http-store-timeout-ms",
+                ms(self.store_timeout),
+                1..=600_000,
+                "from 1 to 600000",
             ),
             (
                 "--http-max-connections",
