@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::bench::BenchCommand;
+use crate::blobs::BlobCommand;
 use crate::consumers::ConsumerCommand;
 use crate::context::ContextCommand;
 use crate::identity::IdentityCommand;
@@ -69,6 +70,9 @@ pub(crate) enum Command {
     /// End-to-end encrypted rooms
     #[command(subcommand)]
     Room(RoomCommand),
+    /// Encrypted files, in rooms and out of them
+    #[command(subcommand)]
+    Blob(BlobCommand),
     /// Measure a server
     #[command(subcommand)]
     Bench(BenchCommand),

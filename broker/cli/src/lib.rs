@@ -8,12 +8,14 @@
 mod api;
 mod args;
 mod bench;
+mod blobs;
 mod connect;
 mod consumers;
 mod context;
 mod error;
 mod identity;
 mod kv;
+mod local_file;
 mod messages;
 mod objects;
 mod output;
@@ -77,6 +79,7 @@ async fn run(cli: &Cli) -> Result {
         Command::Stream(command) => Box::pin(streams::run(command, &settings, cli.json)).await,
         Command::Consumer(command) => Box::pin(consumers::run(command, &settings, cli.json)).await,
         Command::Room(command) => Box::pin(room::run(command, &settings, cli.json)).await,
+        Command::Blob(command) => Box::pin(blobs::run(command, &settings, cli.json)).await,
         Command::Bench(command) => Box::pin(bench::run(command, &settings, cli.json)).await,
         Command::Context(_) | Command::Completions { .. } => Ok(()),
     }

@@ -15,6 +15,8 @@ use crate::error::Result;
 use crate::session::{Care, as_failed, open, room};
 use crate::settings::Settings;
 
+pub(crate) use shown::{event_json, file_json};
+
 const EXAMPLES: &str = "\
 Examples:
   unibus room create team.kitchen                    encrypted, kept in a stream
