@@ -5,6 +5,7 @@
 
 mod bench;
 mod blobs;
+mod bots;
 mod contexts;
 mod identities;
 mod messages;

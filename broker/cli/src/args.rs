@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::blobs::BlobCommand;
+use crate::bridge::BridgeArgs;
 use crate::consumers::ConsumerCommand;
 use crate::context::ContextCommand;
 use crate::identity::IdentityCommand;
@@ -13,6 +14,7 @@ use crate::objects::ObjectCommand;
 use crate::room::RoomCommand;
 use crate::settings::ConnectionArgs;
 use crate::streams::StreamCommand;
+use crate::worker::WorkerArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,6 +75,10 @@ pub(crate) enum Command {
     /// Encrypted files, in rooms and out of them
     #[command(subcommand)]
     Blob(BlobCommand),
+    /// A bot that joins the rooms it is invited to, and answers there
+    Worker(WorkerArgs),
+    /// A gateway between a room and plain subjects, for devices that can't do the cryptography
+    Bridge(BridgeArgs),
     /// Measure a server
     #[command(subcommand)]
     Bench(BenchCommand),

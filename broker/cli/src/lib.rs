@@ -9,6 +9,7 @@ mod api;
 mod args;
 mod bench;
 mod blobs;
+mod bridge;
 mod connect;
 mod consumers;
 mod context;
@@ -22,8 +23,10 @@ mod output;
 mod room;
 mod session;
 mod settings;
+mod shell;
 mod streams;
 mod text;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -80,6 +83,8 @@ async fn run(cli: &Cli) -> Result {
         Command::Consumer(command) => Box::pin(consumers::run(command, &settings, cli.json)).await,
         Command::Room(command) => Box::pin(room::run(command, &settings, cli.json)).await,
         Command::Blob(command) => Box::pin(blobs::run(command, &settings, cli.json)).await,
+        Command::Worker(args) => Box::pin(worker::run(args, &settings, cli.json)).await,
+        Command::Bridge(args) => Box::pin(bridge::run(args, &settings, cli.json)).await,
         Command::Bench(command) => Box::pin(bench::run(command, &settings, cli.json)).await,
         Command::Context(_) | Command::Completions { .. } => Ok(()),
     }

@@ -15,7 +15,9 @@ use crate::error::Result;
 use crate::session::{Care, as_failed, open, room};
 use crate::settings::Settings;
 
-pub(crate) use shown::{event_json, file_json};
+pub(crate) use members::{accept, endpoint};
+pub(crate) use shown::{event_json, event_line, file_json, file_shown};
+pub(crate) use speak::sent_json;
 
 const EXAMPLES: &str = "\
 Examples:
