@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 use unibus_raft::{Replica, Transport};
 
@@ -126,7 +125,7 @@ impl ControlServer {
 
     fn plane(&self, parts: PlaneParts) -> Plane {
         Plane {
-            records: Records::new(parts.replica, self.limits.store_timeout),
+            records: Records::new(parts.replica),
             directory: parts.directory,
             transport: parts.transport,
             health: parts.health,
@@ -185,10 +184,6 @@ async fn connection(
 ) {
     // Answers are small and written at once.
     drop(stream.set_nodelay(true));
-    // Who does not read holds its connection and what waits for it no longer than this.
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(plane.limits.write_timeout));
-    let stream = Box::pin(stream);
     let Some(tls) = tls else {
         return serve(stream, peer, plane).await;
     };
@@ -219,7 +214,7 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = outcome {
-        if error.is_timeout() || is_stalled(&error) {
+        if error.is_timeout() {
             ControlCounters::add(&plane.counters.too_slow);
         }
         if error.is_parse_too_large() {
@@ -227,10 +222,4 @@ where
         }
         debug!(%peer, %error, "control connection ended");
     }
-}
-
-/// Whether a connection ended because its client did not read.
-fn is_stalled(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    cause.is_some_and(|cause: &std::io::Error| cause.kind() == std::io::ErrorKind::TimedOut)
 }

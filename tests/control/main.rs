@@ -36,7 +36,6 @@ mod commands;
 mod golden;
 mod intrusions;
 mod limits;
-mod measured;
 mod moving;
 mod openapi;
 mod people;

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use unibus_broker::{
-    CloseReason, ConnectUrls, ConnectionQuery, ConnectionReport, ConnectionState, LameDuck,
-};
+use unibus_broker::{CloseReason, ConnectionQuery, ConnectionReport, ConnectionState, LameDuck};
 
 use crate::support::{DEADLINE, Node, until};
 
@@ -157,10 +155,7 @@ async fn shutdown_writes_what_waits_and_closes() {
     publisher.send("PUB foo 1\r\nx\r\n").await;
     publisher.flush().await;
     let plan = LameDuck {
-        other_urls: ConnectUrls {
-            clients: vec!["10.0.0.1:4222".into()],
-            ..ConnectUrls::default()
-        },
+        other_urls: vec!["10.0.0.1:4222".into()],
         grace: Duration::ZERO,
         duration: Duration::ZERO,
     };
@@ -215,10 +210,7 @@ async fn a_lame_duck_says_so_and_lets_its_clients_go_one_by_one() {
     }
     let (broker, began) = (node.broker.clone(), Instant::now());
     let plan = LameDuck {
-        other_urls: ConnectUrls {
-            clients: vec!["10.0.0.1:4222".into()],
-            ..ConnectUrls::default()
-        },
+        other_urls: vec!["10.0.0.1:4222".into()],
         grace: Duration::from_millis(30),
         duration: Duration::from_millis(80),
     };
