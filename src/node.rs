@@ -163,7 +163,7 @@ impl Node {
                 let hooks = RouteHooks {
                     broker: broker.clone(),
                     replica: Arc::clone(&slot),
-                    client_urls: parts::client_urls(&config, client),
+                    urls: parts::connect_urls(&config, client, listeners.websocket_addr()),
                 };
                 Some(parts::start_mesh(&config, cluster, id, hooks).await?)
             }
@@ -346,7 +346,10 @@ impl Node {
         if let Some(mesh) = &self.mesh
             && config.advertise != Advertise::Nothing
         {
-            let own = parts::client_urls(config, self.addresses.client);
+            let Addresses {
+                client, websocket, ..
+            } = self.addresses;
+            let own = parts::connect_urls(config, client, websocket);
             let tell =
                 advertise::follow(Arc::clone(mesh), self.broker.clone(), own, shutdown.clone());
             self.tasks.push(tokio::spawn(tell));

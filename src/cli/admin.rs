@@ -41,6 +41,9 @@ pub(super) enum AdminError {
     /// The key has no record.
     #[error("there is no user {0}")]
     NotFound(NkeyPublic),
+    /// Whoever was shut out is given nothing.
+    #[error("user {0} is revoked: that is for good; add another key instead")]
+    Revoked(NkeyPublic),
     /// What was asked for can't be stored.
     #[error(transparent)]
     Record(#[from] RecordError),

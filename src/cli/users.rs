@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use unibus_proto::nkey::NkeyPublic;
 
 use super::admin::{AdminError, Registry};
@@ -131,6 +131,7 @@ pub struct OneArgs {
 
 /// Flags of `user grant` and `user ungrant`.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["publish", "subscribe", "streams", "buckets"]))]
 pub struct GrantArgs {
     /// The user's public key: an nkey (U…) or 64 hex digits
     #[arg(value_name = "KEY", value_parser = parse_key)]
@@ -299,6 +300,9 @@ async fn regrant(args: &GrantArgs, rule: fn(&Grants, &Grants) -> Grants) -> Resu
     quiet_logging(args.target.debug);
     let asked = Grants::from(&args.grants);
     let registry = Registry::open(&Target::from(&args.target)).await?;
+    if registry.find(&args.key).await?.0.revoked_at.is_some() {
+        return Err(AdminError::Revoked(args.key));
+    }
     let changed = registry
         .change(&args.key, |user| UserRecord {
             grants: rule(&user.grants, &asked),

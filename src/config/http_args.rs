@@ -40,6 +40,13 @@ pub struct HttpArgs {
     /// Time that a blob may take, in milliseconds [default: 60000]
     #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_BLOB_TIMEOUT_MS")]
     pub http_blob_timeout_ms: Option<u64>,
+    /// Time that a client may read nothing of an answer, in milliseconds [default: 30000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_WRITE_TIMEOUT_MS")]
+    pub http_write_timeout_ms: Option<u64>,
+    /// Time that the store may take for one read or change of a record before the request is denied,
+    /// in milliseconds [default: 3000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_STORE_TIMEOUT_MS")]
+    pub http_store_timeout_ms: Option<u64>,
     /// Most connections at a time; one more waits [default: 1024]
     #[arg(long, value_name = "N", env = "UNIBUS_HTTP_MAX_CONNECTIONS")]
     pub http_max_connections: Option<usize>,

@@ -2,6 +2,7 @@
 //! them. Holds numbers only; each part of the node enforces its own.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ConfigError;
@@ -71,6 +72,10 @@ pub struct HttpLimits {
     pub blob_bytes_max: u64,
     /// How long a blob's body may take.
     pub blob_timeout: Duration,
+    /// How long an answer may be written to a client that reads nothing of it.
+    pub write_timeout: Duration,
+    /// How long the control plane's store may take for one read or write before it is denied.
+    pub store_timeout: Duration,
     /// Most bytes of bodies in flight, over all connections (`--http-body-budget`).
     pub bodies_bytes_max: u64,
     /// Requests a second that one address may make in the long run (`--http-rate`).
@@ -90,6 +95,8 @@ impl Default for HttpLimits {
             request_timeout: Duration::from_secs(10),
             blob_bytes_max: 16 * MIB,
             blob_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            store_timeout: Duration::from_secs(3),
             bodies_bytes_max: 128 * MIB,
             rate_per_second: RATE_PER_SECOND,
             rate_burst: RATE_PER_SECOND.saturating_mul(RATE_BURST_SECONDS),
@@ -113,6 +120,8 @@ impl HttpLimits {
             header_read_timeout: time(set.http_header_timeout_ms, base.header_read_timeout),
             request_timeout: time(set.http_body_timeout_ms, base.request_timeout),
             blob_timeout: time(set.http_blob_timeout_ms, base.blob_timeout),
+            write_timeout: time(set.http_write_timeout_ms, base.write_timeout),
+            store_timeout: time(set.http_store_timeout_ms, base.store_timeout),
             connections_max: set.http_max_connections.unwrap_or(base.connections_max),
             connections_per_address_max: set
                 .http_max_connections_per_address
@@ -121,21 +130,31 @@ impl HttpLimits {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let wrong = self
+            .checked_sizes()
+            .into_iter()
+            .chain(self.checked_times())
+            .chain(self.checked_counts())
+            .find(|(_, found, range, _)| !range.contains(found));
+        match wrong {
+            Some((flag, found, _, wanted)) => Err(limit(flag, found, wanted)),
+            None => Ok(()),
+        }
+    }
+
+    fn checked_sizes(&self) -> [Checked; 4] {
+        let body = self.blob_bytes_max.max(self.body_bytes_max);
         let header = self.header_bytes_max as u64;
-        let each = [
+        let large = (KIB..=64 * MIB, "from 1KB to 64MB");
+        let budget = "at least --http-max-blob and --http-max-body";
+        [
             (
                 "--http-max-body",
                 self.body_bytes_max,
-                KIB..=64 * MIB,
-                "from 1KB to 64MB",
+                large.0.clone(),
+                large.1,
             ),
-            (
-                "--http-max-blob",
-                self.blob_bytes_max,
-                KIB..=64 * MIB,
-                "from 1KB to 64MB",
-            ),
+            ("--http-max-blob", self.blob_bytes_max, large.0, large.1),
             (
                 "--http-max-header",
                 header,
@@ -145,48 +164,39 @@ impl HttpLimits {
             (
                 "--http-body-budget",
                 self.bodies_bytes_max,
-                self.blob_bytes_max.max(self.body_bytes_max)..=u64::MAX,
-                "at least --http-max-blob and --http-max-body",
+                body..=u64::MAX,
+                budget,
             ),
-            (
-                "--http-header-timeout-ms",
-                ms(self.header_read_timeout),
-                1..=600_000,
-                "from 1 to 600000",
-            ),
-            (
-                "--http-body-timeout-ms",
-                ms(self.request_timeout),
-                1..=600_000,
-                "from 1 to 600000",
-            ),
-            (
-                "--http-blob-timeout-ms",
-                ms(self.blob_timeout),
-                1..=3_600_000,
-                "from 1 to 3600000",
-            ),
-            (
-                "--http-max-connections",
-                self.connections_max as u64,
-                1..=1_000_000,
-                "from 1 to 1000000",
-            ),
-            (
-                "--http-max-connections-per-address",
-                self.connections_per_address_max as u64,
-                1..=1_000_000,
-                "from 1 to 1000000",
-            ),
-        ];
-        let wrong = each
-            .into_iter()
-            .find(|(_, found, range, _)| !range.contains(found));
-        match wrong {
-            Some((flag, found, _, wanted)) => Err(limit(flag, found, wanted)),
-            None => Ok(()),
-        }
+        ]
     }
+
+    fn checked_times(&self) -> [Checked; 5] {
+        let short = |flag, time: Duration| (flag, ms(time), 1..=600_000, "from 1 to 600000");
+        let long = |flag, time: Duration| (flag, ms(time), 1..=3_600_000, "from 1 to 3600000");
+        [
+            short("--http-header-timeout-ms", self.header_read_timeout),
+            short("--http-body-timeout-ms", self.request_timeout),
+            long("--http-blob-timeout-ms", self.blob_timeout),
+            long("--http-write-timeout-ms", self.write_timeout),
+            short("--http-store-timeout-ms", self.store_timeout),
+        ]
+    }
+
+    fn checked_counts(&self) -> [Checked; 2] {
+        let each = self.connections_per_address_max;
+        [
+            ("--http-max-connections", self.connections_max),
+            ("--http-max-connections-per-address", each),
+        ]
+        .map(|(flag, count)| (flag, count as u64, 1..=1_000_000, "from 1 to 1000000"))
+    }
+}
+
+/// A flag, its value, the values that are allowed, and those in words.
+type Checked = (&'static str, u64, RangeInclusive<u64>, &'static str);
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Default for Limits {

@@ -11,6 +11,8 @@ use super::records::{Committed, Draft, Records, StoreError};
 use crate::access::UserRecord;
 use crate::access::first_users::{FirstUsers, FirstUsersError};
 
+/// How long one attempt may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(3);
 /// Between two attempts while the cluster does not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -24,7 +26,7 @@ pub(crate) async fn take(replica: &Replica, file: &FirstUsers) {
             return;
         }
     };
-    let records = Records::new(replica.clone());
+    let records = Records::new(replica.clone(), ATTEMPT_MAX);
     loop {
         match propose(&records, &users).await {
             Ok(committed) => return finish(file, &users, &committed),

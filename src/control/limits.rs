@@ -4,16 +4,20 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use lru::LruCache;
 use parking_lot::Mutex;
 
-/// Addresses that are remembered at most; above that, those at rest are forgotten, and if that is
-/// not enough, newcomers share one bucket.
-const ADDRESSES_MAX: usize = 65_536;
+/// Addresses that are remembered at most, about 150 bytes each.
+const ADDRESSES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 /// Bits of an IPv6 address that tell hosts apart: whoever has one address has its whole /64.
 const IPV6_PREFIX_BITS: u32 = 64;
 
@@ -60,45 +64,49 @@ impl ControlCounters {
     }
 }
 
-/// A token bucket for each address. A bucket is kept as the moment at which it will be full again
-/// (the generic cell rate algorithm), so that one at rest need not be kept at all.
-#[derive(Debug)]
-pub(crate) struct PerAddress {
-    /// Time in which one token comes back.
-    interval: Duration,
-    /// How far ahead of now a bucket's moment may be before a request.
-    tolerance: Duration,
-    full_at: Mutex<HashMap<IpAddr, Instant>>,
+/// One address's token bucket.
+type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// A token bucket for each address. The address that has been silent longest is forgotten where there
+/// are too many; it comes back with a full bucket.
+pub(crate) struct PerAddress<C: Clock = MonotonicClock> {
+    quota: Quota,
+    clock: C,
+    buckets: Mutex<LruCache<IpAddr, Bucket<C>>>,
+}
+
+impl<C: Clock> std::fmt::Debug for PerAddress<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PerAddress")
+            .field("quota", &self.quota)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PerAddress {
     /// `per_second` requests in the long run, `burst` at once.
     pub(crate) fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
-        let interval = Duration::from_secs(1) / per_second.get();
+        Self::with_clock(per_second, burst, MonotonicClock)
+    }
+}
+
+impl<C: Clock + Clone> PerAddress<C> {
+    fn with_clock(per_second: NonZeroU32, burst: NonZeroU32, clock: C) -> Self {
         Self {
-            interval,
-            tolerance: interval * (burst.get() - 1),
-            full_at: Mutex::default(),
+            quota: Quota::per_second(per_second).allow_burst(burst),
+            clock,
+            buckets: Mutex::new(LruCache::new(ADDRESSES_MAX)),
         }
     }
 
     /// Takes one token of `address`, or says how long there is none.
-    pub(crate) fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut buckets = self.full_at.lock();
-        let mut key = host(address);
-        if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&key) {
-            buckets.retain(|_, full_at| *full_at > now);
-            if buckets.len() >= ADDRESSES_MAX {
-                key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            }
-        }
-        let full_at = buckets.entry(key).or_insert(now);
-        let ahead = full_at.saturating_duration_since(now);
-        if ahead > self.tolerance {
-            return Err(ahead - self.tolerance);
-        }
-        *full_at = (*full_at).max(now) + self.interval;
-        Ok(())
+    pub(crate) fn take(&self, address: IpAddr) -> Result<(), Duration> {
+        let new = || RateLimiter::direct_with_clock(self.quota, self.clock.clone());
+        let mut buckets = self.buckets.lock();
+        let bucket = buckets.get_or_insert(host(address), new);
+        bucket
+            .check()
+            .map_err(|refused| refused.wait_time_from(self.clock.now()))
     }
 }
 
@@ -239,6 +247,8 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use governor::clock::FakeRelativeClock;
+
     use super::*;
 
     #[test]
@@ -280,46 +290,49 @@ mod tests {
         );
     }
 
+    fn limited(per_second: u32, burst: u32) -> (PerAddress<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let of = |n| NonZeroU32::new(n).unwrap();
+        let limits = PerAddress::with_clock(of(per_second), of(burst), clock.clone());
+        (limits, clock)
+    }
+
     #[test]
     fn one_address_over_its_rate_leaves_others_alone() {
-        let limits = PerAddress::new(NonZeroU32::new(2).unwrap(), NonZeroU32::new(3).unwrap());
+        let (limits, clock) = limited(2, 3);
         let (one, other): (IpAddr, IpAddr) =
             ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let start = Instant::now();
-        let taken = (0..10).filter(|_| limits.take(one, start).is_ok());
+        let taken = (0..10).filter(|_| limits.take(one).is_ok());
         assert_eq!(taken.count(), 3);
         let half = Duration::from_millis(500);
-        assert_eq!(limits.take(one, start), Err(half));
-        assert!(limits.take(other, start).is_ok());
-        assert!(limits.take(one, start + half).is_ok());
-        assert_eq!(limits.take(one, start + half), Err(half));
-        let much_later = start + Duration::from_secs(60);
-        let taken = (0..10).filter(|_| limits.take(one, much_later).is_ok());
+        assert_eq!(limits.take(one), Err(half));
+        assert!(limits.take(other).is_ok());
+        clock.advance(half);
+        assert!(limits.take(one).is_ok());
+        assert_eq!(limits.take(one), Err(half));
+        clock.advance(Duration::from_secs(60));
+        let taken = (0..10).filter(|_| limits.take(one).is_ok());
         assert_eq!(taken.count(), 3, "no more than the burst is saved up");
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let limits = PerAddress::new(NonZeroU32::MIN, NonZeroU32::MIN);
-        let start = Instant::now();
+        let (limits, _) = limited(1, 1);
         let address = |n: u32| IpAddr::V4(std::net::Ipv4Addr::from(n));
-        let many = u32::try_from(ADDRESSES_MAX).unwrap();
-        for n in 0..many {
-            assert!(limits.take(address(n), start).is_ok());
+        let many = u32::try_from(ADDRESSES_MAX.get()).unwrap();
+        for n in 0..=many {
+            assert!(limits.take(address(n)).is_ok());
         }
-        assert!(limits.take(address(many), start).is_ok());
+        assert_eq!(limits.buckets.lock().len(), ADDRESSES_MAX.get());
         assert!(
-            limits.take(address(many + 1), start).is_err(),
-            "newcomers share a bucket"
+            limits.take(address(many)).is_err(),
+            "the last is remembered"
         );
-        assert!(limits.full_at.lock().len() <= ADDRESSES_MAX + 1);
-        let later = start + Duration::from_secs(2);
-        assert!(limits.take(address(many), later).is_ok());
-        assert_eq!(
-            limits.full_at.lock().len(),
-            1,
-            "those at rest are forgotten"
+        assert!(
+            limits.take(address(1)).is_err(),
+            "and so is who came second"
         );
+        assert!(limits.take(address(0)).is_ok(), "the first is forgotten");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 use unibus_raft::{Replica, Transport};
 
@@ -125,7 +126,7 @@ impl ControlServer {
 
     fn plane(&self, parts: PlaneParts) -> Plane {
         Plane {
-            records: Records::new(parts.replica),
+            records: Records::new(parts.replica, self.limits.store_timeout),
             directory: parts.directory,
             transport: parts.transport,
             health: parts.health,
@@ -184,6 +185,10 @@ async fn connection(
 ) {
     // Answers are small and written at once.
     drop(stream.set_nodelay(true));
+    // Who does not read holds its connection and what waits for it no longer than this.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(plane.limits.write_timeout));
+    let stream = Box::pin(stream);
     let Some(tls) = tls else {
         return serve(stream, peer, plane).await;
     };
@@ -214,7 +219,7 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = outcome {
-        if error.is_timeout() {
+        if error.is_timeout() || is_stalled(&error) {
             ControlCounters::add(&plane.counters.too_slow);
         }
         if error.is_parse_too_large() {
@@ -222,4 +227,10 @@ where
         }
         debug!(%peer, %error, "control connection ended");
     }
+}
+
+/// Whether a connection ended because its client did not read.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &std::io::Error| cause.kind() == std::io::ErrorKind::TimedOut)
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use unibus_raft::Transport;
 use super::body::Received;
 use super::caller::{Caller, Verdict, replayed};
 use super::limits::{Budget, ControlCounters, PerAddress};
-use super::records::{Committed, Draft, OP_TIMEOUT, Records};
+use super::records::{Committed, Draft, Records};
 use super::refusal::Refusal;
 use super::reply::{Body, json};
 use crate::access::Directory;
@@ -186,7 +186,7 @@ impl Call<'_> {
 
     async fn settle(&self, index: u64) -> (Vec<String>, Vec<String>) {
         let within = if self.waits_for_all() {
-            OP_TIMEOUT
+            self.plane.records.timeout()
         } else {
             SETTLE_MAX
         };
@@ -220,18 +220,16 @@ impl Call<'_> {
 impl Plane {
     /// One token of an address's bucket.
     pub(crate) fn admit(&self, address: IpAddr) -> Result<(), Refusal> {
-        self.addresses
-            .take(address, Instant::now())
-            .map_err(|wait| {
-                ControlCounters::add(&self.counters.rate_limited);
-                Refusal {
-                    retry_after: Some(wait),
-                    ..Refusal::new(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "too many requests from this address",
-                    )
-                }
-            })
+        self.addresses.take(address).map_err(|wait| {
+            ControlCounters::add(&self.counters.rate_limited);
+            Refusal {
+                retry_after: Some(wait),
+                ..Refusal::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "too many requests from this address",
+                )
+            }
+        })
     }
 
     /// Counts what a request was refused for.

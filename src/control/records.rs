@@ -19,8 +19,6 @@ use unibus_state::{
 use super::buckets::Bucket;
 use super::follow::value_of;
 
-/// How long a read or a write may take before it is denied (`OpTimeout`).
-pub(crate) const OP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Records that one listing reads at most.
 pub(crate) const LIST_MAX: usize = 16 * 1024;
 /// Attempts at a record that was overwritten between its lookup and its reading.
@@ -135,16 +133,23 @@ impl Draft {
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     replica: Replica,
+    /// How long a read or a write may take before it is denied (`OpTimeout`).
+    timeout: Duration,
 }
 
 impl Records {
-    pub(crate) fn new(replica: Replica) -> Self {
-        Self { replica }
+    pub(crate) fn new(replica: Replica, timeout: Duration) -> Self {
+        Self { replica, timeout }
+    }
+
+    /// How long a read or a write may take before it is denied.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Resolves when this node holds everything acknowledged before the call.
     pub(crate) async fn barrier(&self) -> Result<(), StoreError> {
-        match tokio::time::timeout(OP_TIMEOUT, self.replica.read_barrier()).await {
+        match tokio::time::timeout(self.timeout, self.replica.read_barrier()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a control read has no barrier");
@@ -311,7 +316,7 @@ impl Records {
 
     /// The index of the entry, and the first outcome that is not plain success, or the last.
     async fn propose(&self, batch: EncodedBatch) -> Result<(u64, Option<Outcome>), StoreError> {
-        let deadline = Instant::now() + OP_TIMEOUT;
+        let deadline = Instant::now() + self.timeout;
         let proposed = tokio::time::timeout_at(deadline.into(), self.replica.propose(batch)).await;
         let proposed = proposed
             .map_err(|_| StoreError::Unknown)?

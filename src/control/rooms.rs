@@ -14,7 +14,7 @@ use unibus_state::command::StreamPut;
 use super::buckets::Bucket;
 use super::caller::Caller;
 use super::plane::{Call, Plane};
-use super::records::{Draft, Entry, Records};
+use super::records::{Draft, Entry, Records, StoreError};
 use super::refusal::Refusal;
 use super::reply::{Body, json};
 use crate::access::users::now;
@@ -31,7 +31,8 @@ pub(crate) async fn create(mut call: Call<'_>) -> Result<Response<Body>, Refusal
     let asked: CreateRoom = call.json()?;
     let plane = call.plane;
     let changed = {
-        let _alone = plane.creating.lock().await;
+        let turn = tokio::time::timeout(plane.records.timeout(), plane.creating.lock());
+        let _alone = turn.await.map_err(|_| StoreError::Unavailable)?;
         call.change(|records, caller, draft| plan_create(plane, records, caller, &asked, draft))
             .await?
     };

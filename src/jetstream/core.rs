@@ -21,6 +21,8 @@ use super::hooks::Hooks;
 use super::ingest::Ingest;
 use super::inlet::Inlet;
 use super::leader::ToLeader;
+use super::reign::Reign;
+use crate::config::auth::SYSTEM_ACCOUNT;
 
 /// Handles and options.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub(super) struct Core {
     pub(super) engine: Arc<Engine>,
     pub(super) inlet: Inlet,
     pub(super) counters: Counters,
+    pub(super) reign: Reign,
 }
 
 /// Why a stored message could not be read.
@@ -171,6 +174,10 @@ impl Core {
             name: self.options.cluster_name.clone(),
             raft_group: None,
             leader: status.leader.and_then(|id| status.voters.get(&id).cloned()),
+            leader_since: status.leader.and_then(|id| self.reign.since(id)),
+            // What nodes tell each other belongs to no account's traffic.
+            system_account: true,
+            traffic_account: Some(SYSTEM_ACCOUNT.to_owned()),
             replicas,
         }
     }

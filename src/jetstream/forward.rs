@@ -82,6 +82,7 @@ pub(super) async fn run(core: Arc<Core>) {
     };
     loop {
         let known = *leadership.borrow_and_update();
+        core.reign.saw(known.leader, known.term, Core::now());
         forwarder.follow(&known);
         forwarder.send_all();
         let until = forwarder.sleep_until();

@@ -35,6 +35,7 @@ mod internal;
 mod leader;
 mod letters;
 mod orders;
+mod reign;
 mod report;
 mod republish;
 mod runner;
@@ -187,6 +188,7 @@ impl JetStream {
             engine: Engine::new(),
             inlet: Inlet::default(),
             counters: api::Counters::default(),
+            reign: reign::Reign::default(),
         });
         let mut tasks = Vec::from(ingest.start(broker.clone(), replica.clone()));
         tasks.push(tokio::spawn(Arc::clone(&reader).run(Arc::clone(&core))));

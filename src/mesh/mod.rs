@@ -78,6 +78,8 @@ pub struct PeerLocalStatus {
     pub rejoining: bool,
     /// `host:port` where clients reach it, for their lists of servers.
     pub client_urls: Vec<String>,
+    /// The same for clients over WebSocket.
+    pub websocket_urls: Vec<String>,
     /// Where other nodes are reached, as far as it knows: filled in by the mesh, where it learns
     /// routes.
     pub routes: Vec<String>,
@@ -115,6 +117,8 @@ pub struct PeerStatus {
     pub rejoining: bool,
     /// Where clients reach it, as of its last status frame.
     pub client_urls: Vec<String>,
+    /// The same for clients over WebSocket.
+    pub websocket_urls: Vec<String>,
     /// Smoothed round-trip time.
     pub rtt: Duration,
     /// How long the route has stood.

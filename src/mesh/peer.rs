@@ -98,6 +98,7 @@ impl Peer {
     /// Takes what the peer says of itself; whether it is anything new.
     fn is_told(&self, mut status: PeerLocalStatus) -> bool {
         status.client_urls.truncate(CLIENT_URLS_MAX);
+        status.websocket_urls.truncate(CLIENT_URLS_MAX);
         let mut told = self.told.lock();
         let is_new = *told != status;
         *told = status;
@@ -124,6 +125,7 @@ impl Peer {
             initialized: told.initialized,
             rejoining: told.rejoining,
             client_urls: told.client_urls,
+            websocket_urls: told.websocket_urls,
             rtt: self.connection.rtt(),
             connected_for: self.since.elapsed(),
             dialed: self.dialed,

@@ -1,31 +1,37 @@
-//! Clients' lists of servers follow the cluster: INFO's `connect_urls` is this node's own address and
+//! Clients' lists of servers follow the cluster: INFO's `connect_urls` is this node's own addresses and
 //! those that its peers tell. Owns that list only.
 
 use std::sync::Arc;
 
-use unibus_broker::Broker;
+use unibus_broker::{Broker, ConnectUrls};
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, PeerStatus};
 use crate::shutdown::Shutdown;
 
 /// Keeps INFO in step with the peers until shutdown.
 pub(super) async fn follow(
     mesh: Arc<Mesh>,
     broker: Broker,
-    own: Vec<String>,
+    own: ConnectUrls,
     mut shutdown: Shutdown,
 ) {
     let mut changes = mesh.changes();
-    let mut told: Vec<String> = Vec::new();
+    let mut told = ConnectUrls::default();
     loop {
         let others = peers(&mesh);
         if others != told {
             told = others;
             broker.update_info(|info| {
-                // A node that is leaving sends its clients to the others only, and one without others
-                // tells nothing: its clients know where it is.
-                let own = own.iter().filter(|_| !info.ldm && !told.is_empty());
-                info.connect_urls = own.chain(&told).cloned().collect();
+                // A node that is leaving sends its clients to the others only.
+                let all = if info.ldm {
+                    told.clone()
+                } else {
+                    ConnectUrls {
+                        clients: with_own(&own.clients, &told.clients),
+                        websockets: with_own(&own.websockets, &told.websockets),
+                    }
+                };
+                all.tell(info);
             });
         }
         tokio::select! {
@@ -35,14 +41,26 @@ pub(super) async fn follow(
     }
 }
 
+/// A node without others tells nothing: its clients know where it is.
+fn with_own(own: &[String], others: &[String]) -> Vec<String> {
+    if others.is_empty() {
+        Vec::new()
+    } else {
+        [own, others].concat()
+    }
+}
+
 /// Where clients reach the peers that are connected now.
-pub(super) fn peers(mesh: &Mesh) -> Vec<String> {
-    let mut urls: Vec<String> = mesh
-        .peers()
-        .into_iter()
-        .flat_map(|peer| peer.client_urls)
-        .collect();
-    urls.sort_unstable();
-    urls.dedup();
-    urls
+pub(super) fn peers(mesh: &Mesh) -> ConnectUrls {
+    let peers = mesh.peers();
+    let sorted = |urls: fn(&PeerStatus) -> &Vec<String>| {
+        let mut urls: Vec<String> = peers.iter().flat_map(urls).cloned().collect();
+        urls.sort_unstable();
+        urls.dedup();
+        urls
+    };
+    ConnectUrls {
+        clients: sorted(|peer| &peer.client_urls),
+        websockets: sorted(|peer| &peer.websocket_urls),
+    }
 }

@@ -111,7 +111,7 @@ impl Listeners {
         };
         Addresses {
             client,
-            websocket: self.settings.websocket.as_ref().map(|(_, at)| *at),
+            websocket: self.websocket_addr(),
             http: at(&self.http).or_else(|| {
                 let server = self.control.as_ref()?;
                 Some(server.local_addr().unwrap_or(unknown))
@@ -119,6 +119,11 @@ impl Listeners {
             monitor: at(&self.monitor),
             cluster: mesh.map(Mesh::local_addr),
         }
+    }
+
+    /// Where clients connect over WebSocket, with the port really bound.
+    pub(super) fn websocket_addr(&self) -> Option<SocketAddr> {
+        self.settings.websocket.as_ref().map(|(_, at)| *at)
     }
 
     /// Where clients connect, with the port really bound.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use unibus_broker::BrokerOptions;
+use unibus_broker::{BrokerOptions, ConnectUrls};
 use unibus_proto::NodeId;
 use unibus_raft::{Observer, OnDamage, OpenStore, Replica, ReplicaOptions, StartError, Transport};
 
@@ -86,8 +86,7 @@ pub(super) fn broker_options(config: &NodeConfig, addresses: &Addresses) -> Brok
         host: client.ip().to_string(),
         port: client.port(),
         // Told once there are other nodes: see `advertise`.
-        connect_urls: Vec::new(),
-        ws_connect_urls: websocket_urls(config, addresses.websocket),
+        connect_urls: ConnectUrls::default(),
         auth_required: config.auth.is_enforced(),
         always_nonce: true,
         jetstream: config.jetstream.is_some(),
@@ -133,7 +132,18 @@ fn websocket_urls(config: &NodeConfig, at: Option<SocketAddr>) -> Vec<String> {
 }
 
 /// Where clients reach this node, as they are told.
-pub(super) fn client_urls(config: &NodeConfig, client: SocketAddr) -> Vec<String> {
+pub(super) fn connect_urls(
+    config: &NodeConfig,
+    client: SocketAddr,
+    websocket: Option<SocketAddr>,
+) -> ConnectUrls {
+    ConnectUrls {
+        clients: client_urls(config, client),
+        websockets: websocket_urls(config, websocket),
+    }
+}
+
+fn client_urls(config: &NodeConfig, client: SocketAddr) -> Vec<String> {
     match &config.advertise {
         Advertise::Address(address) => vec![address.clone()],
         Advertise::Listener => interfaces::reachable(client)

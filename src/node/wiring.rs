@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
-use unibus_broker::{Broker, Peer, Publication};
+use unibus_broker::{Broker, ConnectUrls, Peer, Publication};
 use unibus_proto::NodeId;
 use unibus_proto::control::Notice;
 use unibus_raft::{GroupId, Observer, Replica, RpcClass, RpcHandler, Transport, TransportError};
@@ -39,7 +39,7 @@ pub(super) struct RouteHooks {
     pub(super) broker: Broker,
     pub(super) replica: Arc<ReplicaSlot>,
     /// Where clients reach this node, for peers to tell theirs.
-    pub(super) client_urls: Vec<String>,
+    pub(super) urls: ConnectUrls,
 }
 
 impl MeshHooks for RouteHooks {
@@ -73,7 +73,8 @@ impl MeshHooks for RouteHooks {
                 .as_ref()
                 .is_none_or(|status| status.initialized || status.rejoining),
             rejoining: status.is_some_and(|status| status.rejoining),
-            client_urls: self.client_urls.clone(),
+            client_urls: self.urls.clients.clone(),
+            websocket_urls: self.urls.websockets.clone(),
             routes: Vec::new(),
         }
     }
@@ -184,7 +185,7 @@ mod tests {
     use super::*;
     use crate::access::{Directory, InternalIdentity};
     use crate::config::args::BusAuth;
-    use unibus_broker::BrokerOptions;
+    use unibus_broker::{BrokerOptions, ConnectUrls};
 
     #[test]
     fn a_node_whose_store_is_not_open_yet_counts_as_one_with_state() {
@@ -194,7 +195,7 @@ mod tests {
         let hooks = RouteHooks {
             broker: Broker::new(BrokerOptions::default(), directory),
             replica: Arc::default(),
-            client_urls: Vec::new(),
+            urls: ConnectUrls::default(),
         };
         assert!(hooks.local_status().initialized);
     }

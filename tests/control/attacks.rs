@@ -60,6 +60,12 @@ async fn a_revoked_user_is_nobody(world: &World) -> anyhow::Result<()> {
             .expect(200);
     }
     let uri = format!("/users/{}/revoke", goes.sign_pub());
+    // Somebody who was never connected: nothing but its record can refuse it.
+    let absent = world.person().await?;
+    let out = format!("/users/{}/revoke", absent.sign_pub());
+    let revoked = world.admin.post(world.other(), &out, &Value::Null).await?;
+    revoked.expect(200);
+    assert!(world.client(0, &absent).await.is_err());
     let open = world.client(2, &goes).await?;
     let kept = world.client(2, &stays).await?;
     world

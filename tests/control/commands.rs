@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::Context;
+use futures::StreamExt;
 use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE, free_port, issue, make_ca};
 
 use crate::binary;
-use crate::people::Person;
+use crate::golden::{hear, is_closed, round_trip_own};
+use crate::people::{Person, fresh};
+use crate::world::World;
 
 /// Runs the binary with arguments to its end.
 pub(crate) fn run(args: &[&str]) -> anyhow::Result<Output> {
@@ -141,6 +145,89 @@ async fn a_cluster_with_users_takes_no_first_ones() -> anyhow::Result<()> {
         let left = cluster.data_dir(at).join("first-users.json");
         assert!(!left.exists(), "node {at} left its file");
     }
+    Ok(())
+}
+
+on_one_and_three!(grants_are_given_and_taken_on_open_connections);
+
+/// `user grant` and `user ungrant` as an operator runs them, seen on a connection that is open all the
+/// time: what was granted works at once, what was taken is refused and its subscription goes.
+async fn grants_are_given_and_taken_on_open_connections(world: &World) -> anyhow::Result<()> {
+    let person = Person::new();
+    let (file, url) = (world.identity().display().to_string(), &world.nats[0]);
+    let (key, nkey) = (person.sign_pub(), person.seed().public().to_nkey());
+    let user = |words: &[&str]| user(words, &file, url, &[]);
+    let replicas = format!("{0} of {0} replicas have it", world.nats.len());
+    let subject = fresh("orders");
+    let place = format!("{subject}.>");
+
+    let (code, text) = user(&["add", "--role", "service", "--name", "shop", &nkey])?;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&replicas), "{text}");
+    let client = world.client(2, &person).await?;
+    let mut refused = client.subscribe(place.clone()).await?;
+    let said = format!("{subject}.new");
+    hears_nothing(world, &client, &mut refused, &said).await?;
+
+    let grant = ["grant", &key, "--pub", &place, "--sub", &place];
+    let (code, text) = user(&grant)?;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&replicas), "{text}");
+    let mut messages = client.subscribe(place.clone()).await?;
+    let heard = hear(&client, &said, "tea", &mut messages).await?;
+    assert_eq!(heard, "tea");
+    let (code, text) = user(&["list"])?;
+    assert_eq!(code, Some(0), "{text}");
+    let line = text.lines().find(|line| line.contains(&nkey));
+    let line = line.context("the user is not listed")?;
+    for part in ["service", "active", "shop", &format!("pub={place}")] {
+        assert!(line.contains(part), "{line}");
+    }
+
+    let (code, text) = user(&["ungrant", "--sub", &place, &key])?;
+    assert_eq!(code, Some(0), "{text}");
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(1), messages.next()).await {}
+    hears_nothing(world, &client, &mut messages, &said).await?;
+    // What was not taken stays.
+    let internal = world.internal().await?;
+    let mut others = internal.subscribe(place.clone()).await?;
+    let heard = hear(&client, &format!("{subject}.old"), "cake", &mut others).await?;
+    assert_eq!(heard, "cake");
+
+    let (code, text) = user(&["grant", &key])?;
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("--pub"), "{text}");
+    let (code, text) = user(&["revoke", &nkey])?;
+    assert_eq!(code, Some(0), "{text}");
+    is_closed(&client).await?;
+    let (code, text) = user(&["grant", &key, "--pub", &place])?;
+    assert_eq!(
+        code,
+        Some(1),
+        "a revoked user was granted something: {text}"
+    );
+    Ok(())
+}
+
+/// Asserts that a subscription is not there (any more): what the node itself says is not heard.
+async fn hears_nothing(
+    world: &World,
+    client: &async_nats::Client,
+    messages: &mut async_nats::Subscriber,
+    subject: &str,
+) -> anyhow::Result<()> {
+    let speaker = world.internal().await?;
+    round_trip_own(client).await?;
+    // Somebody who may hear it does: what is said next gets as far as this client's node.
+    let mut witness = world
+        .internal_at(2)
+        .await?
+        .subscribe(subject.to_owned())
+        .await?;
+    hear(&speaker, subject, "secret", &mut witness).await?;
+    round_trip_own(client).await?;
+    let heard = tokio::time::timeout(Duration::from_millis(1), messages.next()).await;
+    anyhow::ensure!(!matches!(heard, Ok(Some(_))), "heard {heard:?}");
     Ok(())
 }
 

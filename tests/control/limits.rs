@@ -27,6 +27,7 @@ on_one_and_three!(
         "--http-blob-timeout-ms",
         "600"
     ),
+    a_reader_that_does_not_read_is_cut("--http-write-timeout-ms", "400"),
     a_strangers_blob_is_refused_and_not_stored,
 );
 
@@ -234,6 +235,37 @@ async fn slow_bodies_are_cut(world: &World) -> anyhow::Result<()> {
         .send(port)
         .await?
         .expect(201);
+    Ok(())
+}
+
+/// Whoever asks for much and reads nothing of it gives its connection back.
+async fn a_reader_that_does_not_read_is_cut(world: &World) -> anyhow::Result<()> {
+    let (person, port) = (world.person().await?, world.http[0]);
+    let blob = vec![5; 16 * MIB];
+    let stored = person.request("POST", "/blobs", &blob).send(port).await?;
+    let uri = format!(
+        "/blobs/{}",
+        stored.expect(201).json()["hash"]
+            .as_str()
+            .context("a hash")?
+    );
+    let before = world.metric("unibus_control_too_slow_total").await?;
+    let mut stream = connect(port, HOME).await?;
+    stream
+        .write_all(&person.request("GET", &uri, b"").bytes())
+        .await?;
+    eventually("the reader is cut", PATIENCE, || async {
+        let cut = world.metric("unibus_control_too_slow_total").await?;
+        anyhow::ensure!(cut > before, "still served");
+        Ok(())
+    })
+    .await?;
+    let mut rest = Vec::new();
+    let _reset_or_closed = stream.read_to_end(&mut rest).await;
+    assert!(rest.len() < blob.len(), "all of it had arrived");
+    // The twin reads.
+    let whole = person.get(port, &uri).await?.expect(200);
+    assert_eq!(whole.body, blob);
     Ok(())
 }
 

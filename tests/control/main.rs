@@ -36,6 +36,7 @@ mod commands;
 mod golden;
 mod intrusions;
 mod limits;
+mod measured;
 mod moving;
 mod openapi;
 mod people;

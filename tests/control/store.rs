@@ -9,7 +9,7 @@ use unibus_proto::control::Policy;
 use unibus_testkit::{PATIENCE, eventually};
 
 use crate::golden::{hear, round_trip_own, with_room};
-use crate::people::fresh;
+use crate::people::{Person, fresh};
 use crate::world::World;
 
 #[tokio::test]
@@ -37,7 +37,20 @@ async fn without_a_quorum_everything_is_denied_within_its_deadline() -> anyhow::
     })
     .await?;
     let body = person.room(&fresh("r"), &fresh("room."), Policy::MATRIX);
-    person.post(port, "/rooms", &body).await?.expect(503);
+    // Rooms are created one at a time on a node: those that wait for their turn have a deadline too.
+    let asked = Instant::now();
+    let others = (0..6).map(|_| person.room(&fresh("r"), &fresh("room."), Policy::MATRIX));
+    let creating = others.chain([body.clone()]).map(|body| {
+        let person = &person;
+        async move { person.post(port, "/rooms", &body).await }
+    });
+    for answer in futures::future::try_join_all(creating).await? {
+        answer.expect(503);
+    }
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "no answer within the deadline"
+    );
     world.admin.get(port, "/users").await?.expect(503);
     let health = person.get(port, "/healthz").await?;
     assert_eq!(health.status, 503);
@@ -51,54 +64,89 @@ async fn without_a_quorum_everything_is_denied_within_its_deadline() -> anyhow::
     Ok(())
 }
 
-/// Kills a node at random moments while rooms are made; afterwards each room is whole or not there.
+/// Kills of a single node: each takes about a second.
+const KILLS_OF_ONE: usize = 50;
+/// Kills of a node of three, each of which waits for an election.
+const KILLS_OF_THREE: usize = 8;
+
 #[tokio::test]
-async fn no_kill_leaves_half_a_room() -> anyhow::Result<()> {
-    let mut world = World::single().await?;
+async fn no_kill_of_a_node_leaves_half_a_room() -> anyhow::Result<()> {
+    kills_leave_no_half_room(World::single().await?, KILLS_OF_ONE).await
+}
+
+/// As many kills as of one node with `UNIBUS_TEST_FULL=1 cargo test --test control half_a_room`.
+#[tokio::test]
+async fn no_kill_of_one_of_three_leaves_half_a_room() -> anyhow::Result<()> {
+    let full = std::env::var_os("UNIBUS_TEST_FULL").is_some();
+    let kills = if full { KILLS_OF_ONE } else { KILLS_OF_THREE };
+    kills_leave_no_half_room(World::cluster().await?, kills).await
+}
+
+/// Kills a node at random moments while rooms are made at it and at the others; afterwards each room
+/// is whole or not there, the same at every node.
+async fn kills_leave_no_half_room(mut world: World, kills: usize) -> anyhow::Result<()> {
     let owner = world.person().await?;
-    let port = world.http[0];
-    let mut asked = Vec::new();
-    for round in 0..5u64 {
+    let ports = world.http.clone();
+    let (mut asked, mut acknowledged) = (Vec::new(), Vec::new());
+    for round in 0..kills {
         let rooms: Vec<String> = (0..6).map(|_| fresh("r")).collect();
         asked.extend(rooms.clone());
+        let victim = round % ports.len();
         let creating = async {
-            for id in &rooms {
+            for (n, id) in rooms.iter().enumerate() {
                 let body = owner.room(id, &format!("room.{id}"), Policy::MATRIX);
-                let _killed = owner.post(port, "/rooms", &body).await;
+                let port = ports[(victim + n) % ports.len()];
+                if let Ok(answer) = owner.post(port, "/rooms", &body).await
+                    && answer.status == 201
+                {
+                    acknowledged.push(id.clone());
+                }
             }
         };
-        let pause = Duration::from_millis(rand::random_range(0..60) + round);
+        let pause = Duration::from_millis(rand::random_range(0..60));
         let _cut = tokio::time::timeout(pause, creating).await;
-        world.node().kill();
-        world.node().start()?;
-        world.node().ready(PATIENCE).await?;
+        let node = world.node(victim);
+        node.kill();
+        node.start()?;
+        node.ready(PATIENCE).await?;
     }
-    let mine = owner
-        .get(port, &format!("/members/{}/rooms", owner.endpoint()))
-        .await?;
-    let mine = mine.expect(200).json();
-    let mine: Vec<&str> = mine
+    anyhow::ensure!(!acknowledged.is_empty(), "no room was ever made");
+    for port in &ports {
+        let mine = rooms_that_are_whole(&owner, *port, &asked).await?;
+        for id in &acknowledged {
+            assert!(mine.contains(id), "room {id} was acknowledged and is gone");
+        }
+    }
+    Ok(())
+}
+
+/// The rooms that a node lists, after everything about each was asked of it.
+async fn rooms_that_are_whole(
+    owner: &Person,
+    port: u16,
+    asked: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let uri = format!("/members/{}/rooms", owner.endpoint());
+    let mine = owner.get(port, &uri).await?.expect(200).json();
+    let mine: Vec<String> = mine
         .as_array()
         .context("a list")?
         .iter()
-        .filter_map(|room| room["room_id"].as_str())
+        .filter_map(|room| room["room_id"].as_str().map(str::to_owned))
         .collect();
-    for id in &asked {
-        let room = owner.get(port, &format!("/rooms/{id}")).await?.status;
-        let key = format!("/rooms/{id}/key?endpoint={}", owner.endpoint());
-        let key = owner.get(port, &key).await?.status;
-        let members = owner
-            .get(port, &format!("/rooms/{id}/members"))
-            .await?
-            .status;
-        let wanted = if mine.contains(&id.as_str()) {
-            200
-        } else {
-            403
-        };
-        assert_eq!([room, key, members], [wanted; 3], "room {id} is half there");
+    for id in asked {
+        let mut found = Vec::new();
+        for path in [
+            format!("/rooms/{id}"),
+            format!("/rooms/{id}/key?endpoint={}", owner.endpoint()),
+            format!("/rooms/{id}/members"),
+        ] {
+            found.push(owner.get(port, &path).await?.status);
+        }
+        let wanted = if mine.contains(id) { 200 } else { 403 };
+        assert_eq!(found, [wanted; 3], "room {id} is half there");
     }
-    Ok(())
+    Ok(mine)
 }
 
 /// A member of a room on a node that is cut off hears nothing more there until the node is certain

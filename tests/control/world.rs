@@ -165,8 +165,13 @@ impl World {
         })
     }
 
-    pub(crate) fn node(&mut self) -> &mut NodeProcess {
-        &mut self.single.as_mut().expect("a single node").0
+    /// The process of node `at`.
+    pub(crate) fn node(&mut self, at: usize) -> &mut NodeProcess {
+        match (&mut self.cluster, &mut self.single) {
+            (Some(cluster), _) => &mut cluster.nodes[at],
+            (None, Some((node, _))) => node,
+            (None, None) => unreachable!("a world has nodes"),
+        }
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
@@ -207,12 +212,20 @@ impl World {
 
     /// A client of the first node as that node itself.
     pub(crate) async fn internal(&self) -> anyhow::Result<async_nats::Client> {
-        let text = std::fs::read_to_string(self.identity())?;
-        let file: Value = serde_json::from_str(&text)?;
+        self.internal_at(0).await
+    }
+
+    /// A client of node `at` as that node itself.
+    pub(crate) async fn internal_at(&self, at: usize) -> anyhow::Result<async_nats::Client> {
+        let at = at % self.nats.len();
+        let file = match &self.cluster {
+            Some(cluster) => cluster.data_dir(at).join("internal.json"),
+            None => self.identity(),
+        };
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
         let seed = file["seed"].as_str().context("a seed")?.to_owned();
-        let url = self.nats.first().context("a node")?;
         Ok(async_nats::ConnectOptions::with_nkey(seed)
-            .connect(url)
+            .connect(&self.nats[at])
             .await?)
     }
 

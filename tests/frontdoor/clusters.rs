@@ -59,6 +59,65 @@ async fn one_seed_makes_a_full_mesh_whose_clients_know_all_servers() {
     assert_eq!(varz["connect_urls"].as_array().unwrap().len(), 3, "{varz}");
 }
 
+/// A client over WebSocket is told where the others speak WebSocket, a plain one where they don't.
+#[tokio::test]
+async fn each_kind_of_client_learns_of_the_nodes_that_speak_its_way() {
+    let (port, files) = (free_port().unwrap(), tempfile::tempdir().unwrap());
+    let mut servers: Vec<Server> = Vec::new();
+    for at in 0..2 {
+        let file = files.path().join(format!("{at}.conf"));
+        let advertise = format!("10.0.0.{at}:443");
+        let text = format!(
+            "port: -1\nwebsocket {{ listen: \"127.0.0.1:-1\", no_tls: true, advertise: \"{advertise}\" }}\n\
+             client_advertise: \"10.0.0.{at}:4222\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let (own, seed) = (
+            if at == 0 { port } else { free_port().unwrap() },
+            format!("nats://127.0.0.1:{port}"),
+        );
+        let own = format!("nats://127.0.0.1:{own}");
+        let file = file.display().to_string();
+        let mut flags = vec![
+            "-c",
+            &file,
+            "--cluster",
+            &own,
+            "--cluster_name",
+            "c",
+            "-m",
+            "-1",
+        ];
+        if at > 0 {
+            flags.extend(["--routes", &seed]);
+        }
+        servers.push(Server::start(&flags).await.unwrap());
+    }
+    for server in &servers {
+        eventually("both nodes in both lists", PATIENCE, || async {
+            let info = server.connect().await?.server_info();
+            let mut plain = info.connect_urls;
+            plain.sort_unstable();
+            anyhow::ensure!(plain == ["10.0.0.0:4222", "10.0.0.1:4222"], "{plain:?}");
+            let varz = document(server, "/varz").await;
+            let mut websockets: Vec<&str> = varz["ws_connect_urls"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|url| url.as_str())
+                .collect();
+            websockets.sort_unstable();
+            anyhow::ensure!(
+                websockets == ["10.0.0.0:443", "10.0.0.1:443"],
+                "{websockets:?}"
+            );
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+}
+
 #[test]
 fn other_hosts_are_refused_with_the_way_that_works() {
     let run = output(&[

@@ -94,7 +94,7 @@ async fn varz_tells_where_clients_connect_and_how_the_server_is_set_up() {
     let file = configuration(dir.path(), &format!("{BASE}{websocket}"));
     let server = Server::start_in(dir, &["-c", &file]).await.unwrap();
     let varz = document(&server, "/varz").await;
-    assert_eq!(varz["ws_connect_urls"][0], "10.1.2.3:443", "{varz}");
+    assert!(varz["ws_connect_urls"].is_null(), "alone: {varz}");
     assert_eq!(varz["tags"][0], "az:1");
     assert_eq!(varz["websocket"]["host"], "127.0.0.1");
     assert_eq!(varz["websocket"]["same_origin"], true);

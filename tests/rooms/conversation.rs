@@ -23,7 +23,7 @@ async fn two_people_and_an_outsider() -> anyhow::Result<()> {
     outsiders_are_refused(&world, &alice, &room).await?;
     admit_to_room(&alice, &room, &bob).await?;
     talk(&alice, &bob, &room).await?;
-    share(&alice, &bob, &room).await?;
+    share(&mut world, &alice, &bob, &room).await?;
     lose_a_node(&mut world, &alice, &bob, &room).await
 }
 
@@ -135,18 +135,32 @@ async fn stored(session: &Session, room: &RoomId, seq: Option<u64>) -> anyhow::R
     Ok(raw.payload.to_vec())
 }
 
-async fn share(alice: &Session, bob: &Session, room: &RoomId) -> anyhow::Result<()> {
+/// A file of several pieces; the node that takes them is killed in the middle of it, and comes back when
+/// the file was fetched. With `UNIBUS_TEST_FULL=1` it has 100 MiB:
+/// `UNIBUS_TEST_FULL=1 cargo test --workspace --test rooms two_people`.
+async fn share(
+    world: &mut World,
+    alice: &Session,
+    bob: &Session,
+    room: &RoomId,
+) -> anyhow::Result<()> {
     let full = std::env::var_os("UNIBUS_TEST_FULL").is_some();
     let size = if full { FILE_BYTES_FULL } else { FILE_BYTES };
     let file: Vec<u8> = (0..size).map(|at| (at * 31 % 251) as u8).collect();
-    let mut steps = Vec::new();
+    let (mut steps, lost) = (Vec::new(), &mut world.cluster.nodes[0]);
     let info = FileInfo {
         name: Some("tea.png".into()),
         size: Some(size as u64),
         ..FileInfo::default()
     };
     let stored = alice
-        .put_blob(&file[..], info, |step| steps.push(step))
+        .put_blob(&file[..], info, |step| {
+            if step.done >= size as u64 / 2 {
+                // Alice's session asks this one first.
+                lost.kill();
+            }
+            steps.push(step);
+        })
         .await?;
     assert!(stored.has_manifest() && steps.len() > 1);
     assert_eq!(steps.last().map(|step| step.done), Some(size as u64));
@@ -161,6 +175,9 @@ async fn share(alice: &Session, bob: &Session, room: &RoomId) -> anyhow::Result<
     let mut fetched = Vec::new();
     bob.get_blob(&shared, &mut fetched, |_| {}).await?;
     assert!(fetched == file, "the file has changed on its way");
+    let lost = &mut world.cluster.nodes[0];
+    lost.start()?;
+    lost.ready(PATIENCE).await?;
     let mut other = shared.clone();
     other.size -= 1;
     let refused = bob.get_blob(&other, Vec::new(), |_| {}).await;

@@ -54,3 +54,53 @@ async fn a_receiver_counts_what_others_publish() -> anyhow::Result<()> {
     assert_eq!(counted[0]["messages"], 500);
     Ok(())
 }
+
+#[tokio::test]
+async fn rooms_are_written_read_and_rekeyed() -> anyhow::Result<()> {
+    let world = World::enforced().await?;
+    world.person("me", &[]).await?;
+    let run = "bench room --msgs 500 --clients 2 --in-flight 64 --json";
+    let run = world.run_as("me", run).await.json();
+    let of = |run: &serde_json::Value, at: usize, name: &str| run[at][name].clone();
+    assert_eq!(
+        (of(&run, 0, "phase"), of(&run, 0, "messages")),
+        ("publish".into(), 500.into())
+    );
+    assert_eq!(
+        (of(&run, 1, "phase"), of(&run, 1, "messages")),
+        ("read".into(), 500.into())
+    );
+    assert_eq!(of(&run, 1, "lost"), 0);
+    let rooms = world.run_as("me", "room ls --json").await.json();
+    let again = format!(
+        "bench room {} --msgs 10 --json",
+        rooms[0]["room"].as_str().unwrap()
+    );
+    assert_eq!(
+        of(&world.run_as("me", &again).await.json(), 1, "messages"),
+        10
+    );
+
+    let run = world
+        .run_as("me", "bench rekey --members 20 --rounds 3 --json")
+        .await
+        .json();
+    assert_eq!(
+        (of(&run, 0, "phase"), of(&run, 0, "messages")),
+        ("invite".into(), 19.into())
+    );
+    assert_eq!(
+        (of(&run, 1, "phase"), of(&run, 1, "messages")),
+        ("rekey".into(), 3.into())
+    );
+    let rooms = world.run_as("me", "room ls --json").await.json();
+    assert!(
+        rooms
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|room| room["epoch"] == 4),
+        "{rooms}"
+    );
+    Ok(())
+}

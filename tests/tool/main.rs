@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
-mod chat;
+mod blobs;
+mod bots;
 mod contexts;
 mod identities;
 mod messages;
 mod objects;
 mod rooms;
 mod streams;
-mod terminal;
 mod values;
 mod world;

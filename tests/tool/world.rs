@@ -1,18 +1,17 @@
 //! A node, a home of its own, and the program run in it.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
 use unibus_testkit::{NodeProcess, PATIENCE};
 
 /// The program under test.
-pub(crate) const UNIBUS: &str = env!("CARGO_BIN_EXE_unibus");
+const UNIBUS: &str = env!("CARGO_BIN_EXE_unibus");
 
 /// What a run of the program came to.
 #[derive(Debug)]
@@ -140,37 +139,67 @@ impl World {
         command
             .args(args)
             .env_clear()
-            .envs(self.environment())
+            .env("HOME", self.dir.path())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .current_dir(self.dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        command.spawn().unwrap()
-    }
-
-    /// What the program finds in its environment.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut all = vec![("HOME", self.dir.path().into()), ("PATH", path)];
         if let Some(node) = &self.node {
-            let control = format!("http://127.0.0.1:{}", node.http_port);
-            all.push(("UNIBUS_SERVER", node.url().into()));
-            all.push(("UNIBUS_CONTROL", control.into()));
+            command.env("UNIBUS_SERVER", node.url());
+            command.env(
+                "UNIBUS_CONTROL",
+                format!("http://127.0.0.1:{}", node.http_port),
+            );
         }
-        all
+        command.spawn().unwrap()
     }
 
     /// Starts the program and waits until it says on stderr that it is at work.
     pub(crate) async fn listening(&self, line: &str) -> anyhow::Result<Child> {
-        use tokio::io::{AsyncBufReadExt, BufReader};
-        let mut child = self.start(&line.split_whitespace().collect::<Vec<_>>());
-        let mut err = BufReader::new(child.stderr.take().context("stderr")?).lines();
-        let said = tokio::time::timeout(PATIENCE, err.next_line()).await??;
-        let said = said.context("it said nothing")?;
+        self.at_work(&line.split_whitespace().collect::<Vec<_>>())
+            .await
+    }
+
+    /// As [`World::listening`], with arguments that may hold spaces.
+    pub(crate) async fn at_work(&self, args: &[&str]) -> anyhow::Result<Child> {
+        let mut child = self.start(args);
+        let mut said = self.said(&mut child).await?;
+        while said.starts_with("joined") {
+            said = self.said(&mut child).await?;
+        }
         let at_work = ["listening", "answering", "waiting", "watching"];
         anyhow::ensure!(at_work.iter().any(|word| said.starts_with(word)), "{said}");
         Ok(child)
+    }
+
+    /// The next line that a program says on stderr.
+    pub(crate) async fn said(&self, child: &mut Child) -> anyhow::Result<String> {
+        let err = child.stderr.as_mut().context("stderr")?;
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        let read = async {
+            // Byte by byte: what comes after the line stays for others.
+            while err.read_exact(&mut byte).await.is_ok() && byte[0] != b'\n' {
+                line.push(byte[0]);
+            }
+        };
+        tokio::time::timeout(PATIENCE, read).await?;
+        anyhow::ensure!(!line.is_empty(), "it said nothing");
+        Ok(String::from_utf8(line)?)
+    }
+
+    /// Waits until so many have joined a room.
+    pub(crate) async fn joined(&self, who: &str, room: &str, count: usize) -> anyhow::Result<()> {
+        unibus_testkit::eventually("members that have joined", PATIENCE, || async {
+            let line = format!("room members {room} --json");
+            let members = self.run_as(who, &line).await.json();
+            let members = members.as_array().context("a list")?;
+            let joined = members.iter().filter(|one| one["joined"] == true).count();
+            anyhow::ensure!(joined == count, "{members:?}");
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::bench::BenchCommand;
-use crate::chat::ChatArgs;
+use crate::blobs::BlobCommand;
+use crate::bridge::BridgeArgs;
 use crate::consumers::ConsumerCommand;
 use crate::context::ContextCommand;
 use crate::identity::IdentityCommand;
@@ -13,6 +14,7 @@ use crate::objects::ObjectCommand;
 use crate::room::RoomCommand;
 use crate::settings::ConnectionArgs;
 use crate::streams::StreamCommand;
+use crate::worker::WorkerArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +23,6 @@ Examples:
   unibus req time.now ''                           a question and its answer
   unibus kv put config theme dark                  a key of a bucket
   unibus context save prod --server tls://a.example --nkey app.nk --select
-  unibus chat                                      talk in rooms, in a terminal
   unibus room pub team.kitchen 'tea is ready'       nobody but the room's members can read it
   unibus completions bash > ~/.local/share/bash-completion/completions/unibus
 
@@ -68,11 +69,16 @@ pub(crate) enum Command {
     /// Consumers: who reads a stream, and how far
     #[command(subcommand)]
     Consumer(ConsumerCommand),
-    /// Talk in rooms, in a terminal
-    Chat(ChatArgs),
     /// End-to-end encrypted rooms
     #[command(subcommand)]
     Room(RoomCommand),
+    /// Encrypted files, in rooms and out of them
+    #[command(subcommand)]
+    Blob(BlobCommand),
+    /// A bot that joins the rooms it is invited to, and answers there
+    Worker(WorkerArgs),
+    /// A gateway between a room and plain subjects, for devices that can't do the cryptography
+    Bridge(BridgeArgs),
     /// Measure a server
     #[command(subcommand)]
     Bench(BenchCommand),

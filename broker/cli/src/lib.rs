@@ -8,21 +8,25 @@
 mod api;
 mod args;
 mod bench;
-mod chat;
+mod blobs;
+mod bridge;
 mod connect;
 mod consumers;
 mod context;
 mod error;
 mod identity;
 mod kv;
+mod local_file;
 mod messages;
 mod objects;
 mod output;
 mod room;
 mod session;
 mod settings;
+mod shell;
 mod streams;
 mod text;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -77,8 +81,10 @@ async fn run(cli: &Cli) -> Result {
         Command::Object(command) => Box::pin(objects::run(command, &settings, cli.json)).await,
         Command::Stream(command) => Box::pin(streams::run(command, &settings, cli.json)).await,
         Command::Consumer(command) => Box::pin(consumers::run(command, &settings, cli.json)).await,
-        Command::Chat(args) => Box::pin(chat::run(args, &settings)).await,
         Command::Room(command) => Box::pin(room::run(command, &settings, cli.json)).await,
+        Command::Blob(command) => Box::pin(blobs::run(command, &settings, cli.json)).await,
+        Command::Worker(args) => Box::pin(worker::run(args, &settings, cli.json)).await,
+        Command::Bridge(args) => Box::pin(bridge::run(args, &settings, cli.json)).await,
         Command::Bench(command) => Box::pin(bench::run(command, &settings, cli.json)).await,
         Command::Context(_) | Command::Completions { .. } => Ok(()),
     }

@@ -21,9 +21,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let guest = Identity::parse_contact(contact)?;
     session.invite(&room, &guest).await?;
     let mut events = session.subscribe(&room, Start::Beginning).await?;
+    // Who was quick has joined before anybody listened.
+    let members = session.room_info(&room).await?.members;
+    let mut said = members
+        .iter()
+        .any(|member| member.joined && member.party.endpoint == guest.endpoint);
+    if said {
+        session.publish(&room, text.as_str()).await?;
+    }
     while let Some(event) = events.next().await {
         match event {
-            Event::Membership(MembershipChange::Joined(who)) if who == guest.endpoint => {
+            Event::Membership(MembershipChange::Joined(who)) if who == guest.endpoint && !said => {
+                said = true;
                 session.publish(&room, text.as_str()).await?;
             }
             Event::Message(message) if *message.from() == guest.endpoint => {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::options::ConnectUrls;
 use crate::outbound::Close;
 use crate::rng::Rng;
 use crate::shared::Shared;
@@ -18,8 +19,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// How a node leaves.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LameDuck {
-    /// `connect_urls` of the other nodes, told to the clients.
-    pub other_urls: Vec<String>,
+    /// Where the other nodes are reached, told to the clients.
+    pub other_urls: ConnectUrls,
     /// From the announcement to the first close: time to find another node.
     pub grace: Duration,
     /// From the first close to the last.
@@ -30,7 +31,7 @@ impl Default for LameDuck {
     /// As nats-server: two minutes, of which ten seconds are grace.
     fn default() -> Self {
         Self {
-            other_urls: Vec::new(),
+            other_urls: ConnectUrls::default(),
             grace: Duration::from_secs(10),
             duration: Duration::from_secs(110),
         }
@@ -47,7 +48,7 @@ pub(crate) async fn leave(shared: &Shared, plan: LameDuck) {
     } = plan;
     shared.announce(|info| {
         info.ldm = true;
-        info.connect_urls.clone_from(&other_urls);
+        other_urls.tell(info);
     });
     let _ = tokio::time::timeout(grace, shared.nobody()).await;
     let mut left = shared.registry.records();

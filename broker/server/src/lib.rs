@@ -47,7 +47,7 @@ pub use accounts::{AccountOptions, AccountsError, Export, Import, ResponseType, 
 pub use broker::Broker;
 pub use certificate::{CertificateError, CertificateIdentity};
 pub use lameduck::LameDuck;
-pub use options::{BrokerOptions, Limits};
+pub use options::{BrokerOptions, ConnectUrls, Limits};
 pub use plane::Internal;
 pub use ports::{
     Admission, AuthError, AuthRequest, Authenticator, Decision, Events, Grant, Inbound, Origin,

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use unibus_proto::handshake::ServerInfo;
+
 /// How a broker presents itself and what it allows.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {
@@ -19,10 +21,8 @@ pub struct BrokerOptions {
     pub host: String,
     /// `port` of INFO.
     pub port: u16,
-    /// `host:port` of this node and its peers as clients can reach them.
-    pub connect_urls: Vec<String>,
-    /// The same of WebSocket listeners.
-    pub ws_connect_urls: Vec<String>,
+    /// Where clients reach this node and its peers.
+    pub connect_urls: ConnectUrls,
     /// Whether a client must present credentials before anything else.
     pub auth_required: bool,
     /// Whether INFO has a nonce even when authentication is not required.
@@ -35,6 +35,23 @@ pub struct BrokerOptions {
     pub limits: Limits,
 }
 
+/// Where clients reach nodes, as they are told in INFO: each kind of client its own list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ConnectUrls {
+    /// `host:port` for plain clients.
+    pub clients: Vec<String>,
+    /// `host:port` for clients over WebSocket.
+    pub websockets: Vec<String>,
+}
+
+impl ConnectUrls {
+    /// Puts the lists into the common INFO, of which each listener tells its own.
+    pub fn tell(&self, info: &mut ServerInfo) {
+        info.connect_urls.clone_from(&self.clients);
+        info.ws_connect_urls.clone_from(&self.websockets);
+    }
+}
+
 impl Default for BrokerOptions {
     fn default() -> Self {
         Self {
@@ -44,8 +61,7 @@ impl Default for BrokerOptions {
             cluster: None,
             host: "127.0.0.1".into(),
             port: 4222,
-            connect_urls: Vec::new(),
-            ws_connect_urls: Vec::new(),
+            connect_urls: ConnectUrls::default(),
             auth_required: false,
             always_nonce: false,
             jetstream: false,

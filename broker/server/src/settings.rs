@@ -90,6 +90,8 @@ impl Greeting {
             info.host.clone_from(host);
             info.port = *port;
             info.connect_urls = std::mem::take(&mut info.ws_connect_urls);
+        } else {
+            info.ws_connect_urls.clear();
         }
     }
 }

@@ -75,6 +75,9 @@ pub struct NodeProcess {
     pub health_port: u16,
 }
 
+/// `USER_HZ` of Linux on every architecture that it is built for here.
+const TICKS_PER_SECOND: u64 = 100;
+
 impl NodeProcess {
     /// Describes a process; [`NodeProcess::start`] starts it. `--port` and `--http-port` are added.
     pub fn new(
@@ -218,6 +221,24 @@ impl NodeProcess {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("no VmHWM")?.parse::<u64>()? * 1024)
+    }
+
+    /// Processor time that the process has used, in user and kernel mode.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+        // The name in parentheses may hold blanks; utime and stime are fields 14 and 15 (proc(5)).
+        let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let ticks = |at: usize| -> anyhow::Result<u64> {
+            Ok(fields.get(at - 3).context("stat is short")?.parse()?)
+        };
+        Ok(Duration::from_millis(
+            (ticks(14)? + ticks(15)?) * 1000 / TICKS_PER_SECOND,
+        ))
     }
 
     /// What the process has in memory that it can write: each mapped region, as root or the same user

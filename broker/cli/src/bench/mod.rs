@@ -4,6 +4,7 @@
 mod load;
 mod messages;
 mod report;
+mod rooms;
 mod stored;
 
 use std::time::Duration;
@@ -22,8 +23,11 @@ Examples:
   unibus bench request --clients 16 --time 10s
   unibus bench stream --replicas 3 --in-flight 256 --json
   unibus bench kv --msgs 20000 --clients 8
+  unibus bench room --msgs 20000                   encrypt, store, then read and decrypt
+  unibus bench rekey --members 100                 invite, then make new keys for everybody
 
-MB are 10^6 bytes of payload. What a bench stores, it deletes at its end.";
+MB are 10^6 bytes of payload. What a bench stores, it deletes at its end; but rooms, which nobody can
+delete: give those benches a node of their own, or the same room again.";
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -40,6 +44,10 @@ pub(crate) enum BenchCommand {
     Kv(StoredArgs),
     /// Publish to a stream and wait for its acknowledgements, then read it through a consumer
     Stream(StreamArgs),
+    /// Encrypt, sign and publish in a room until its stream has stored it, then read and decrypt
+    Room(RoomArgs),
+    /// Invite members who never come to a room, then make new keys for all of them
+    Rekey(RekeyArgs),
 }
 
 /// How much of it.
@@ -126,6 +134,33 @@ pub(crate) struct StreamArgs {
     pub(crate) stored: StoredArgs,
 }
 
+/// Flags of `bench room`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoomArgs {
+    /// The room: its id or its subject [default: a new one, which stays]
+    pub(crate) room: Option<String>,
+    /// How many messages of each client wait for their acknowledgement
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) in_flight: u16,
+    /// Write only
+    #[arg(long)]
+    pub(crate) no_read: bool,
+    /// How much.
+    #[command(flatten)]
+    pub(crate) amount: AmountArgs,
+}
+
+/// Flags of `bench rekey`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RekeyArgs {
+    /// How many members the room has, oneself included
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(2..=8192))]
+    pub(crate) members: u16,
+    /// How many new keys are made
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) rounds: u16,
+}
+
 /// Measures.
 ///
 /// # Errors
@@ -137,6 +172,8 @@ pub(crate) async fn run(command: &BenchCommand, settings: &Settings, json: bool)
         BenchCommand::Request(args) => messages::request(args, settings).await?,
         BenchCommand::Kv(args) => stored::kv(args, settings).await?,
         BenchCommand::Stream(args) => stored::stream(args, settings).await?,
+        BenchCommand::Room(args) => rooms::room(args, settings).await?,
+        BenchCommand::Rekey(args) => rooms::rekey(args, settings).await?,
     };
     report::print(&reports, json)
 }

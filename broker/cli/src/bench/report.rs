@@ -58,6 +58,11 @@ impl Report {
         self
     }
 
+    /// How many messages it was.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
     fn per_second(&self) -> f64 {
         self.messages as f64 / self.took.as_secs_f64().max(f64::MIN_POSITIVE)
     }

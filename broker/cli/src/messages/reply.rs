@@ -1,6 +1,5 @@
 //! `reply`: answers each request with a text, with what was asked, or with what a command prints.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +8,15 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use super::body::headers;
 use super::shown::{Shape, header_pairs, show};
 use crate::connect::connect;
-use crate::error::{Attempt, CliError, Result, failed};
+use crate::error::{Attempt, Result, failed};
 use crate::output;
 use crate::settings::Settings;
+use crate::shell::{Printed, Shell};
 use crate::text;
 
 /// Most bytes of a command's output that become an answer.
@@ -69,7 +67,7 @@ pub(crate) struct ReplyArgs {
 /// Answers until it is enough.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`crate::error::CliError`].
 pub(crate) async fn reply(args: &ReplyArgs, settings: &Settings, json: bool) -> Result {
     let bus = connect(settings).await?;
     let requests = bus
@@ -88,7 +86,11 @@ pub(crate) async fn reply(args: &ReplyArgs, settings: &Settings, json: bool) -> 
         let request = tokio::select! {
             request = requests.next() => request,
             refusal = bus.refused_subscription() => return Err(refusal),
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = tokio::signal::ctrl_c() => {
+                // Commands that run are killed, and not left behind.
+                tasks.shutdown().await;
+                return Ok(());
+            }
         };
         let Some(request) = request else {
             return failed("the server closed the connection");
@@ -115,27 +117,29 @@ pub(crate) async fn reply(args: &ReplyArgs, settings: &Settings, json: bool) -> 
 enum Answer {
     Text(Bytes),
     Echo,
-    Command(String),
+    Command(Shell),
 }
 
 struct Answerer {
     answer: Answer,
     headers: Option<HeaderMap>,
-    limit: Duration,
     client: async_nats::Client,
 }
 
 impl Answerer {
     fn of(args: &ReplyArgs, client: async_nats::Client) -> Self {
         let answer = match (&args.command, args.echo) {
-            (Some(command), _) => Answer::Command(command.clone()),
+            (Some(command), _) => Answer::Command(Shell {
+                command: command.clone(),
+                limit: args.command_timeout,
+                output_max: ANSWER_MAX,
+            }),
             (None, true) => Answer::Echo,
             (None, false) => Answer::Text(args.text.clone().unwrap_or_default().into()),
         };
         Self {
             answer,
             headers: headers(&args.headers),
-            limit: args.command_timeout,
             client,
         }
     }
@@ -150,14 +154,15 @@ impl Answerer {
                 }
                 request.payload
             }
-            Answer::Command(command) => match self.run(command, &request).await {
-                (output, None) => output,
-                (output, Some(problem)) => {
-                    output::tell(&format!("unibus: {command:?}: {problem}"));
+            Answer::Command(shell) => {
+                let env = [("UNIBUS_SUBJECT", request.subject.to_string())];
+                let Printed { output, problem } = shell.run(&env, request.payload).await;
+                if let Some(problem) = problem {
+                    output::tell(&format!("unibus: {:?}: {problem}", shell.command));
                     map.insert("Unibus-Error", problem.as_str());
-                    output
                 }
-            },
+                output
+            }
         };
         let sent = match map.is_empty() {
             true => self.client.publish(to, payload).await,
@@ -167,50 +172,4 @@ impl Answerer {
             output::tell(&format!("unibus: can't answer: {error}"));
         }
     }
-
-    /// What the command printed, and what went wrong with it.
-    async fn run(&self, command: &str, request: &Message) -> (Bytes, Option<String>) {
-        let limit = text::duration_shown(self.limit);
-        match tokio::time::timeout(self.limit, output_of(command, request)).await {
-            Ok(Ok((output, status))) if status.success() => (output, None),
-            Ok(Ok((output, status))) => (output, Some(format!("ended with {status}"))),
-            Ok(Err(error)) => (Bytes::new(), Some(error.to_string())),
-            Err(_) => (Bytes::new(), Some(format!("took longer than {limit}"))),
-        }
-    }
-}
-
-/// Runs a command with the request as its stdin; it is killed when this is dropped.
-async fn output_of(
-    command: &str,
-    request: &Message,
-) -> std::result::Result<(Bytes, std::process::ExitStatus), CliError> {
-    let mut child = Command::new("sh")
-        .args(["-c", command])
-        .env("UNIBUS_SUBJECT", request.subject.as_str())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .or_failed(|| "can't start sh".to_owned())?;
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let payload = request.payload.clone();
-    let write = async move {
-        if let Some(mut stdin) = stdin {
-            // A command need not read what it is given.
-            let _unread = stdin.write_all(&payload).await;
-        }
-    };
-    let mut output = Vec::new();
-    let read = async {
-        match stdout {
-            Some(stdout) => stdout.take(ANSWER_MAX).read_to_end(&mut output).await,
-            None => Ok(0),
-        }
-    };
-    let ((), read) = tokio::join!(write, read);
-    read.or_failed(|| "can't read what it prints".to_owned())?;
-    let status = child.wait().await;
-    let status = status.or_failed(|| "it has no status".to_owned())?;
-    Ok((Bytes::from(output), status))
 }

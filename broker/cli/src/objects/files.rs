@@ -1,6 +1,5 @@
 //! Objects: storing, fetching, listing, watching and linking them, with progress on long work.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use async_nats::jetstream::object_store::{
@@ -8,12 +7,12 @@ use async_nats::jetstream::object_store::{
 };
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::error::{Attempt, Result, failed, wrong};
-use crate::messages::{headers, stdin};
+use crate::local_file::{Source, Target, progress, whole};
+use crate::messages::headers;
 use crate::output;
 use crate::text;
 
@@ -48,23 +47,6 @@ impl PutArgs {
     }
 }
 
-/// A bar that shows itself where a person watches; `None` as total: of unknown length.
-pub(crate) fn progress(total: Option<u64>) -> ProgressBar {
-    let bar = match total {
-        Some(total) => ProgressBar::new(total),
-        None => ProgressBar::no_length(),
-    };
-    if !output::person_watches() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let known = "{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    let unknown = "{spinner} {bytes} {bytes_per_sec}";
-    let template = if total.is_some() { known } else { unknown };
-    let style = ProgressStyle::with_template(template);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
-}
-
 /// Stores a file.
 ///
 /// # Errors
@@ -74,20 +56,8 @@ pub(super) async fn put(args: &PutArgs, store: &ObjectStore, json: bool) -> Resu
     if chunk_size == 0 {
         return wrong("--chunk-size 0 makes no pieces");
     }
-    let what = || format!("can't read {}", args.file.display());
-    let (mut from, total, named): (Box<dyn AsyncRead + Send + Unpin>, _, _) =
-        if args.file == Path::new("-") {
-            (Box::new(stdin()?), None, None)
-        } else {
-            let file = tokio::fs::File::open(&args.file).await.or_wrong(what)?;
-            let about = file.metadata().await.or_wrong(what)?;
-            if !about.is_file() {
-                return wrong(format!("{} is no file", args.file.display()));
-            }
-            let named = args.file.file_name().and_then(|name| name.to_str());
-            (Box::new(file), Some(about.len()), named)
-        };
-    let Some(name) = args.name.as_deref().or(named) else {
+    let source = Source::open(&args.file).await?;
+    let Some(name) = args.name.as_deref().or(source.name.as_deref()) else {
         return wrong("the object needs a --name");
     };
     let about = ObjectMetadata {
@@ -97,8 +67,8 @@ pub(super) async fn put(args: &PutArgs, store: &ObjectStore, json: bool) -> Resu
         headers: headers(&args.headers),
         ..ObjectMetadata::default()
     };
-    let bar = progress(total);
-    let mut counted = bar.wrap_async_read(&mut from);
+    let bar = progress(source.size);
+    let mut counted = bar.wrap_async_read(source.reader);
     let stored = store.put(about, &mut counted).await;
     bar.finish_and_clear();
     let info = stored.or_failed(|| format!("can't store {name:?}"))?;
@@ -131,54 +101,19 @@ pub(super) async fn get(
         found => found.or_failed(|| format!("can't get {name:?}"))?,
     };
     let info = object.info.clone();
-    let to_stdout = output == Some(Path::new("-"));
-    if to_stdout {
-        if std::io::stdout().is_terminal() {
-            output::tell("unibus: writing the object to the terminal");
+    let path = match Target::of(output, name, force)? {
+        Target::File(path) => path,
+        Target::Stdout => {
+            let write = async |piece: &[u8]| output::bytes(piece);
+            return copy(&mut object, info.size, name, write).await;
         }
-        return copy(&mut object, info.size, name, async |piece| {
-            output::bytes(piece)
-        })
-        .await;
-    }
-    // The name may hold folders that an object's author chose; only its last part becomes a file.
-    let last = Path::new(name).file_name();
-    let Some(path) = output.or_else(|| last.map(Path::new)) else {
-        return wrong(format!(
-            "{name:?} can't be a file's name: add --output FILE"
-        ));
     };
-    if path.exists() && !force {
-        return failed(format!("{} is there already: add --force", path.display()));
-    }
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
     let what = || format!("can't write {}", path.display());
-    let temporary = path.with_file_name(format!(
-        ".{}.{}.part",
-        path.file_name().unwrap_or_default().to_string_lossy(),
-        std::process::id()
-    ));
-    if let Some(folder) = folder {
-        tokio::fs::create_dir_all(folder).await.or_failed(what)?;
-    }
-    let file = tokio::fs::File::create_new(&temporary).await;
-    let mut file = file.or_failed(what)?;
-    let copied = async {
-        copy(&mut object, info.size, name, async |piece| {
-            file.write_all(piece).await.or_failed(what)
-        })
-        .await?;
-        file.sync_all().await.or_failed(what)?;
-        tokio::fs::rename(&temporary, path).await.or_failed(what)
-    }
-    .await;
-    if copied.is_err() {
-        // The half that came is of no use; the error says what went wrong.
-        let _gone = tokio::fs::remove_file(&temporary).await;
-    }
-    copied?;
+    whole(&path, async |file| {
+        let write = async |piece: &[u8]| file.write_all(piece).await.or_failed(what);
+        copy(&mut object, info.size, name, write).await
+    })
+    .await?;
     if json {
         return output::json(&info);
     }

@@ -15,6 +15,10 @@ use crate::error::Result;
 use crate::session::{Care, as_failed, open, room};
 use crate::settings::Settings;
 
+pub(crate) use members::{accept, endpoint};
+pub(crate) use shown::{event_json, event_line, file_json, file_shown};
+pub(crate) use speak::sent_json;
+
 const EXAMPLES: &str = "\
 Examples:
   unibus room create team.kitchen                    encrypted, kept in a stream

@@ -130,36 +130,21 @@ impl Session {
     /// [`Error::Refused`] where they are a member already or this identity is not the owner,
     /// [`Error::NeedsRekey`] where somebody has gone and the key was not changed yet.
     pub async fn invite(&self, room: &RoomId, party: &Party) -> Result<(), Error> {
+        self.invite_all(room, std::slice::from_ref(party)).await
+    }
+
+    /// Invites many, one after the other; the room is looked at before the first and after the last, and
+    /// not for each of them. As [`Session::invite`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Session::invite`]; those before the one that failed are invited.
+    pub async fn invite_all(&self, room: &RoomId, parties: &[Party]) -> Result<(), Error> {
         let inner = &self.inner;
         let room = inner.room(room).await?;
-        let statement = member_statement(&room.id, party, MemberRole::Member);
-        let signature = inner.identity.sign_text(&statement);
-        let uri = format!("/rooms/{}/invite", room.id);
-        for attempt in 1.. {
-            inner.look(&room).await?;
-            let body = inner.invitation(&room, party, &signature).await?;
-            let Answered { outcome, doubtful } = inner.control.ask(Ask::post(&uri, &body)).await;
-            let moved = |error: &Error| error.status() == Some(409);
-            match outcome {
-                Ok(_) => break,
-                Err(error) if moved(&error) && attempt < ATTEMPTS_MAX => {
-                    inner.look(&room).await?;
-                    let (epoch, member) = room.with(|known| {
-                        let member = known.roster.member(&party.endpoint).cloned();
-                        (known.record.epoch, member)
-                    })?;
-                    let mine = member.is_some_and(|member| member.party == *party);
-                    if doubtful && mine {
-                        break;
-                    }
-                    if mine || epoch == body.epoch {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+        inner.look(&room).await?;
+        for party in parties {
+            inner.admit(&room, party).await?;
         }
-        room.with(|known| known.note_invited(&party.endpoint))?;
         inner.look(&room).await
     }
 
@@ -265,6 +250,37 @@ impl Inner {
         };
         let signer = self.identity.signing();
         Ok(slot.seal(key, &to.kex_pub, signer, &mut rand::rng())?)
+    }
+
+    /// Invites somebody to a room that was looked at.
+    async fn admit(&self, room: &Room, party: &Party) -> Result<(), Error> {
+        let statement = member_statement(&room.id, party, MemberRole::Member);
+        let signature = self.identity.sign_text(&statement);
+        let uri = format!("/rooms/{}/invite", room.id);
+        for attempt in 1.. {
+            let body = self.invitation(room, party, &signature).await?;
+            let Answered { outcome, doubtful } = self.control.ask(Ask::post(&uri, &body)).await;
+            let moved = |error: &Error| error.status() == Some(409);
+            match outcome {
+                Ok(_) => break,
+                Err(error) if moved(&error) && attempt < ATTEMPTS_MAX => {
+                    self.look(room).await?;
+                    let (epoch, member) = room.with(|known| {
+                        let member = known.roster.member(&party.endpoint).cloned();
+                        (known.record.epoch, member)
+                    })?;
+                    let mine = member.is_some_and(|member| member.party == *party);
+                    if doubtful && mine {
+                        break;
+                    }
+                    if mine || epoch == body.epoch {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        room.with(|known| known.note_invited(&party.endpoint))
     }
 
     async fn invitation(

@@ -77,6 +77,15 @@ pub struct ClusterInfo {
     /// Leader's server name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// Since when it leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader_since: Option<Timestamp>,
+    /// Whether what the members tell each other is the system account's traffic.
+    #[serde(skip_serializing_if = "is_default")]
+    pub system_account: bool,
+    /// The account whose traffic it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic_account: Option<String>,
     /// The other members.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<PeerInfo>,

@@ -7,7 +7,7 @@ async fn info_comes_first_and_connect_info_after_the_first_pong() {
     let node = Node::with(|options| {
         options.always_nonce = true;
         options.jetstream = true;
-        options.connect_urls = vec!["127.0.0.1:4222".into()];
+        options.connect_urls.clients = vec!["127.0.0.1:4222".into()];
     })
     .await;
     let raw = node.client().await;

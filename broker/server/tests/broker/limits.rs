@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use unibus_broker::{CloseReason, ConnectionQuery, ConnectionReport, ConnectionState, LameDuck};
+use unibus_broker::{
+    CloseReason, ConnectUrls, ConnectionQuery, ConnectionReport, ConnectionState, LameDuck,
+};
 
 use crate::support::{DEADLINE, Node, until};
 
@@ -155,7 +157,10 @@ async fn shutdown_writes_what_waits_and_closes() {
     publisher.send("PUB foo 1\r\nx\r\n").await;
     publisher.flush().await;
     let plan = LameDuck {
-        other_urls: vec!["10.0.0.1:4222".into()],
+        other_urls: ConnectUrls {
+            clients: vec!["10.0.0.1:4222".into()],
+            ..ConnectUrls::default()
+        },
         grace: Duration::ZERO,
         duration: Duration::ZERO,
     };
@@ -210,7 +215,10 @@ async fn a_lame_duck_says_so_and_lets_its_clients_go_one_by_one() {
     }
     let (broker, began) = (node.broker.clone(), Instant::now());
     let plan = LameDuck {
-        other_urls: vec!["10.0.0.1:4222".into()],
+        other_urls: ConnectUrls {
+            clients: vec!["10.0.0.1:4222".into()],
+            ..ConnectUrls::default()
+        },
         grace: Duration::from_millis(30),
         duration: Duration::from_millis(80),
     };
