@@ -1,6 +1,7 @@
 //! `room`: what people do in rooms, told by the program; who is not let in, and what is said to them.
 
 use serde_json::Value;
+use unibus_testkit::{PATIENCE, eventually};
 
 use crate::world::{World, ended};
 
@@ -226,6 +227,14 @@ async fn rooms_of_every_policy_and_a_context_that_names_both_planes() -> anyhow:
         node.http_port
     );
     world.run(&save).await.done();
+    // The first one is not there.
+    let two = format!(
+        "room ls --identity alice.json --control http://127.0.0.1:1,http://127.0.0.1:{}",
+        node.http_port
+    );
+    world.run(&two).await.done();
+    let gone = "room ls --identity alice.json --control http://127.0.0.1:1 --timeout 500ms";
+    world.run(gone).await.refused(1, "http://127.0.0.1:1");
     world
         .run("context save bad --control https://127.0.0.1:1")
         .await
@@ -265,5 +274,42 @@ async fn rooms_of_every_policy_and_a_context_that_names_both_planes() -> anyhow:
         .run("--context team room sub spare-1 --wait 50ms --count 1")
         .await
         .refused(1, "0 of 1");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_owner_who_listens_makes_a_new_key_when_somebody_leaves() -> anyhow::Result<()> {
+    let world = World::enforced().await?;
+    world.person("alice", &[]).await?;
+    let bob = world.person("bob", &[]).await?;
+    let made = world.run_as("alice", "room create left.one --json").await;
+    let id = word(&made.json(), "room").to_owned();
+    let invite = format!("room invite {id} {}", word(&bob, "contact"));
+    world.run_as("alice", &invite).await.done();
+    world.run_as("bob", &format!("room join {id}")).await.done();
+    let listening = format!("room sub {id} --json --count 1 --identity alice.json");
+    let listening = world.listening(&listening).await?;
+    world
+        .run_as("bob", &format!("room leave {id}"))
+        .await
+        .done();
+    let epoch = eventually("the new key", PATIENCE, || async {
+        let info = world
+            .run_as("alice", &format!("room info {id} --json"))
+            .await
+            .json();
+        anyhow::ensure!(info["needs_rekey"] == false && info["epoch"] == 2, "{info}");
+        Ok(info["epoch"].clone())
+    })
+    .await?;
+    world
+        .run_as("alice", &format!("room pub {id} alone"))
+        .await
+        .done();
+    let heard = ended(listening).await.json_lines();
+    let told = |change: &str| heard.iter().find(|event| event["change"] == change);
+    assert_eq!(told("left").unwrap()["endpoint"], bob["endpoint"]);
+    assert_eq!(told("rekeyed").unwrap()["epoch"], epoch);
+    assert_eq!(heard.last().unwrap()["payload"], "alone");
     Ok(())
 }

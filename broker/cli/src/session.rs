@@ -92,6 +92,10 @@ pub(crate) async fn open(settings: &Settings, care: Care) -> Result<Session> {
         .await
         .map_err(|error| match error {
             Error::Options(words) => CliError::Wrong(words),
+            Error::Unreachable { .. } if settings.control.is_empty() => CliError::Failed(format!(
+                "{error}; the control plane is looked for at port {CONTROL_PORT} of each server: \
+                 --control names it"
+            )),
             other => CliError::Failed(refusal(&other, &nkey)),
         })
 }
