@@ -5,7 +5,7 @@ use std::fs;
 use crate::tree::{Source, sources, workspace};
 
 /// A folder, and the crates its source must not name.
-const BANS: [(&str, &[&str]); 7] = [
+const BANS: [(&str, &[&str]); 9] = [
     (
         "broker/proto/src/",
         &[
@@ -49,6 +49,29 @@ const BANS: [(&str, &[&str]); 7] = [
             "unibus_state",
             "unibus_raft",
             "unibus_node",
+        ],
+    ),
+    (
+        "broker/cli/src/chat/model/",
+        &[
+            "tokio",
+            "std::fs",
+            "std::net",
+            "std::time",
+            "crossterm",
+            "ratatui",
+            "async_nats",
+        ],
+    ),
+    (
+        "broker/cli/src/chat/view",
+        &[
+            "tokio",
+            "std::fs",
+            "std::net",
+            "std::time",
+            "crossterm",
+            "async_nats",
         ],
     ),
     (

@@ -6,11 +6,13 @@
 mod bench;
 mod blobs;
 mod bots;
+mod chat;
 mod contexts;
 mod identities;
 mod messages;
 mod objects;
 mod rooms;
 mod streams;
+mod terminal;
 mod values;
 mod world;

@@ -1,5 +1,6 @@
 //! A node, a home of its own, and the program run in it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,7 +12,7 @@ use tokio::process::Child;
 use unibus_testkit::{NodeProcess, PATIENCE};
 
 /// The program under test.
-const UNIBUS: &str = env!("CARGO_BIN_EXE_unibus");
+pub(crate) const UNIBUS: &str = env!("CARGO_BIN_EXE_unibus");
 
 /// What a run of the program came to.
 #[derive(Debug)]
@@ -139,21 +140,25 @@ impl World {
         command
             .args(args)
             .env_clear()
-            .env("HOME", self.dir.path())
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.environment())
             .current_dir(self.dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        if let Some(node) = &self.node {
-            command.env("UNIBUS_SERVER", node.url());
-            command.env(
-                "UNIBUS_CONTROL",
-                format!("http://127.0.0.1:{}", node.http_port),
-            );
-        }
         command.spawn().unwrap()
+    }
+
+    /// What the program finds in its environment.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut all = vec![("HOME", self.dir.path().into()), ("PATH", path)];
+        if let Some(node) = &self.node {
+            let control = format!("http://127.0.0.1:{}", node.http_port);
+            all.push(("UNIBUS_SERVER", node.url().into()));
+            all.push(("UNIBUS_CONTROL", control.into()));
+        }
+        all
     }
 
     /// Starts the program and waits until it says on stderr that it is at work.

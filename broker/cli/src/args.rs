@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::BenchCommand;
 use crate::blobs::BlobCommand;
 use crate::bridge::BridgeArgs;
+use crate::chat::ChatArgs;
 use crate::consumers::ConsumerCommand;
 use crate::context::ContextCommand;
 use crate::identity::IdentityCommand;
@@ -23,6 +24,7 @@ Examples:
   unibus req time.now ''                           a question and its answer
   unibus kv put config theme dark                  a key of a bucket
   unibus context save prod --server tls://a.example --nkey app.nk --select
+  unibus chat                                      talk in rooms, in a terminal
   unibus room pub team.kitchen 'tea is ready'       nobody but the room's members can read it
   unibus completions bash > ~/.local/share/bash-completion/completions/unibus
 
@@ -69,6 +71,8 @@ pub(crate) enum Command {
     /// Consumers: who reads a stream, and how far
     #[command(subcommand)]
     Consumer(ConsumerCommand),
+    /// Talk in rooms, in a terminal
+    Chat(ChatArgs),
     /// End-to-end encrypted rooms
     #[command(subcommand)]
     Room(RoomCommand),

@@ -10,6 +10,7 @@ mod args;
 mod bench;
 mod blobs;
 mod bridge;
+mod chat;
 mod connect;
 mod consumers;
 mod context;
@@ -81,6 +82,7 @@ async fn run(cli: &Cli) -> Result {
         Command::Object(command) => Box::pin(objects::run(command, &settings, cli.json)).await,
         Command::Stream(command) => Box::pin(streams::run(command, &settings, cli.json)).await,
         Command::Consumer(command) => Box::pin(consumers::run(command, &settings, cli.json)).await,
+        Command::Chat(args) => Box::pin(chat::run(args, &settings)).await,
         Command::Room(command) => Box::pin(room::run(command, &settings, cli.json)).await,
         Command::Blob(command) => Box::pin(blobs::run(command, &settings, cli.json)).await,
         Command::Worker(args) => Box::pin(worker::run(args, &settings, cli.json)).await,

@@ -184,8 +184,11 @@ impl Store {
         Ok(self.contexts().join(format!("{name}.json")))
     }
 
-    /// Writes a file under another name and renames it, so that there is never half a file.
-    fn replace(&self, path: &Path, text: &str) -> Result {
+    /// Writes a file of the folder under another name and renames it, so that there is never half a file.
+    ///
+    /// # Errors
+    /// Where that does not work; what was there stays then.
+    pub(crate) fn replace(&self, path: &Path, text: &str) -> Result {
         let what = || format!("can't write {}", path.display());
         let mut folders = fs::DirBuilder::new();
         folders.recursive(true).mode(0o700);
