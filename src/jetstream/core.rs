@@ -72,12 +72,16 @@ impl Core {
         Self::decode_message(record).ok_or(Unread::Damaged)
     }
 
-    /// The record of a stored message; `None` when it is gone.
-    pub(super) fn read_record(&self, place: &Location) -> Option<Bytes> {
-        self.replica
-            .read_record(place)
-            .inspect_err(|error| tracing::warn!(%error, "a stored message can't be read"))
-            .ok()
+    /// The records of stored messages, in their order; `None` for each that is gone.
+    pub(super) fn read_records(&self, places: &[Location]) -> Vec<Option<Bytes>> {
+        let records = self.replica.read_records(places).into_iter();
+        records
+            .map(|record| {
+                record
+                    .inspect_err(|error| tracing::warn!(%error, "a stored message can't be read"))
+                    .ok()
+            })
+            .collect()
     }
 
     /// What a record says; `None` when it is damaged.

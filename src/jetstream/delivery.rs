@@ -335,7 +335,7 @@ impl<'a> Lead<'a> {
             let Some((batch, order)) = self.core.engine.orders.take() else {
                 return false;
             };
-            self.work_off(batch, &order, now_ns);
+            self.work_off(&batch, &order, now_ns);
         }
         true
     }

@@ -6,9 +6,8 @@ const FLOW_PREFIX: &str = "$JS.FC.";
 
 /// The stream and consumer that a flow control subject names.
 pub(super) fn target(subject: &[u8]) -> Option<(&str, &str)> {
-    let rest = std::str::from_utf8(subject)
-        .ok()?
-        .strip_prefix(FLOW_PREFIX)?;
+    let rest = subject.strip_prefix(FLOW_PREFIX.as_bytes())?;
+    let rest = std::str::from_utf8(rest).ok()?;
     let mut tokens = rest.split('.');
     let found = (tokens.next()?, tokens.next()?);
     (tokens.next().is_some() && tokens.next().is_none()).then_some(found)

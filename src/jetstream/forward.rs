@@ -222,10 +222,10 @@ impl Forwarder {
         }
         let mut wanted = numbers.iter().copied().peekable();
         self.core.broker.batch(|out| {
-            for (at, input) in (0_u32..).zip(Inputs::new(batch.clone()).flatten()) {
+            for (at, input) in (0_u32..).zip(Inputs::new(batch).flatten()) {
                 if wanted.peek() == Some(&at) {
                     wanted.next();
-                    out.publish(answer_to(&input.reply, 0, b""));
+                    out.publish(answer_to(input.reply, 0, b""));
                 }
             }
         });
@@ -235,18 +235,18 @@ impl Forwarder {
     fn without_pulls(&self, parcel: Parcel) -> Parcel {
         let mut kept = BytesMut::new();
         let mut orphans = Vec::new();
-        for input in Inputs::new(parcel.batch).flatten() {
+        for input in Inputs::new(&parcel.batch).flatten() {
             let (reply, body) = match input.kind {
                 InputKind::Ack if asks_next(&input) => (&b""[..], &b"+ACK"[..]),
-                InputKind::Ack => (&input.reply[..], &input.body[..]),
+                InputKind::Ack => (input.reply, input.body),
                 InputKind::Pull | InputKind::Flow => (&b""[..], &b""[..]),
             };
             if input.kind == InputKind::Ack {
                 // It was framed before.
-                let _ = inputs::put(&mut kept, InputKind::Ack, &input.subject, reply, body);
+                let _ = inputs::put(&mut kept, InputKind::Ack, input.subject, reply, body);
             }
             if is_pull(&input) {
-                orphans.push(input.reply);
+                orphans.push(Bytes::copy_from_slice(input.reply));
             }
         }
         // Those of an earlier leader were answered when it went.
@@ -299,7 +299,7 @@ impl Pulls {
     const LOOK_AT_MIN: usize = 256;
 
     fn note(&mut self, batch: &Bytes, now: Instant) {
-        for input in Inputs::new(batch.clone()).flatten() {
+        for input in Inputs::new(batch).flatten() {
             if !is_pull(&input) {
                 continue;
             }
@@ -307,19 +307,20 @@ impl Pulls {
                 self.waiting.pop_front();
             }
             // Copied: a slice would keep the whole batch.
-            let reply = Bytes::copy_from_slice(&input.reply);
+            let reply = Bytes::copy_from_slice(input.reply);
             self.waiting.push_back((now + memory(&input), reply));
         }
     }
 
     fn forget(&mut self, batch: &Bytes) {
-        let replies: Vec<Bytes> = Inputs::new(batch.clone())
+        let replies: Vec<&[u8]> = Inputs::new(batch)
             .flatten()
             .filter(is_pull)
             .map(|input| input.reply)
             .collect();
         if !replies.is_empty() {
-            self.waiting.retain(|(_, reply)| !replies.contains(reply));
+            self.waiting
+                .retain(|(_, reply)| !replies.contains(&&reply[..]));
         }
     }
 
@@ -350,12 +351,12 @@ impl Pulls {
     }
 }
 
-fn asks_next(input: &Input) -> bool {
+fn asks_next(input: &Input<'_>) -> bool {
     input.body.starts_with(b"+NXT")
 }
 
 /// Whether messages or a status are to come to the input's reply subject.
-fn is_pull(input: &Input) -> bool {
+fn is_pull(input: &Input<'_>) -> bool {
     !input.reply.is_empty()
         && match input.kind {
             InputKind::Pull => true,
@@ -365,7 +366,7 @@ fn is_pull(input: &Input) -> bool {
 }
 
 /// How long a request may wait at the leader.
-fn memory(input: &Input) -> Duration {
+fn memory(input: &Input<'_>) -> Duration {
     /// The part of a request that matters here.
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -374,7 +375,7 @@ fn memory(input: &Input) -> Duration {
         no_wait: bool,
     }
 
-    let body = input.body.strip_prefix(b"+NXT").unwrap_or(&input.body);
+    let body = input.body.strip_prefix(b"+NXT").unwrap_or(input.body);
     let head: Head = match body.trim_ascii() {
         json @ [b'{', ..] => serde_json::from_slice(json).unwrap_or_default(),
         _ => Head::default(),
@@ -407,7 +408,7 @@ mod tests {
     fn requests_are_remembered_as_long_as_they_may_wait() {
         let waits = |body: &str| {
             let batch = batch(&[(InputKind::Pull, "r", body)]);
-            memory(&Inputs::new(batch).next().unwrap().unwrap())
+            memory(&Inputs::new(&batch).next().unwrap().unwrap())
         };
         assert_eq!(waits(""), PULL_MEMORY);
         assert_eq!(waits("10"), PULL_MEMORY);

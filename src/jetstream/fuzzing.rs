@@ -18,14 +18,14 @@ pub fn leader_frames(data: &[u8]) {
         assert_eq!(verdict.encode(), bytes);
     }
     let mut again = BytesMut::new();
-    for input in Inputs::new(bytes.clone()) {
+    for input in Inputs::new(&bytes) {
         let Ok(input) = input else { return };
         let written = put(
             &mut again,
             input.kind,
-            &input.subject,
-            &input.reply,
-            &input.body,
+            input.subject,
+            input.reply,
+            input.body,
         );
         assert!(written.is_ok(), "an input that was read is too large");
     }

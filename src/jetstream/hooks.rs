@@ -173,8 +173,9 @@ impl Hooks {
 
     /// Whether a consumer exists and pushes.
     pub(super) fn consumer_pushes(&self, stream: &str, consumer: &str) -> Option<bool> {
-        self.deliver_subject(stream, consumer)
-            .map(|deliver| !deliver.is_empty())
+        let catalog = self.catalog.read();
+        let deliver = catalog.get(stream)?.consumers.get(consumer)?;
+        Some(!deliver.is_empty())
     }
 
     /// Where a consumer delivers, empty when it is asked for messages. `None`: no such consumer.

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use unibus_broker::{Inbound, Service};
+use unibus_proto::jetstream::ack::AckSubject;
 
 use super::api::may_be_answered;
 use super::core::Core;
@@ -163,16 +164,11 @@ impl Service for Acknowledgements {
 /// (`$JS.ACK.<stream>.>`) would match acknowledgements of any other, with that stream's name in the
 /// domain's place. Nothing is delivered with the longer form.
 fn acked(subject: &[u8], restricted: bool) -> Option<(&str, &str)> {
-    let rest = std::str::from_utf8(subject)
-        .ok()?
-        .strip_prefix("$JS.ACK.")?;
-    let tokens = 2 + rest.split('.').count();
-    let mut parts = rest.split('.');
-    match tokens {
-        9 => Some((parts.next()?, parts.next()?)),
-        11.. if !restricted => Some((parts.nth(2)?, parts.next()?)),
-        _ => None,
+    let tokens = AckSubject::split(subject)?;
+    if tokens.is_long() && restricted {
+        return None;
     }
+    tokens.target()
 }
 
 #[cfg(test)]

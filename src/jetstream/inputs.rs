@@ -25,13 +25,13 @@ pub(super) enum InputKind {
 }
 
 /// One input; its parts are slices of the batch.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Input {
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Input<'a> {
     pub(super) kind: InputKind,
-    pub(super) subject: Bytes,
+    pub(super) subject: &'a [u8],
     /// Empty = none.
-    pub(super) reply: Bytes,
-    pub(super) body: Bytes,
+    pub(super) reply: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 /// A batch is not one of ours.
@@ -83,58 +83,48 @@ pub(super) fn whole_prefix(batch: &[u8], max: usize) -> usize {
 
 /// The inputs of a batch, in order. Ends after the first malformed one.
 #[derive(Clone, Debug)]
-pub(super) struct Inputs(Bytes);
+pub(super) struct Inputs<'a>(&'a [u8]);
 
-impl Inputs {
-    pub(super) fn new(batch: Bytes) -> Self {
+impl<'a> Inputs<'a> {
+    pub(super) fn new(batch: &'a [u8]) -> Self {
         Self(batch)
     }
 
-    fn take(&mut self) -> Option<Input> {
-        let rest = &mut self.0;
-        if rest.len() < HEAD_BYTES {
-            return None;
-        }
-        let kind = match rest.get_u8() {
+    fn take(&mut self) -> Option<Input<'a>> {
+        let (head, rest) = self.0.split_first_chunk::<HEAD_BYTES>()?;
+        let kind = match head[0] {
             1 => InputKind::Pull,
             2 => InputKind::Ack,
             3 => InputKind::Flow,
             _ => return None,
         };
-        let lens = [
-            usize::from(rest.get_u16_le()),
-            usize::from(rest.get_u16_le()),
-            usize::try_from(rest.get_u32_le()).ok()?,
-        ];
-        let whole = lens
-            .iter()
-            .try_fold(0_usize, |sum, len| sum.checked_add(*len))?;
-        if rest.len() < whole {
-            return None;
-        }
+        let short = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
+        let body_len = u32::from_le_bytes([head[5], head[6], head[7], head[8]]);
+        let (subject, rest) = rest.split_at_checked(short(1))?;
+        let (reply, rest) = rest.split_at_checked(short(3))?;
+        let (body, rest) = rest.split_at_checked(usize::try_from(body_len).ok()?)?;
+        self.0 = rest;
         Some(Input {
             kind,
-            subject: rest.split_to(lens[0]),
-            reply: rest.split_to(lens[1]),
-            body: rest.split_to(lens[2]),
+            subject,
+            reply,
+            body,
         })
     }
 }
 
-impl Iterator for Inputs {
-    type Item = Result<Input, MalformedInputs>;
+impl<'a> Iterator for Inputs<'a> {
+    type Item = Result<Input<'a>, MalformedInputs>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;
         }
-        match self.take() {
-            Some(input) => Some(Ok(input)),
-            None => {
-                self.0.clear();
-                Some(Err(MalformedInputs))
-            }
+        let taken = self.take().ok_or(MalformedInputs);
+        if taken.is_err() {
+            self.0 = &[];
         }
+        Some(taken)
     }
 }
 
@@ -196,15 +186,12 @@ mod tests {
 
     #[test]
     fn batches_read_back() {
-        let inputs: Vec<_> = Inputs::new(batch()).map(Result::unwrap).collect();
+        let batch = batch();
+        let inputs: Vec<_> = Inputs::new(&batch).map(Result::unwrap).collect();
         assert_eq!(inputs.len(), 2);
         assert_eq!(inputs[0].kind, InputKind::Pull);
         assert_eq!(
-            (
-                &inputs[0].subject[..],
-                &inputs[0].reply[..],
-                &inputs[0].body[..]
-            ),
+            (inputs[0].subject, inputs[0].reply, inputs[0].body),
             (&b"a"[..], &b"r"[..], &b"{}"[..])
         );
         assert_eq!(inputs[1].kind, InputKind::Ack);
@@ -215,7 +202,7 @@ mod tests {
     fn a_damaged_batch_ends_with_an_error() {
         let whole = batch();
         for cut in 1..whole.len() {
-            let read: Vec<_> = Inputs::new(whole.slice(..cut)).collect();
+            let read: Vec<_> = Inputs::new(&whole[..cut]).collect();
             let complete = usize::from(cut >= 13);
             let expected = complete + usize::from(cut != 13);
             assert_eq!(read.len(), expected, "{cut}");
@@ -223,7 +210,7 @@ mod tests {
                 assert_eq!(read.last(), Some(&Err(MalformedInputs)), "{cut}");
             }
         }
-        let strange = Bytes::from_static(b"\x09\0\0\0\0\0\0\0\0");
+        let strange = b"\x09\0\0\0\0\0\0\0\0";
         assert_eq!(
             Inputs::new(strange).collect::<Vec<_>>(),
             [Err(MalformedInputs)]

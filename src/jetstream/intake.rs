@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use unibus_proto::jetstream::ack::{AckKind, AckTokens};
-use unibus_proto::jetstream::pull::PullRequest;
+use unibus_proto::jetstream::pull::{PullError, PullRequest};
 use unibus_state::{AckOutcome, Consumer, State, Status, Stream};
 
 use super::core::Core;
 use super::delivery::Lead;
 use super::flow;
 use super::ingest::answer_to;
-use super::inputs::{Input, InputKind, Inputs};
+use super::inputs::{self, Input, InputKind, Inputs};
 use super::orders::{Answer, Order};
+use super::runner::Runner;
 use super::subject::{self, Endpoint};
 use super::table::{Key, Table};
 
@@ -33,15 +34,27 @@ const CHUNK: usize = 512;
 /// interest of a peer travel on other streams than requests.
 #[derive(Debug, Default)]
 pub(super) struct Parked {
-    waiting: VecDeque<(Instant, Input)>,
+    /// Until when each waits, and the request as a batch of its own.
+    waiting: VecDeque<(Instant, Bytes)>,
     look_at: Option<Instant>,
 }
 
 impl Parked {
-    fn put(&mut self, input: Input) {
+    fn put(&mut self, input: Input<'_>) {
+        let mut framed = BytesMut::new();
+        let is_framed = inputs::put(
+            &mut framed,
+            input.kind,
+            input.subject,
+            input.reply,
+            input.body,
+        )
+        .is_ok();
+        // One that was read from a batch can be framed again.
+        debug_assert!(is_framed, "an input that was read is too long");
         if self.waiting.len() < PARKED_MAX {
             let now = Instant::now();
-            self.waiting.push_back((now + PARKING_MAX, input));
+            self.waiting.push_back((now + PARKING_MAX, framed.freeze()));
             self.look_at.get_or_insert(now + PARKING_LOOK);
         }
     }
@@ -63,45 +76,42 @@ struct Effects {
 
 impl Lead<'_> {
     /// Works off one batch.
-    pub(super) fn work_off(&mut self, batch: Bytes, order: &Arc<Order>, now_ns: u64) {
+    pub(super) fn work_off(&mut self, batch: &[u8], order: &Arc<Order>, now_ns: u64) {
         let mut inputs = (0_u32..).zip(Inputs::new(batch).flatten()).peekable();
+        let mut chunk = Vec::new();
         while inputs.peek().is_some() {
-            let chunk: Vec<(u32, Input)> = inputs.by_ref().take(CHUNK).collect();
-            self.work_off_some(chunk, order, now_ns);
+            chunk.clear();
+            chunk.extend(inputs.by_ref().take(CHUNK));
+            self.work_off_some(&mut chunk, order, now_ns);
         }
     }
 
-    fn work_off_some(&mut self, chunk: Vec<(u32, Input)>, order: &Arc<Order>, now_ns: u64) {
+    fn work_off_some(
+        &mut self,
+        chunk: &mut Vec<(u32, Input<'_>)>,
+        order: &Arc<Order>,
+        now_ns: u64,
+    ) {
         let core = self.core;
         let mut effects = Effects::default();
-        let mut ready = Vec::new();
-        for (number, input) in chunk {
-            let unheard = is_pull(&input) && !listens(core, &input.reply);
-            if !unheard {
-                ready.push((number, input));
-                continue;
-            }
-            if input.kind == InputKind::Ack {
-                // The acknowledgement counts now, its request later.
-                let reply = Bytes::new();
-                ready.push((
-                    number,
-                    Input {
-                        reply,
-                        ..input.clone()
-                    },
-                ));
+        chunk.retain_mut(|(_, input)| {
+            if !is_pull(input) || listens(core, input.reply) {
+                return true;
             }
             // All interest of this node's own clients is known here: a request of theirs that nobody
             // listens for would only take messages away.
             if !order.local {
-                self.parked.put(input);
+                self.parked.put(*input);
             }
-        }
+            // An acknowledgement counts now, its request later.
+            input.reply = b"";
+            input.kind == InputKind::Ack
+        });
         let mut table = core.engine.table.lock();
         core.replica.with_state(|state| {
-            for (number, input) in &ready {
-                apply(state, &mut table, (*number, input), now_ns, &mut effects);
+            let mut rest = &chunk[..];
+            while let Some(taken) = apply(state, &mut table, rest, now_ns, &mut effects) {
+                rest = rest.get(taken..).unwrap_or_default();
             }
         });
         for (key, number) in effects.answers {
@@ -129,11 +139,14 @@ impl Lead<'_> {
         {
             let mut table = core.engine.table.lock();
             let mut arrived = Vec::new();
-            for (until, input) in waiting {
-                if core.broker.has_interest(&input.reply) {
+            for (until, framed) in &waiting {
+                let Some(Ok(input)) = Inputs::new(framed).next() else {
+                    continue;
+                };
+                if core.broker.has_interest(input.reply) {
                     arrived.push(input);
-                } else if now < until {
-                    self.parked.waiting.push_back((until, input));
+                } else if now < *until {
+                    self.parked.waiting.push_back((*until, framed.clone()));
                 }
             }
             core.replica.with_state(|state| {
@@ -168,7 +181,7 @@ fn listens(core: &Core, reply: &[u8]) -> bool {
 }
 
 /// Whether messages are to come to the input's reply subject.
-fn is_pull(input: &Input) -> bool {
+fn is_pull(input: &Input<'_>) -> bool {
     match input.kind {
         InputKind::Pull => true,
         InputKind::Ack => !input.reply.is_empty() && input.body.starts_with(b"+NXT"),
@@ -188,85 +201,120 @@ fn find<'a>(
     Some((key, (held, held.consumer(consumer)?)))
 }
 
+/// Works off the first of `inputs`, and those behind it that acknowledge messages of the same consumer:
+/// how many these are. `None` when there are none.
 fn apply(
     state: &State,
     table: &mut Table,
-    (number, input): (u32, &Input),
+    inputs: &[(u32, Input<'_>)],
     now_ns: u64,
     effects: &mut Effects,
-) {
+) -> Option<usize> {
+    let (_, input) = inputs.first()?;
     match input.kind {
         InputKind::Pull => pull(state, table, input, now_ns, effects),
-        InputKind::Ack => ack(state, table, (number, input), now_ns, effects),
+        InputKind::Ack => return Some(acks(state, table, inputs, now_ns, effects)),
         InputKind::Flow => {
-            let key = flow::target(&input.subject)
+            let key = flow::target(input.subject)
                 .and_then(|(stream, consumer)| table.key_of(stream, consumer));
             if let Some(key) = key {
                 if let Some(runner) = table.runner(&key) {
-                    runner.flow_reply(&input.subject);
+                    runner.flow_reply(input.subject);
                 }
                 table.queue(&key);
             }
         }
     }
+    Some(1)
 }
 
 /// `MSG.NEXT`, or the request in a `+NXT`.
-fn pull(state: &State, table: &mut Table, input: &Input, now_ns: u64, effects: &mut Effects) {
+fn pull(state: &State, table: &mut Table, input: &Input<'_>, now_ns: u64, effects: &mut Effects) {
     let (target, request) = match input.kind {
         InputKind::Ack => (
-            AckTokens::parse(&input.subject).map(|tokens| (tokens.stream, tokens.consumer)),
+            AckTokens::parse(input.subject).map(|tokens| (tokens.stream, tokens.consumer)),
             input.body.strip_prefix(b"+NXT").unwrap_or_default(),
         ),
-        _ => (pulled(&input.subject), &input.body[..]),
+        _ => (pulled(input.subject), input.body),
     };
     let found = target.and_then(|(stream, consumer)| find(state, table, stream, consumer));
     let Some((key, place)) = found else {
         return;
     };
-    let refused = match PullRequest::parse(request) {
-        Err(error) => Some(Status::bad_request(&error.to_string())),
-        Ok(request) => table
-            .runner(&key)
-            .and_then(|runner| runner.pull(place, &request, input.reply.clone(), now_ns)),
-    };
-    if let Some(status) = refused {
-        effects.statuses.push((input.reply.clone(), status));
+    if let Some(runner) = table.runner(&key) {
+        let request = PullRequest::parse(request);
+        ask(runner, place, request, input.reply, now_ns, effects);
     }
     table.queue(&key);
 }
 
-fn ack(
-    state: &State,
-    table: &mut Table,
-    (number, input): (u32, &Input),
+/// Hands a request to its consumer; who is refused is told.
+fn ask(
+    runner: &mut Runner,
+    place: (&Stream, &Consumer),
+    request: Result<PullRequest, PullError>,
+    reply: &[u8],
     now_ns: u64,
     effects: &mut Effects,
 ) {
-    let Some((tokens, kind)) = AckTokens::parse(&input.subject).zip(AckKind::parse(&input.body))
-    else {
-        return;
+    // Copied: a slice would keep the whole batch for as long as the request waits.
+    let reply = Bytes::copy_from_slice(reply);
+    let refused = match request {
+        Err(error) => Some(Status::bad_request(&error.to_string())),
+        Ok(request) => runner.pull(place, &request, reply.clone(), now_ns),
     };
-    let Some((key, place)) = find(state, table, tokens.stream, tokens.consumer) else {
-        return;
+    if let Some(status) = refused {
+        effects.statuses.push((reply, status));
+    }
+}
+
+/// The acknowledgements that `inputs` begins with, as long as they are of one consumer: it is looked up
+/// once. How many inputs were worked off, at least one.
+fn acks(
+    state: &State,
+    table: &mut Table,
+    inputs: &[(u32, Input<'_>)],
+    now_ns: u64,
+    effects: &mut Effects,
+) -> usize {
+    let mut run = inputs.iter().map_while(|(number, input)| {
+        let tokens = AckTokens::parse(input.subject).filter(|_| input.kind == InputKind::Ack);
+        Some((*number, input, tokens?))
+    });
+    let Some(first) = run.next() else {
+        return 1;
+    };
+    let (stream, consumer) = (first.2.stream, first.2.consumer);
+    let Some((key, place)) = find(state, table, stream, consumer) else {
+        return 1;
     };
     let Some(runner) = table.runner(&key) else {
-        return;
+        return 1;
     };
-    let outcome = runner.ack(place, &kind, &tokens, now_ns);
-    let asks_next = matches!(kind, AckKind::Next(_));
-    if !input.reply.is_empty() && !asks_next {
-        match outcome {
-            AckOutcome::AfterUpdate => effects.answers.push((key.clone(), number)),
-            AckOutcome::Now => effects.at_once.push(number),
-            AckOutcome::Ignored => {}
+    let of_one =
+        run.take_while(|(.., tokens)| (tokens.stream, tokens.consumer) == (stream, consumer));
+    let mut taken = 0;
+    for (number, input, tokens) in std::iter::once(first).chain(of_one) {
+        taken += 1;
+        let Some(kind) = AckKind::parse(input.body) else {
+            continue;
+        };
+        let outcome = runner.ack(place, &kind, &tokens, now_ns);
+        if input.reply.is_empty() {
+            continue;
+        }
+        match (kind, outcome) {
+            (AckKind::Next(request), _) => {
+                ask(runner, place, request, input.reply, now_ns, effects);
+            }
+            (_, AckOutcome::AfterUpdate) => effects.answers.push((key.clone(), number)),
+            (_, AckOutcome::Now) => effects.at_once.push(number),
+            (_, AckOutcome::Ignored) => {}
         }
     }
     table.set_dirty(&key);
     table.queue(&key);
-    if asks_next && !input.reply.is_empty() {
-        pull(state, table, input, now_ns, effects);
-    }
+    taken
 }
 
 /// The stream and consumer that a pull request names.

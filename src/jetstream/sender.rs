@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use unibus_broker::{Internal, Publication};
-use unibus_state::{Delivery, Status, StoredMessage};
+use unibus_state::{Delivery, Location, RecordView, Status};
 
 use super::core::Core;
 use super::ingest::answer_to;
@@ -40,21 +40,20 @@ pub(super) struct Source<'a> {
     pub(super) deliver: &'a str,
 }
 
-/// A message with its body: headers and payload.
-struct Read {
-    subject: Bytes,
-    header_len: usize,
-    data: Bytes,
-}
-
 /// Sends the steps in their order; tells which of them were messages that found no receiver.
 pub(super) fn send(core: &Core, source: Source<'_>, steps: &[Step]) -> Vec<usize> {
-    let bodies: Vec<Option<Read>> = steps
+    let places: Vec<Location> = steps.iter().filter_map(place).collect();
+    let records = core.read_records(&places);
+    // Checked here: nothing that takes time happens while the table is locked.
+    let mut bodies = records.iter().map(|record| {
+        let record = record.as_ref()?;
+        RecordView::parse(record)
+            .inspect_err(|error| tracing::error!(%error, "a stored message is damaged"))
+            .ok()
+    });
+    let bodies: Vec<Option<RecordView<'_>>> = steps
         .iter()
-        .map(|step| match step {
-            Step::Message(delivery) => read(core, delivery),
-            _ => None,
-        })
+        .map(|step| place(step).and_then(|_| bodies.next()?))
         .collect();
     let mut scratch = Scratch::default();
     core.broker.batch(|out| {
@@ -76,28 +75,11 @@ pub(super) fn send(core: &Core, source: Source<'_>, steps: &[Step]) -> Vec<usize
     })
 }
 
-fn read(core: &Core, delivery: &Delivery) -> Option<Read> {
-    let record = core.read_record(&delivery.location)?;
-    let message = Core::decode_message(record.clone())?;
-    let body = message.headers.len() + message.payload.len();
-    Some(match delivery.headers_only {
-        true => with_size(message),
-        false => Read {
-            header_len: message.headers.len(),
-            data: record.slice(record.len() - body..),
-            subject: message.subject,
-        },
-    })
-}
-
-/// Instead of the payload its size.
-fn with_size(message: StoredMessage) -> Read {
-    let mut data = Vec::new();
-    let header_len = text::size_headers(&mut data, &message.headers, message.payload.len());
-    Read {
-        header_len,
-        data: data.into(),
-        subject: message.subject,
+/// Where the message of a step is stored.
+fn place(step: &Step) -> Option<Location> {
+    match step {
+        Step::Message(delivery) => Some(delivery.location),
+        _ => None,
     }
 }
 
@@ -105,7 +87,7 @@ fn send_message(
     out: &mut Internal<'_>,
     source: Source<'_>,
     delivery: &Delivery,
-    body: &Read,
+    body: &RecordView<'_>,
     scratch: &mut Scratch,
 ) -> usize {
     let place = AckPlace {
@@ -118,19 +100,25 @@ fn send_message(
         pending: delivery.num_pending,
     };
     text::ack_subject(&mut scratch.reply, &place);
-    let (header_len, data) = match &delivery.pin {
-        None => (body.header_len, &body.data[..]),
-        Some(pin) => {
-            let (headers, payload) = body.data.split_at(body.header_len);
-            let len = text::add_header(&mut scratch.data, headers, "Nats-Pin-Id", pin);
-            scratch.data.extend_from_slice(payload);
-            (len, &scratch.data[..])
-        }
-    };
+    let Scratch { reply, sized, data } = scratch;
+    let mut message = (body.header_len, body.data);
+    if delivery.headers_only {
+        // Instead of the payload its size.
+        let (headers, payload) = body.data.split_at(body.header_len);
+        let header_len = text::size_headers(sized, headers, payload.len());
+        message = (header_len, &sized[..]);
+    }
+    if let Some(pin) = &delivery.pin {
+        let (headers, payload) = message.1.split_at(message.0);
+        let header_len = text::add_header(data, headers, "Nats-Pin-Id", pin);
+        data.extend_from_slice(payload);
+        message = (header_len, &data[..]);
+    }
+    let (header_len, data) = message;
     out.publish(Publication {
         subject: &delivery.to,
-        shown: Some(&body.subject),
-        reply: Some(&scratch.reply),
+        shown: Some(body.subject),
+        reply: Some(&reply[..]),
         header_len,
         data,
         capture: false,
@@ -169,12 +157,14 @@ fn send_other(out: &mut Internal<'_>, source: Source<'_>, step: &Step, scratch: 
 #[derive(Default)]
 struct Scratch {
     reply: Vec<u8>,
+    sized: Vec<u8>,
     data: Vec<u8>,
 }
 
 impl Scratch {
     fn clear(&mut self) {
         self.reply.clear();
+        self.sized.clear();
         self.data.clear();
     }
 }

@@ -3,7 +3,10 @@
 //! and replay writes the same bytes to the same place. Never decides where a record goes, never
 //! deletes a file that the newest checkpoint still needs.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod cache;
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -14,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use unibus_state::{BlockId, BlockSink, Location, StreamUid, first_damaged};
 
+use self::cache::Cache;
 use crate::errors::StorageError;
 
 /// File header: magic, format version, stream uid. Offsets of the state start after it.
@@ -29,6 +33,11 @@ const COPY_BYTES: usize = 256 << 10;
 
 /// Stream uid and block number.
 pub(crate) type BlockKey = (u64, u32);
+
+/// The block of a place.
+fn key_of(at: &Location) -> BlockKey {
+    (at.stream.0, at.block.0)
+}
 
 /// All block files of a node, and the cache of what was written last.
 #[derive(Debug)]
@@ -60,25 +69,6 @@ impl BlockStore {
             files: Mutex::new(Files::default()),
             pending: Mutex::new(BlockCut::default()),
         })
-    }
-
-    /// The record at `at`: from the cache, else from its file, where its checksum is checked.
-    pub(crate) fn read(&self, at: &Location) -> Result<Bytes, StorageError> {
-        let key = (at.stream.0, at.block.0);
-        if let Some(bytes) = self.cache.lock().get(key, at.offset, at.len) {
-            return Ok(bytes);
-        }
-        let record = self.read_range(key, at.offset, at.len)?;
-        if first_damaged(&record).is_some() {
-            return Err(StorageError::Damaged {
-                path: self.path(key),
-                reason: format!(
-                    "the checksum of the record at byte {} does not match",
-                    file_bytes(at.offset)
-                ),
-            });
-        }
-        Ok(record)
     }
 
     /// Bytes of a block's file as they are, by place in the state's terms.
@@ -505,7 +495,7 @@ impl BlockWriter<'_> {
 
 impl BlockSink for BlockWriter<'_> {
     fn append(&mut self, at: &Location, record: &[&[u8]]) {
-        let key = (at.stream.0, at.block.0);
+        let key = key_of(at);
         let position = self.open.iter().position(|chunk| chunk.key == key);
         if let Some(position) = position {
             let chunk = &mut self.open[position];
@@ -548,63 +538,6 @@ impl OpenChunk {
             start: self.start,
             bytes: self.bytes.freeze(),
         }
-    }
-}
-
-/// First in, first out: what is read from memory is what was written last.
-#[derive(Debug)]
-struct Cache {
-    bytes_max: usize,
-    bytes: usize,
-    chunks: BTreeMap<(BlockKey, u32), Bytes>,
-    order: VecDeque<(BlockKey, u32)>,
-}
-
-impl Cache {
-    fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes_max,
-            bytes: 0,
-            chunks: BTreeMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-
-    fn get(&self, key: BlockKey, offset: u32, len: u32) -> Option<Bytes> {
-        let (&(found, start), bytes) = self.chunks.range(..=(key, offset)).next_back()?;
-        if found != key {
-            return None;
-        }
-        let from = (offset - start) as usize;
-        let to = from.checked_add(len as usize)?;
-        (to <= bytes.len()).then(|| bytes.slice(from..to))
-    }
-
-    fn insert(&mut self, chunk: Chunk) {
-        self.bytes += chunk.bytes.len();
-        let at = (chunk.key, chunk.start);
-        if let Some(old) = self.chunks.insert(at, chunk.bytes) {
-            self.bytes -= old.len();
-        } else {
-            self.order.push_back(at);
-        }
-    }
-
-    fn evict(&mut self) {
-        while self.bytes > self.bytes_max {
-            let Some(at) = self.order.pop_front() else {
-                return;
-            };
-            if let Some(old) = self.chunks.remove(&at) {
-                self.bytes -= old.len();
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.chunks.clear();
-        self.order.clear();
-        self.bytes = 0;
     }
 }
 
@@ -656,7 +589,7 @@ mod tests {
     }
 
     /// A record with this payload and nothing else (`unibus_state::record`).
-    fn record(payload: &[u8]) -> Vec<u8> {
+    pub(super) fn record(payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0u8; 32];
         bytes[4..8].copy_from_slice(&(32 + payload.len() as u32).to_le_bytes());
         bytes[8] = 1;

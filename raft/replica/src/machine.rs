@@ -57,10 +57,24 @@ impl Shared {
     /// The record at a place that the state named a moment ago. One that is damaged is noted, to be
     /// mended; one that the state no longer names is [`StorageError::Missing`].
     pub(crate) fn read_record(&self, at: &Location) -> Result<Bytes, StorageError> {
-        let error = match self.blocks.read(at) {
-            Ok(record) => return Ok(record),
-            Err(error) => error,
-        };
+        self.blocks.read(at).map_err(|error| self.unread(at, error))
+    }
+
+    /// The records at places that the state named a moment ago, in their order, each as
+    /// [`Shared::read_record`] has it.
+    pub(crate) fn read_records(&self, places: &[Location]) -> Vec<Result<Bytes, StorageError>> {
+        let mut records = self.blocks.read_all(places);
+        for (record, at) in records.iter_mut().zip(places) {
+            if let Err(error) = record {
+                let told = StorageError::Rows(String::new());
+                *error = self.unread(at, std::mem::replace(error, told));
+            }
+        }
+        records
+    }
+
+    /// Why a record can't be read, in terms of what the state names.
+    fn unread(&self, at: &Location, error: StorageError) -> StorageError {
         let key = (at.stream.0, at.block.0);
         // Recursive: observers read records while the state is locked for them.
         let live = self.state.read_recursive().live_blocks();
@@ -68,20 +82,20 @@ impl Shared {
             .into_iter()
             .find(|block| (block.stream.0, block.block.0) == key);
         if block.is_none_or(|block| block.len < at.offset.saturating_add(at.len)) {
-            return Err(StorageError::Missing {
+            return StorageError::Missing {
                 stream: key.0,
                 block: key.1,
                 offset: at.offset,
-            });
+            };
         }
         self.suspects.note(key);
-        Err(match error {
+        match error {
             StorageError::Missing { .. } => StorageError::Damaged {
                 path: self.blocks.path(key),
                 reason: "it is missing or too short".to_owned(),
             },
             error => error,
-        })
+        }
     }
 
     /// Tells the observer something that no entry did.

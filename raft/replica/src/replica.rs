@@ -335,6 +335,13 @@ impl Replica {
         self.inner.shared.read_record(at)
     }
 
+    /// The records stored at these locations, in their order, each as [`Replica::read_record`] has it.
+    /// Neighbours cost one look into the cache or one read of a file together.
+    #[must_use]
+    pub fn read_records(&self, places: &[Location]) -> Vec<Result<Bytes, StorageError>> {
+        self.inner.shared.read_records(places)
+    }
+
     /// Who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()

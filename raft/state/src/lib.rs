@@ -60,7 +60,7 @@ pub use delivery::{
 pub use ledger::{Ledger, Position, Unsettled};
 pub use location::{BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
 pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
-pub use record::{RecordError, StoredMessage, first_damaged};
+pub use record::{RecordError, RecordView, StoredMessage, first_damaged};
 pub use rows::{LoadError, RowOp};
 pub use schedules::DueSchedule;
 pub use state::State;

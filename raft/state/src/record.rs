@@ -93,14 +93,32 @@ pub fn first_damaged(block: &[u8]) -> Option<usize> {
     None
 }
 
-impl StoredMessage {
+/// A record's parts, borrowed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    /// Its sequence.
+    pub seq: u64,
+    /// When it was stored, Unix nanoseconds.
+    pub ts_ns: u64,
+    /// Its subject.
+    pub subject: &'a [u8],
+    /// Bytes of the header block, 0 without headers.
+    pub header_len: usize,
+    /// Header block and payload.
+    pub data: &'a [u8],
+}
+
+impl<'a> RecordView<'a> {
     /// Reads and checks one whole record.
-    pub fn decode(record: Bytes) -> Result<Self, RecordError> {
+    ///
+    /// # Errors
+    /// [`RecordError`]: the bytes are no whole record of this format.
+    pub fn parse(record: &'a [u8]) -> Result<Self, RecordError> {
         let short = RecordError::Length {
             have: record.len(),
             need: RECORD_HEAD_BYTES,
         };
-        let mut reader = Reader::new(&record);
+        let mut reader = Reader::new(record);
         let crc = reader.u32().map_err(|_| short)?;
         let need = reader.u32().map_err(|_| short)? as usize;
         if need != record.len() || need < RECORD_HEAD_BYTES {
@@ -121,17 +139,35 @@ impl StoredMessage {
         let header_len = reader.u32().map_err(|_| short)? as usize;
         let seq = reader.u64().map_err(|_| short)?;
         let ts_ns = reader.u64().map_err(|_| short)?;
-        let headers_at = RECORD_HEAD_BYTES + subject_len;
-        let payload_at = headers_at.saturating_add(header_len);
-        if payload_at > record.len() {
-            return Err(RecordError::Length {
-                have: record.len(),
-                need: payload_at,
-            });
+        let need = (RECORD_HEAD_BYTES + subject_len).saturating_add(header_len);
+        let longer = RecordError::Length {
+            have: record.len(),
+            need,
+        };
+        let texts = record.get(RECORD_HEAD_BYTES..).ok_or(longer)?;
+        let (subject, data) = texts.split_at_checked(subject_len).ok_or(longer)?;
+        if header_len > data.len() {
+            return Err(longer);
         }
         Ok(Self {
             seq,
             ts_ns,
+            subject,
+            header_len,
+            data,
+        })
+    }
+}
+
+impl StoredMessage {
+    /// Reads and checks one whole record.
+    pub fn decode(record: Bytes) -> Result<Self, RecordError> {
+        let view = RecordView::parse(&record)?;
+        let headers_at = RECORD_HEAD_BYTES + view.subject.len();
+        let payload_at = headers_at + view.header_len;
+        Ok(Self {
+            seq: view.seq,
+            ts_ns: view.ts_ns,
             subject: record.slice(RECORD_HEAD_BYTES..headers_at),
             headers: record.slice(headers_at..payload_at),
             payload: record.slice(payload_at..),

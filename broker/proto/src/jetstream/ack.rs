@@ -105,32 +105,22 @@ impl<'a> AckTokens<'a> {
     /// with eleven or twelve tokens, the form with domain and account hash in front of the stream.
     #[must_use]
     pub fn parse(subject: &'a [u8]) -> Option<Self> {
-        let text = std::str::from_utf8(subject).ok()?;
-        let rest = text.strip_prefix("$JS.ACK.")?;
-        let mut tokens = [""; 10];
-        let mut count = 0;
-        for token in rest.split('.') {
-            if token.is_empty() || count == tokens.len() {
-                return None;
-            }
-            tokens[count] = token;
-            count += 1;
-        }
-        let (domain, account, from) = match count {
-            7 => (None, None, 0),
-            9 | 10 => (
-                Some(tokens[0]).filter(|domain| *domain != "_"),
-                Some(tokens[1]),
-                2,
+        let tokens = AckSubject::split(subject)?;
+        let from = tokens.names_at();
+        let number = |at: usize| decimal(tokens.token(from + at));
+        let text = |at: usize| std::str::from_utf8(tokens.token(at)).ok();
+        let (domain, account) = match from {
+            0 => (None, None),
+            _ => (
+                Some(text(0)?).filter(|domain| *domain != "_"),
+                Some(text(1)?),
             ),
-            _ => return None,
         };
-        let number = |at: usize| tokens[from + at].parse::<u64>().ok();
         Some(Self {
             domain,
             account,
-            stream: tokens[from],
-            consumer: tokens[from + 1],
+            stream: text(from)?,
+            consumer: text(from + 1)?,
             delivered: number(2)?,
             stream_seq: number(3)?,
             consumer_seq: number(4)?,
@@ -157,6 +147,72 @@ impl<'a> AckTokens<'a> {
             let _ = write!(out, ".{number}");
         }
     }
+}
+
+/// What an acknowledgement's subject starts with.
+const ACK_PREFIX: &[u8] = b"$JS.ACK.";
+/// Tokens behind it, at most.
+const ACK_TOKENS_MAX: usize = 10;
+
+/// An acknowledgement's subject cut into its tokens, none of them empty. Its numbers are not looked at.
+#[derive(Copy, Clone, Debug)]
+pub struct AckSubject<'a> {
+    rest: &'a [u8],
+    /// Where each token ends in `rest`.
+    ends: [usize; ACK_TOKENS_MAX],
+    count: usize,
+}
+
+impl<'a> AckSubject<'a> {
+    /// Cuts a subject of either form: seven tokens behind `$JS.ACK`, or nine or ten.
+    #[must_use]
+    pub fn split(subject: &'a [u8]) -> Option<Self> {
+        let rest = subject.strip_prefix(ACK_PREFIX)?;
+        let (mut ends, mut count, mut start) = ([0; ACK_TOKENS_MAX], 0, 0);
+        for (at, byte) in rest.iter().chain(b".").enumerate() {
+            if *byte != b'.' {
+                continue;
+            }
+            if at == start || count == ends.len() {
+                return None;
+            }
+            ends[count] = at;
+            count += 1;
+            start = at + 1;
+        }
+        matches!(count, 7 | 9 | 10).then_some(Self { rest, ends, count })
+    }
+
+    /// Whether domain and account stand before the stream.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.count > 7
+    }
+
+    /// The stream and the consumer; `None` where they are no text.
+    #[must_use]
+    pub fn target(&self) -> Option<(&'a str, &'a str)> {
+        let at = self.names_at();
+        let stream = std::str::from_utf8(self.token(at)).ok()?;
+        Some((stream, std::str::from_utf8(self.token(at + 1)).ok()?))
+    }
+
+    fn names_at(&self) -> usize {
+        if self.is_long() { 2 } else { 0 }
+    }
+
+    fn token(&self, at: usize) -> &'a [u8] {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before] + 1);
+        &self.rest[start..self.ends[at]]
+    }
+}
+
+/// A number of decimal digits only.
+fn decimal(token: &[u8]) -> Option<u64> {
+    token.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 #[cfg(test)]
