@@ -222,6 +222,7 @@ impl BlockStore {
         for key in &cut.dropped_blocks {
             self.files.lock().close(*key);
             remove_quietly(&self.path(*key));
+            remove_quietly(&self.root.join(Self::index_name(*key)));
         }
         for stream in &cut.dropped_streams {
             self.files.lock().close_stream(*stream);
@@ -270,6 +271,7 @@ impl BlockStore {
                 let number = block
                     .name
                     .strip_suffix(".blk")
+                    .or_else(|| block.name.strip_suffix(".idx"))
                     .and_then(|number| u32::from_str_radix(number, 16).ok());
                 let is_live = uid
                     .zip(number)
@@ -287,6 +289,16 @@ impl BlockStore {
     /// Path of a block's file in a store's folder of blocks.
     pub(crate) fn name(key: BlockKey) -> PathBuf {
         PathBuf::from(format!("{:016x}", key.0)).join(format!("{:08x}.blk", key.1))
+    }
+
+    /// Path of the copy of a block's index in a store's folder of blocks.
+    pub(crate) fn index_name(key: BlockKey) -> PathBuf {
+        Self::name(key).with_extension("idx")
+    }
+
+    /// The folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Copies the file at `from` to the place of the block.

@@ -13,7 +13,8 @@ use unibus_state::{BlockMeta, RowOp, State};
 use crate::blocks::{BlockCut, BlockKey, BlockStore, file_bytes, remove_quietly};
 use crate::codec;
 use crate::errors::StorageError;
-use crate::manifest::{BlockEntry, FileEntry, Manifest};
+use crate::indexes::{self, Indexes, sealed_row};
+use crate::manifest::{BlockEntry, FileEntry, Manifest, index_name};
 use crate::quarantine::Quarantine;
 use crate::rows::{RowStore, read_hashing, read_rows_file, write_rows_file};
 use crate::snapshot::{Newest, PartialSnapshot, SnapshotDir, verify};
@@ -39,6 +40,9 @@ pub(crate) struct CheckpointStore {
     /// The last cut was lost, so the next one needs every row.
     needs_full: AtomicBool,
 }
+
+/// The index files that a checkpoint wrote.
+type Written = BTreeMap<BlockKey, FileEntry>;
 
 /// What a checkpoint has to write; taken while no entry is applied.
 #[derive(Debug)]
@@ -92,11 +96,17 @@ impl CheckpointStore {
             rows,
             fault,
             state: None,
+            indexes: Indexes::default(),
         };
+        if let Some(snapshot) = &looked.newest.snapshot {
+            looked.indexes = Indexes::look(snapshot, &data_dir.join(crate::store::BLOCKS))?;
+        }
+        let indexes = &looked.indexes;
         if let Some(snapshot) = &looked.newest.snapshot
             && let Some(rows) = &looked.rows
+            && indexes.lost().next().is_none()
         {
-            match guarded(|| read_copy(rows, snapshot)) {
+            match guarded(|| read_copy(rows, snapshot, indexes)) {
                 Ok(Copy::Same(state)) => looked.state = Some((*state)?),
                 Ok(Copy::Other) => {}
                 Ok(Copy::Damaged) => {
@@ -136,13 +146,20 @@ impl CheckpointStore {
             rows: Mutex::new(Some(rows)),
             current: Mutex::new(current.clone()),
             installs: AtomicU64::new(0),
-            // Without a snapshot the state begins empty, and what the database holds is not its.
-            needs_full: AtomicBool::new(current.is_none()),
+            // Without a snapshot the state begins empty, and what the database holds is not its. One
+            // that keeps indexes in the rows is of an older version, or was made by hand.
+            needs_full: AtomicBool::new(current.as_ref().is_none_or(|snapshot| {
+                let blocks = &snapshot.manifest.blocks;
+                blocks
+                    .iter()
+                    .any(|block| block.sealed && block.index.is_none())
+            })),
         };
         let is_empty = current.is_none();
         let (state, meta) = match (current, looked.state) {
             (None, _) => (State::new(), SnapshotMeta::default()),
             (Some(snapshot), Some(state)) => {
+                looked.indexes.mend(&options.damaged_dir)?;
                 store.mend_rows_file(&snapshot, &options.damaged_dir)?;
                 (state, snapshot.manifest.meta.clone())
             }
@@ -151,6 +168,7 @@ impl CheckpointStore {
                     index = snapshot.manifest.index(),
                     "restoring from the snapshot"
                 );
+                looked.indexes.mend(&options.damaged_dir)?;
                 let state = store.restore(&snapshot)?;
                 (state, snapshot.manifest.meta.clone())
             }
@@ -257,35 +275,60 @@ impl CheckpointStore {
     fn try_build(&self, rows: &RowStore, cut: &Cut) -> Result<SnapshotDir, StorageError> {
         let meta_bytes = encode_meta(&cut.meta)?;
         self.blocks.sync(&cut.blocks)?;
+        let partial = PartialSnapshot::create(&self.snapshots, BUILDING)?;
+        let indexes = self.write_indexes(&partial, cut)?;
+        let others = cut.ops.iter().map(|op| match sealed_row(op) {
+            Some((block, key, _)) if indexes.contains_key(&block) => {
+                RowOp::Delete { key: key.to_vec() }
+            }
+            _ => op.clone(),
+        });
         if cut.full {
-            let puts = cut.ops.iter().filter_map(|op| match op {
-                RowOp::Put { key, value } => Some(Ok((key.clone(), value.clone()))),
+            let puts = others.filter_map(|op| match op {
+                RowOp::Put { key, value } => Some(Ok((key, value))),
                 RowOp::Delete { .. } => None,
             });
             rows.replace(puts, &meta_bytes)?;
         } else {
-            rows.apply(cut.ops.clone(), &meta_bytes)?;
+            rows.apply(others, &meta_bytes)?;
             rows.sync()?;
         }
-        let partial = PartialSnapshot::create(&self.snapshots, BUILDING)?;
-        let read_hashing = write_rows_file(&partial.file(crate::manifest::ROWS_FILE), rows.rows())?;
-        let blocks = self.link_blocks(&partial, &cut.live)?;
+        let written = write_rows_file(&partial.file(crate::manifest::ROWS_FILE), rows.rows())?;
+        let blocks = self.link_blocks(&partial, &cut.live, &indexes)?;
         partial.finish(Manifest {
             meta: cut.meta.clone(),
-            rows: read_hashing,
+            rows: written,
             blocks,
         })
     }
 
-    /// Hard-links the live blocks into the snapshot. Digests of sealed blocks that the last
-    /// snapshot listed are taken from it, so each block is read once in its life.
+    /// Writes the indexes of blocks that were sealed since the last checkpoint.
+    fn write_indexes(&self, partial: &PartialSnapshot, cut: &Cut) -> Result<Written, StorageError> {
+        let live = cut.live.iter().filter(|block| block.len > 0);
+        let live: BTreeSet<BlockKey> = live.map(|block| (block.stream.0, block.block.0)).collect();
+        let mut written = Written::new();
+        for (block, key, value) in cut.ops.iter().filter_map(sealed_row) {
+            // The others have no entry in the manifest that could name the file.
+            if live.contains(&block) {
+                let path = partial.file(&index_name(block));
+                let entry = indexes::write(self.blocks.root(), (block, key, value), &path)?;
+                written.insert(block, entry);
+            }
+        }
+        Ok(written)
+    }
+
+    /// Hard-links the live blocks and their indexes into the snapshot, `written` ones aside. Digests of
+    /// sealed blocks that the last snapshot listed are taken from it, so each block is read once in its
+    /// life.
     fn link_blocks(
         &self,
         partial: &PartialSnapshot,
         live: &[BlockMeta],
+        written: &Written,
     ) -> Result<Vec<BlockEntry>, StorageError> {
-        let known: BTreeMap<BlockKey, BlockEntry> = self
-            .current()
+        let current = self.current();
+        let known: BTreeMap<BlockKey, BlockEntry> = current
             .iter()
             .flat_map(|snapshot| &snapshot.manifest.blocks)
             .map(|entry| ((entry.stream, entry.block), *entry))
@@ -298,13 +341,22 @@ impl CheckpointStore {
                 Some(entry) if entry.file.len == len => entry.file.digest,
                 _ => self.blocks.digest(key, block.len)?,
             };
+            let before = known.get(&key).and_then(|entry| entry.index);
             let entry = BlockEntry {
                 stream: key.0,
                 block: key.1,
                 sealed: block.sealed,
                 file: FileEntry { len, digest },
+                index: written.get(&key).copied().or(before),
             };
             self.blocks.link_out(key, &partial.file(&entry.name()))?;
+            if let Some(current) = &current
+                && entry.index.is_some()
+                && !written.contains_key(&key)
+            {
+                let to = partial.file(&entry.index_name());
+                indexes::link(current, self.blocks.root(), &entry, &to)?;
+            }
             entries.push(entry);
         }
         entries.sort_by_key(|entry| (entry.stream, entry.block));
@@ -357,7 +409,9 @@ impl CheckpointStore {
         let rows = self.rows.lock();
         let rows = rows.as_ref().ok_or_else(closed)?;
         verify(&snapshot.rows_path(), &snapshot.manifest.rows)?;
-        let state = load_state(read_rows_file(&snapshot.rows_path())?)?;
+        let indexes = Indexes::look(snapshot, self.blocks.root())?.complete()?;
+        let state = load_state(read_rows_file(&snapshot.rows_path())?.chain(indexes.rows()))?;
+        indexes.replace()?;
         let mut linked = BlockCut::default();
         for entry in &snapshot.manifest.blocks {
             let key = (entry.stream, entry.block);
@@ -399,22 +453,29 @@ pub(crate) struct Looked {
     fault: Option<String>,
     /// The state, where the database's rows are those of the newest snapshot.
     state: Option<State>,
+    /// Of the newest snapshot.
+    indexes: Indexes,
 }
 
 impl Looked {
     /// What can't be mended from what is here: with it, acknowledged entries may be gone.
     pub(crate) fn lost(&self) -> Vec<String> {
+        let mut lost: Vec<String> = self.indexes.lost().collect();
+        if !lost.is_empty() {
+            return lost;
+        }
         match &self.newest.snapshot {
             Some(snapshot) if !snapshot.rows_are_whole && self.state.is_none() => {
                 let path = snapshot.rows_path();
                 let fault = self.fault.as_deref().unwrap_or("it is of another time");
-                vec![format!(
+                lost.push(format!(
                     "{} is not what its manifest says, and the rows database is no copy of it ({fault})",
                     path.display()
-                )]
+                ));
             }
-            _ => Vec::new(),
+            _ => {}
         }
+        lost
     }
 
     /// Index up to which entries need not be in the log.
@@ -456,7 +517,11 @@ enum Copy {
     Damaged,
 }
 
-fn read_copy(rows: &RowStore, snapshot: &SnapshotDir) -> Result<Copy, StorageError> {
+fn read_copy(
+    rows: &RowStore,
+    snapshot: &SnapshotDir,
+    indexes: &Indexes,
+) -> Result<Copy, StorageError> {
     let Some(meta) = rows.meta()? else {
         return Ok(Copy::Other);
     };
@@ -465,7 +530,7 @@ fn read_copy(rows: &RowStore, snapshot: &SnapshotDir) -> Result<Copy, StorageErr
     if meta.last_log_id != snapshot.manifest.meta.last_log_id {
         return Ok(Copy::Other);
     }
-    let (state, entry) = read_hashing(rows.rows(), |rows| load_state(rows))?;
+    let (state, entry) = read_hashing(rows.rows(), |rows| load_state(rows.chain(indexes.rows())))?;
     Ok(match entry == snapshot.manifest.rows {
         true => Copy::Same(Box::new(state)),
         false => Copy::Damaged,

@@ -19,6 +19,7 @@ mod frame;
 pub mod fuzzing;
 mod handler;
 mod identity;
+mod indexes;
 mod log;
 mod machine;
 mod manifest;

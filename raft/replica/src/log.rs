@@ -61,7 +61,8 @@ pub(crate) struct LogOptions {
     pub(crate) queue_ops: usize,
     /// Bytes that one limited read returns, at most (but at least one entry).
     pub(crate) read_bytes: usize,
-    /// Recycled segment files kept for reuse, at most.
+    /// Recycled segment files kept for reuse, at most. A file that is not kept is made anew when the log
+    /// grows again, and filling it with zeros writes as much as what is then logged in it.
     pub(crate) spares_max: usize,
 }
 

@@ -1,17 +1,24 @@
 //! The table of contents of a snapshot: where it was cut, the file with the state's rows, and the
-//! block files with lengths and digests. The bytes are the same on disk and on the wire.
+//! block files and their indexes with lengths and digests. The bytes are the same on disk and on the wire.
 
 use std::path::PathBuf;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::blocks::BlockKey;
 use crate::codec;
 use crate::errors::StorageError;
 use crate::frame::{FrameError, Reader, put_bytes};
 use crate::types::SnapshotMeta;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"USNP");
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Before there were index files: all indexes are in the rows.
+const FORMAT_ROWS_ONLY: u32 = 1;
+/// The state writes no more to the block.
+const SEALED: u8 = 1;
+/// The block has an index file.
+const INDEXED: u8 = 2;
 /// Most blocks a manifest may list: 16 TiB of 4 MiB blocks would be 4 million.
 const BLOCKS_MAX: usize = 4 << 20;
 /// Names of the manifest in a snapshot folder: it is small and everything hangs on it, so there are two.
@@ -48,6 +55,8 @@ pub(crate) struct BlockEntry {
     pub(crate) sealed: bool,
     /// The file up to here, header included, belongs to the snapshot.
     pub(crate) file: FileEntry,
+    /// The file with its index; `None` where that is in the rows.
+    pub(crate) index: Option<FileEntry>,
 }
 
 impl BlockEntry {
@@ -55,6 +64,16 @@ impl BlockEntry {
     pub(crate) fn name(&self) -> String {
         format!("{:016x}-{:08x}.blk", self.stream, self.block)
     }
+
+    /// The name of its index file in a snapshot folder.
+    pub(crate) fn index_name(&self) -> String {
+        index_name((self.stream, self.block))
+    }
+}
+
+/// The name of a block's index file in a snapshot folder.
+pub(crate) fn index_name((stream, block): BlockKey) -> String {
+    format!("{stream:016x}-{block:08x}.idx")
 }
 
 /// Why bytes are no manifest.
@@ -90,11 +109,14 @@ impl Manifest {
         self.meta.last_log_id.map_or(0, |id| id.index)
     }
 
-    /// Names and expectations of all files: rows first, then the blocks.
+    /// Names and expectations of all files: rows first, then the blocks, then the indexes.
     pub(crate) fn files(&self) -> Vec<(String, FileEntry)> {
         let blocks = self.blocks.iter().map(|block| (block.name(), block.file));
+        let indexes = self.blocks.iter();
+        let indexes = indexes.filter_map(|block| Some((block.index_name(), block.index?)));
         std::iter::once((ROWS_FILE.to_owned(), self.rows))
             .chain(blocks)
+            .chain(indexes)
             .collect()
     }
 
@@ -110,8 +132,13 @@ impl Manifest {
         for block in &self.blocks {
             out.put_u64_le(block.stream);
             out.put_u32_le(block.block);
-            out.put_u8(u8::from(block.sealed));
+            let sealed = if block.sealed { SEALED } else { 0 };
+            let indexed = if block.index.is_some() { INDEXED } else { 0 };
+            out.put_u8(sealed | indexed);
             put_file(&mut out, &block.file);
+            if let Some(index) = &block.index {
+                put_file(&mut out, index);
+            }
         }
         let digest = blake3::hash(&out);
         out.put_slice(digest.as_bytes());
@@ -129,9 +156,11 @@ impl Manifest {
             return Err(FrameError("not a manifest").into());
         }
         let format = input.u32()?;
-        if format != FORMAT {
-            return Err(ManifestError::Format(format));
-        }
+        let known = match format {
+            FORMAT => SEALED | INDEXED,
+            FORMAT_ROWS_ONLY => SEALED,
+            other => return Err(ManifestError::Format(other)),
+        };
         let meta = codec::decode_snapshot_meta(&input.bytes()?)
             .map_err(|_| FrameError("snapshot meta"))?;
         let rows = read_file(&mut input)?;
@@ -141,11 +170,18 @@ impl Manifest {
         }
         let mut blocks = Vec::new();
         for _ in 0..count {
+            let (stream, block, flags) = (input.u64()?, input.u32()?, input.u8()?);
+            if flags & !known != 0 {
+                return Err(FrameError("flags of a block").into());
+            }
+            let file = read_file(&mut input)?;
+            let index = (flags & INDEXED != 0).then(|| read_file(&mut input));
             blocks.push(BlockEntry {
-                stream: input.u64()?,
-                block: input.u32()?,
-                sealed: input.u8()? != 0,
-                file: read_file(&mut input)?,
+                stream,
+                block,
+                sealed: flags & SEALED != 0,
+                file,
+                index: index.transpose()?,
             });
         }
         if !input.is_empty() {
@@ -171,24 +207,75 @@ fn read_file(input: &mut Reader) -> Result<FileEntry, FrameError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn encoding_round_trips_and_damage_is_noticed() {
-        let manifest = Manifest {
+    fn manifest() -> Manifest {
+        let block = |block, sealed, index| BlockEntry {
+            stream: 7,
+            block,
+            sealed,
+            file: FileEntry {
+                len: 99,
+                digest: [2; 32],
+            },
+            index,
+        };
+        let index = FileEntry {
+            len: 5,
+            digest: [3; 32],
+        };
+        Manifest {
             meta: SnapshotMeta::default(),
             rows: FileEntry {
                 len: 10,
                 digest: [1; 32],
             },
-            blocks: vec![BlockEntry {
-                stream: 7,
-                block: 2,
-                sealed: true,
-                file: FileEntry {
-                    len: 99,
-                    digest: [2; 32],
-                },
-            }],
+            blocks: vec![
+                block(2, true, None),
+                block(3, true, Some(index)),
+                block(4, false, None),
+            ],
+        }
+    }
+
+    #[test]
+    fn files_are_listed_by_kind() {
+        let names: Vec<String> = manifest()
+            .files()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let numbers = [
+            "00000002.blk",
+            "00000003.blk",
+            "00000004.blk",
+            "00000003.idx",
+        ];
+        let mut expected = vec!["rows".to_owned()];
+        expected.extend(numbers.map(|number| format!("0000000000000007-{number}")));
+        assert_eq!(names, expected);
+    }
+
+    /// As it was written before there were index files.
+    #[test]
+    fn the_format_without_index_files_is_read() {
+        let mut older = manifest();
+        older.blocks.retain(|block| block.index.is_none());
+        let mut bytes = older.encode().unwrap().to_vec();
+        bytes.truncate(bytes.len() - 32);
+        bytes[4..8].copy_from_slice(&FORMAT_ROWS_ONLY.to_le_bytes());
+        let with_digest = |mut bytes: Vec<u8>| {
+            let digest = blake3::hash(&bytes);
+            bytes.extend_from_slice(digest.as_bytes());
+            Bytes::from(bytes)
         };
+        assert_eq!(Manifest::decode(&with_digest(bytes.clone())), Ok(older));
+        bytes[4..8].copy_from_slice(&(FORMAT + 1).to_le_bytes());
+        let newer = Manifest::decode(&with_digest(bytes));
+        assert_eq!(newer, Err(ManifestError::Format(FORMAT + 1)));
+    }
+
+    #[test]
+    fn encoding_round_trips_and_damage_is_noticed() {
+        let manifest = manifest();
         let bytes = manifest.encode().unwrap();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));
         for at in 0..bytes.len() {

@@ -34,6 +34,10 @@ pub struct ReplicaOptions {
     pub sled_cache_bytes: u64,
     /// Size of one log segment, bytes.
     pub log_segment_bytes: u64,
+    /// Log segments that a checkpoint frees and that are kept to be written again, at most. Each takes
+    /// [`Self::log_segment_bytes`] of disk; one that is not kept has to be filled with zeros anew. The
+    /// default is what the log of four checkpoints takes.
+    pub log_spares_max: usize,
     /// Most commands in one log entry.
     pub entry_commands_max: usize,
     /// Most command bytes in one log entry, unless a single batch is larger.
@@ -71,6 +75,7 @@ impl ReplicaOptions {
             scrub_pause: Duration::from_secs(3600),
             sled_cache_bytes: 64 << 20,
             log_segment_bytes: 64 << 20,
+            log_spares_max: 16,
             entry_commands_max: 4096,
             entry_bytes_max: 1 << 20,
             entries_in_flight_max: 4,

@@ -15,6 +15,7 @@ use crate::blocks::{BlockStore, file_bytes};
 use crate::checkpoint::load_state;
 use crate::errors::StorageError;
 use crate::identity;
+use crate::indexes::Indexes;
 use crate::log::{Log, Salvaged, salvage};
 use crate::manifest::{BlockEntry, FileEntry, Manifest};
 use crate::options::STORE;
@@ -51,13 +52,20 @@ impl Remains {
     pub fn look(store: &Path) -> Result<Self, SeedError> {
         let newest = Newest::find(&store.join("snapshots"))?;
         let mut damage: Vec<String> = newest.damaged.iter().map(|(_, why)| why.clone()).collect();
-        let snapshot = newest.snapshot.filter(|snapshot| {
+        let mut snapshot = newest.snapshot.filter(|snapshot| {
             if !snapshot.rows_are_whole {
                 let path = snapshot.rows_path();
                 damage.push(format!("{} is not what its manifest says", path.display()));
             }
             snapshot.rows_are_whole
         });
+        if let Some(found) = &snapshot {
+            let lost: Vec<String> = Indexes::look(found, &store.join(BLOCKS))?.lost().collect();
+            if !lost.is_empty() {
+                damage.extend(lost);
+                snapshot = None;
+            }
+        }
         let dir = store.join(LOG);
         let log = match Log::is_in(&dir) {
             true => Some(salvage(&dir, GROUP)?),
@@ -136,7 +144,8 @@ impl Remains {
         let Some(snapshot) = &self.snapshot else {
             return Ok((State::new(), SnapshotMeta::default()));
         };
-        let state = load_state(read_rows_file(&snapshot.rows_path())?)?;
+        let indexes = Indexes::look(snapshot, &self.store.join(BLOCKS))?.complete()?;
+        let state = load_state(read_rows_file(&snapshot.rows_path())?.chain(indexes.rows()))?;
         for entry in &snapshot.manifest.blocks {
             let key = (entry.stream, entry.block);
             let own = self.store.join(BLOCKS).join(BlockStore::name(key));
@@ -247,6 +256,8 @@ fn link(
             len: file_bytes(block.len),
             digest: blocks.digest(key, block.len)?,
         },
+        // In the rows, which hold everything here.
+        index: None,
     };
     blocks.link_out(key, &seed.file(&entry.name()))?;
     Ok(entry)

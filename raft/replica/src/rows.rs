@@ -64,7 +64,11 @@ impl RowStore {
     }
 
     /// Applies changed rows and the new cut in one batch. Durable after [`RowStore::sync`].
-    pub(crate) fn apply(&self, ops: Vec<RowOp>, meta: &[u8]) -> Result<(), StorageError> {
+    pub(crate) fn apply(
+        &self,
+        ops: impl IntoIterator<Item = RowOp>,
+        meta: &[u8],
+    ) -> Result<(), StorageError> {
         let mut batch = sled::Batch::default();
         for op in ops {
             match op {

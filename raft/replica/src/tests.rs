@@ -4,5 +4,6 @@
 mod cluster;
 mod damage;
 mod harness;
+mod indexes;
 mod single;
 mod suite;

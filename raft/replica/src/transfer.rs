@@ -253,6 +253,7 @@ fn begin(
             shared.blocks.link_out(key, &path)?;
         }
     }
+    link_indexes(&manifest, &partial, shared)?;
     let held = files
         .iter()
         .map(|(name, entry)| {
@@ -267,6 +268,28 @@ fn begin(
         partial,
     };
     Ok((incoming, held))
+}
+
+/// An index that this node's own snapshot has need not be fetched either.
+fn link_indexes(
+    manifest: &Manifest,
+    partial: &PartialSnapshot,
+    shared: &Shared,
+) -> Result<(), StorageError> {
+    let Some(current) = shared.store.current() else {
+        return Ok(());
+    };
+    for block in manifest.blocks.iter().filter(|block| block.index.is_some()) {
+        let (own, path) = (
+            current.block((block.stream, block.block)),
+            partial.file(&block.index_name()),
+        );
+        if own.is_some_and(|own| own.index == block.index) && !path.exists() {
+            let from = current.file(&block.index_name());
+            std::fs::hard_link(&from, &path).map_err(StorageError::io("link", from))?;
+        }
+    }
+    Ok(())
 }
 
 /// What earlier, different transfers left behind is of no use any more.

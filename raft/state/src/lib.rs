@@ -58,10 +58,10 @@ pub use delivery::{
     AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,
 };
 pub use ledger::{Ledger, Position, Unsettled};
-pub use location::{BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
+pub use location::{BLOCK_BYTES_MAX, BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};
 pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
 pub use record::{RecordError, RecordView, StoredMessage, first_damaged};
-pub use rows::{LoadError, RowOp};
+pub use rows::{LoadError, RowOp, sealed_index};
 pub use schedules::DueSchedule;
 pub use state::State;
 pub use stream::{MessageView, Stream};

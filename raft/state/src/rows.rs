@@ -27,6 +27,8 @@ const FORMAT: u8 = 1;
 const FORMAT_COUNTED: u8 = 2;
 /// Format of index rows of blocks with schedules: counters' values and then schedules come last.
 const FORMAT_SCHEDULED: u8 = 3;
+/// Where an index row says that its block is sealed: behind format and base.
+const SEALED_AT: usize = 9;
 /// A dead entry of an index row.
 const DEAD: u32 = u32::MAX;
 
@@ -54,6 +56,21 @@ pub enum RowOp {
         /// Key.
         key: Vec<u8>,
     },
+}
+
+/// The block that a row is the index of, if the state adds nothing to that block any more. Such rows are
+/// written once (but for a change of a counter or a schedule in them) and may be kept apart from the
+/// others: what is loaded is the same in any order.
+#[must_use]
+pub fn sealed_index(key: &[u8], value: &[u8]) -> Option<(StreamUid, BlockId)> {
+    let rest = key.strip_prefix(&[kind::INDEX])?;
+    let (stream, block) = rest.split_first_chunk::<8>()?;
+    let block = <[u8; 4]>::try_from(block).ok()?;
+    let ids = (
+        StreamUid(u64::from_be_bytes(*stream)),
+        BlockId(u32::from_be_bytes(block)),
+    );
+    (value.get(SEALED_AT) == Some(&1)).then_some(ids)
 }
 
 /// Why rows are not a state.

@@ -27,11 +27,13 @@ enum Kind {
     Rows,
     RowsDatabase,
     Block,
+    Index,
+    IndexCopy,
     Identity,
     IdentityCopy,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     Kind::Log,
     Kind::LogMarker,
     Kind::LogNote,
@@ -39,6 +41,8 @@ const KINDS: [Kind; 9] = [
     Kind::Rows,
     Kind::RowsDatabase,
     Kind::Block,
+    Kind::Index,
+    Kind::IndexCopy,
     Kind::Identity,
     Kind::IdentityCopy,
 ];
@@ -53,6 +57,8 @@ impl Kind {
             Self::Rows => "snapshot rows (`store/snapshots/*/rows`)",
             Self::RowsDatabase => "rows database (`store/rows/db`)",
             Self::Block => "messages (`store/blocks/*/*.blk`)",
+            Self::Index => "index of a sealed block (`store/snapshots/*/*.idx`)",
+            Self::IndexCopy => "its copy (`store/blocks/*/*.idx`)",
             Self::Identity => "identity (`node.id`)",
             Self::IdentityCopy => "its copy (`store/node.id`)",
         }
@@ -69,6 +75,8 @@ impl Kind {
             Self::Rows => last_in(&store.join("snapshots"), "").join("rows"),
             Self::RowsDatabase => store.join("rows/db"),
             Self::Block => last_in(&last_in(&store.join("blocks"), ""), ".blk"),
+            Self::Index => last_in(&last_in(&store.join("snapshots"), ""), ".idx"),
+            Self::IndexCopy => last_in(&last_in(&store.join("blocks"), ""), ".idx"),
             Self::Identity => home.join("node.id"),
             Self::IdentityCopy => store.join("node.id"),
         }
@@ -133,8 +141,9 @@ impl World {
             nodes,
             acknowledged: BTreeMap::new(),
         };
+        // More than a block, so that one is sealed.
         for n in 0..30 {
-            world.write(&format!("{n}-{}", "x".repeat(50_000))).await;
+            world.write(&format!("{n}-{}", "x".repeat(300_000))).await;
         }
         for node in &world.nodes {
             node.read_barrier().await.unwrap();
@@ -322,8 +331,8 @@ fn copy_all(from: &Path, to: &Path) {
 /// The cases that run every time: each way of healing once, and each refusal.
 fn is_short(kind: Kind, harm: Harm, majority: bool) -> bool {
     let picked = match harm {
-        Harm::BitFlip => [Kind::Log, Kind::Block, Kind::RowsDatabase].as_slice(),
-        Harm::Truncated => &[Kind::Log, Kind::Rows, Kind::Identity],
+        Harm::BitFlip => [Kind::Log, Kind::Block, Kind::RowsDatabase, Kind::IndexCopy].as_slice(),
+        Harm::Truncated => &[Kind::Log, Kind::Rows, Kind::Index, Kind::Identity],
         Harm::Missing => &[Kind::Manifest, Kind::Block],
         Harm::Zeroed => &[Kind::Log, Kind::IdentityCopy],
     };
