@@ -3,70 +3,20 @@
 
 use std::collections::VecDeque;
 
+use crate::entries::{Entries, IndexEntry};
 use crate::location::{BLOCK_BYTES_MAX, BlockId};
-use crate::subject_table::NO_SUBJECT;
 
 /// Entries in one block at most (skipped sequences have no bytes that would fill it).
 const BLOCK_ENTRIES_MAX: usize = 1 << 18;
 /// A block that is still written to but holds nothing live is dropped once it has this many bytes.
 const IDLE_BLOCK_BYTES_MAX: u32 = BLOCK_BYTES_MAX / 4;
 
-const LIVE: u32 = 1 << 31;
-/// The message has headers.
-pub(crate) const HEADERS: u32 = 1 << 30;
-/// The message has its own expiry.
-pub(crate) const TTL: u32 = 1 << 29;
-/// The message survives the stream's maximum age.
-pub(crate) const NEVER: u32 = 1 << 28;
-/// The message marks an expired subject.
-pub(crate) const MARKER: u32 = 1 << 27;
-/// The flags that are stored.
-pub(crate) const STORED_FLAGS: u32 = HEADERS | TTL | NEVER | MARKER;
-const LEN_MASK: u32 = MARKER - 1;
-
-/// 20 bytes per message.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct IndexEntry {
-    ts_low: u32,
-    ts_high: u32,
-    offset: u32,
-    packed: u32,
-    pub(crate) subject: u32,
-}
-
-impl IndexEntry {
-    pub(crate) fn ts_ns(&self) -> u64 {
-        u64::from(self.ts_high) << 32 | u64::from(self.ts_low)
-    }
-
-    /// Length of the record.
-    pub(crate) fn len(&self) -> u32 {
-        self.packed & LEN_MASK
-    }
-
-    pub(crate) fn offset(&self) -> u32 {
-        self.offset
-    }
-
-    pub(crate) fn is_live(&self) -> bool {
-        self.packed & LIVE != 0
-    }
-
-    pub(crate) fn has(&self, flag: u32) -> bool {
-        self.packed & flag != 0
-    }
-
-    pub(crate) fn flags(&self) -> u32 {
-        self.packed & STORED_FLAGS
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) id: BlockId,
     /// Sequence of the first entry.
     pub(crate) base: u64,
-    pub(crate) entries: Vec<IndexEntry>,
+    pub(crate) entries: Entries,
     pub(crate) live: u32,
     /// Bytes of all records, dead ones included.
     pub(crate) bytes: u32,
@@ -82,7 +32,7 @@ impl Block {
         Self {
             id,
             base,
-            entries: Vec::new(),
+            entries: Entries::new(),
             live: 0,
             bytes: 0,
             sealed: false,
@@ -93,18 +43,18 @@ impl Block {
 
     /// Adds an entry behind the others; a dead one only keeps its length and time.
     pub(crate) fn push(&mut self, ts_ns: u64, len: u32, flags: u32, subject: Option<u32>) {
-        let live = if subject.is_some() { LIVE } else { 0 };
-        self.entries.push(IndexEntry {
-            ts_low: ts_ns as u32,
-            ts_high: (ts_ns >> 32) as u32,
-            offset: self.bytes,
-            packed: (len & LEN_MASK) | (flags & STORED_FLAGS) | live,
-            subject: subject.unwrap_or(NO_SUBJECT),
-        });
+        let entry = IndexEntry::new(ts_ns, self.bytes, len, flags, subject);
+        self.entries.push(entry);
         self.live += u32::from(subject.is_some());
         self.bytes += len;
         self.index_dirty = true;
         self.live_dirty = true;
+    }
+
+    /// Nothing is added any more.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = true;
+        self.entries.pack();
     }
 
     fn end(&self) -> u64 {
@@ -142,7 +92,7 @@ impl Blocks {
             if !full && !gap && active.entries.len() < BLOCK_ENTRIES_MAX {
                 return (active.id, active.bytes, None);
             }
-            active.sealed = true;
+            active.seal();
             active.index_dirty = true;
             if active.live == 0 {
                 dropped = Some(active.id);
@@ -182,26 +132,22 @@ impl Blocks {
     }
 
     /// The live message with this sequence and its block.
-    pub(crate) fn find(&self, seq: u64) -> Option<(BlockId, &IndexEntry)> {
+    pub(crate) fn find(&self, seq: u64) -> Option<(BlockId, IndexEntry)> {
         let (block, at) = self.position(seq)?;
         let block = &self.list[block];
-        Some((block.id, &block.entries[at])).filter(|(_, entry)| entry.is_live())
+        let entry = block.entries.get(at).filter(IndexEntry::is_live)?;
+        Some((block.id, entry))
     }
 
     pub(crate) fn is_live(&self, seq: u64) -> bool {
-        self.find(seq).is_some()
+        let place = self.position(seq);
+        place.is_some_and(|(block, at)| self.list[block].entries.is_live(at))
     }
 
     pub(crate) fn kill(&mut self, seq: u64) -> Option<Killed> {
         let (at, offset) = self.position(seq)?;
         let block = &mut self.list[at];
-        let entry = &mut block.entries[offset];
-        if !entry.is_live() {
-            return None;
-        }
-        let before = *entry;
-        entry.packed &= LEN_MASK;
-        entry.subject = NO_SUBJECT;
+        let before = block.entries.kill(offset)?;
         block.live -= 1;
         block.live_dirty = true;
         let dropped = block.is_idle().then_some(block.id);
@@ -227,22 +173,14 @@ impl Blocks {
     }
 
     /// Live messages from `from` on, ascending.
-    pub(crate) fn iter_from(&self, from: u64) -> impl Iterator<Item = (u64, BlockId, &IndexEntry)> {
+    pub(crate) fn iter_from(&self, from: u64) -> impl Iterator<Item = (u64, BlockId, IndexEntry)> {
         let at = self.list.partition_point(|block| block.end() <= from);
         self.list.range(at..).flat_map(move |block| {
             let skip = usize::try_from(from.saturating_sub(block.base)).unwrap_or(usize::MAX);
             // A dead block has nothing to offer, however many entries it has.
-            let entries = if block.live == 0 {
-                &[][..]
-            } else {
-                &block.entries[..]
-            };
-            let rest = entries.get(skip..).unwrap_or_default();
-            let first = block.base.max(from);
-            rest.iter()
-                .zip(first..)
-                .filter(|(entry, _)| entry.is_live())
-                .map(|(entry, seq)| (seq, block.id, entry))
+            let skip = if block.live == 0 { usize::MAX } else { skip };
+            let live = block.entries.live_from(skip);
+            live.map(|(at, entry)| (block.base + at as u64, block.id, entry))
         })
     }
 
@@ -259,11 +197,11 @@ impl Blocks {
                 count += u64::from(block.live);
             } else {
                 let skip = usize::try_from(from - block.base).unwrap_or(usize::MAX);
-                let rest = block.entries.get(skip..).unwrap_or_default();
                 count += if block.live as usize == block.entries.len() {
-                    rest.len() as u64
+                    block.entries.len().saturating_sub(skip) as u64
                 } else {
-                    rest.iter().filter(|entry| entry.is_live()).count() as u64
+                    let rest = skip..block.entries.len();
+                    rest.filter(|at| block.entries.is_live(*at)).count() as u64
                 };
             }
         }
@@ -276,7 +214,7 @@ impl Blocks {
             .list
             .partition_point(|b| b.entries.last().is_none_or(|entry| entry.ts_ns() < ts_ns));
         let block = self.list.get(at)?;
-        let skip = block.entries.partition_point(|entry| entry.ts_ns() < ts_ns);
+        let skip = block.entries.older_than(ts_ns);
         self.next_live(block.base + skip as u64)
     }
 }
@@ -355,10 +293,5 @@ mod tests {
         }
         assert_eq!(blocks.list[0].entries.len(), BLOCK_ENTRIES_MAX);
         assert_eq!(push(&mut blocks, last + 1, 7).0, BlockId(1));
-    }
-
-    #[test]
-    fn entries_stay_small() {
-        assert_eq!(size_of::<IndexEntry>(), 20);
     }
 }

@@ -9,9 +9,9 @@ use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::source::SourceInfo;
 use unibus_proto::transform::Transform;
 
-use crate::blocks::NEVER;
 use crate::codec::len_u32;
 use crate::command::{AppendRef, CopiedMessage, CopyBatch};
+use crate::entries::NEVER;
 use crate::header_scan::{Rollup, Ttl, parse_rollup, parse_ttl, scan};
 use crate::location::StreamUid;
 use crate::record::RECORD_HEAD_BYTES;

@@ -1,7 +1,7 @@
 //! What time alone does to a stream: messages that are too old or have outlived their own limit go, and
 //! the last one of a subject may leave a marker.
 
-use crate::blocks::{MARKER, NEVER};
+use crate::entries::{MARKER, NEVER};
 use crate::header_scan::format_seconds;
 use crate::stream::{Context, Stream};
 

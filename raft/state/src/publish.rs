@@ -5,11 +5,11 @@ use unibus_proto::jetstream::config::{Discard, Retention};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::subject;
 
-use crate::blocks::{HEADERS, NEVER, TTL};
 use crate::codec::len_u32;
 use crate::command::AppendRef;
 use crate::counter::{self, Counted};
 use crate::dedupe::{IdKey, Remembered, key_of};
+use crate::entries::{HEADERS, NEVER, TTL};
 use crate::header_scan::{
     HEADER_BYTES_MAX, PublishHeaders, Rollup, Ttl, parse_rollup, parse_ttl, scan, stored_form,
 };

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::subject;
 
-use crate::blocks::{MARKER, NEVER};
 use crate::command::{
     CopiedMessage, RestoreBegin, RestoreConsumers, RestoreEnd, RestoreMessages, RestoredConsumer,
     StreamPut,
 };
 use crate::consumer::{self, Consumer};
 use crate::dedupe::{Remembered, key_of};
+use crate::entries::{MARKER, NEVER};
 use crate::header_scan::{HEADER_BYTES_MAX, Ttl, header_value, scan};
 use crate::ledger::{Ledger, Unsettled};
 use crate::location::StreamUid;

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unibus_proto::jetstream::config::StreamConfig;
 
-use crate::blocks::{Block, HEADERS, IndexEntry, STORED_FLAGS, TTL};
+use crate::blocks::Block;
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
 use crate::consumer::{Consumer, ConsumerRow};
 use crate::copies::Progress;
 use crate::dedupe::{CHUNK_IDS, Dedupe, Remembered};
+use crate::entries::{HEADERS, IndexEntry, STORED_FLAGS, TTL};
 use crate::limits::Limits;
 use crate::location::{BlockId, StreamUid};
 use crate::restore::Restoring;
@@ -331,7 +332,7 @@ impl Stream {
     fn index_row(&self, block: &Block) -> Vec<u8> {
         let mut places: BTreeMap<u32, u32> = BTreeMap::new();
         let mut names: Vec<u32> = Vec::new();
-        for entry in block.entries.iter().filter(|entry| entry.is_live()) {
+        for entry in block.entries.from(0).filter(IndexEntry::is_live) {
             places.entry(entry.subject).or_insert_with(|| {
                 names.push(entry.subject);
                 len_u32(names.len() - 1)
@@ -353,7 +354,7 @@ impl Stream {
             put_blob(&mut row, self.subjects.name(*id));
         }
         row.extend_from_slice(&len_u32(block.entries.len()).to_le_bytes());
-        for entry in &block.entries {
+        for entry in block.entries.from(0) {
             let place = places.get(&entry.subject).filter(|_| entry.is_live());
             row.extend_from_slice(&place.copied().unwrap_or(DEAD).to_le_bytes());
             row.extend_from_slice(&(entry.len() | entry.flags()).to_le_bytes());
@@ -387,7 +388,7 @@ impl Stream {
 /// One bit per entry, lowest bit first.
 fn live_row(block: &Block) -> Vec<u8> {
     let mut bits = vec![0u8; block.entries.len().div_ceil(8)];
-    for (at, entry) in block.entries.iter().enumerate() {
+    for (at, entry) in block.entries.from(0).enumerate() {
         bits[at / 8] |= u8::from(entry.is_live()) << (at % 8);
     }
     let mut row = vec![FORMAT];
@@ -565,7 +566,7 @@ impl Stream {
         }
         let base = reader.u64()?;
         let mut block = Block::new(id, base);
-        block.sealed = reader.flag()?;
+        let sealed = reader.flag()?;
         let names = (0..reader.count(4)?)
             .map(|_| reader.blob())
             .collect::<Result<Vec<_>, _>>()?;
@@ -604,9 +605,29 @@ impl Stream {
             self.messages += 1;
             self.bytes += message_size(self.config.storage, len, flags & HEADERS != 0);
         }
+        self.load_expiries(&block, &mut reader)?;
+        if format != FORMAT {
+            self.load_counts(&block, &mut reader)?;
+        }
+        if format == FORMAT_SCHEDULED {
+            self.load_schedules(&block, &mut reader)?;
+        }
+        reader.finish()?;
+        if sealed {
+            block.seal();
+        }
+        block.index_dirty = false;
+        block.live_dirty = false;
+        self.blocks.list.push_back(block);
+        Ok(())
+    }
+}
+
+impl Stream {
+    fn load_expiries(&mut self, block: &Block, reader: &mut Reader<'_>) -> Result<(), CodecError> {
         for _ in 0..reader.count(16)? {
             let (seq, expiry) = (reader.u64()?, reader.u64()?);
-            let at = usize::try_from(seq.wrapping_sub(base)).unwrap_or(usize::MAX);
+            let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);
             if block
                 .entries
                 .get(at)
@@ -616,28 +637,16 @@ impl Stream {
                 self.by_expiry.insert((expiry, seq));
             }
         }
-        if format != FORMAT {
-            self.load_counts(&block, &mut reader)?;
-        }
-        if format == FORMAT_SCHEDULED {
-            self.load_schedules(&block, &mut reader)?;
-        }
-        reader.finish()?;
-        block.index_dirty = false;
-        block.live_dirty = false;
-        self.blocks.list.push_back(block);
         Ok(())
     }
-}
 
-impl Stream {
     fn load_counts(&mut self, block: &Block, reader: &mut Reader<'_>) -> Result<(), CodecError> {
         for _ in 0..reader.count(12)? {
             let seq = reader.u64()?;
             let count =
                 serde_json::from_slice(reader.blob()?).map_err(|_| CodecError::Malformed)?;
             let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);
-            if block.entries.get(at).is_some_and(IndexEntry::is_live) {
+            if block.entries.get(at).is_some_and(|entry| entry.is_live()) {
                 self.counts.insert(seq, count);
             }
         }
@@ -650,7 +659,7 @@ impl Stream {
         for _ in 0..reader.count(17)? {
             let (seq, at_ns, armed) = (reader.u64()?, reader.u64()?, reader.flag()?);
             let at = usize::try_from(seq.wrapping_sub(block.base)).unwrap_or(usize::MAX);
-            if block.entries.get(at).is_some_and(IndexEntry::is_live) {
+            if block.entries.get(at).is_some_and(|entry| entry.is_live()) {
                 self.schedules.plan(seq, Planned { at_ns, armed });
             }
         }

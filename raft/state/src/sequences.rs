@@ -1,10 +1,10 @@
 //! The sequences of one subject in ascending order. Removal from either end is cheap; removal from the
 //! middle leaves the number behind until half of them are dead, so the ends are always live.
 
-use std::collections::VecDeque;
+use crate::progressions::Progressions;
 
 /// Dead numbers tolerated in the middle before it is worth to look at their share.
-const DEAD_MIN: usize = 32;
+const DEAD_MIN: u64 = 32;
 
 /// Most subjects of a key-value bucket hold one message: those cost no allocation.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +17,8 @@ pub(crate) enum SeqList {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Many {
-    seqs: VecDeque<u64>,
-    dead: usize,
+    seqs: Progressions,
+    dead: u64,
 }
 
 impl SeqList {
@@ -31,7 +31,7 @@ impl SeqList {
         match self {
             Self::Empty => 0,
             Self::One(_) => 1,
-            Self::Many(many) => (many.seqs.len() - many.dead) as u64,
+            Self::Many(many) => many.seqs.len() - many.dead,
         }
     }
 
@@ -39,7 +39,7 @@ impl SeqList {
         match self {
             Self::Empty => None,
             Self::One(seq) => Some(*seq),
-            Self::Many(many) => many.seqs.front().copied(),
+            Self::Many(many) => many.seqs.first(),
         }
     }
 
@@ -47,7 +47,7 @@ impl SeqList {
         match self {
             Self::Empty => None,
             Self::One(seq) => Some(*seq),
-            Self::Many(many) => many.seqs.back().copied(),
+            Self::Many(many) => many.seqs.last(),
         }
     }
 
@@ -56,10 +56,12 @@ impl SeqList {
         match self {
             Self::Empty => *self = Self::One(seq),
             Self::One(first) => {
-                let seqs = VecDeque::from([*first, seq]);
+                let mut seqs = Progressions::default();
+                seqs.push(*first);
+                seqs.push(seq);
                 *self = Self::Many(Box::new(Many { seqs, dead: 0 }));
             }
-            Self::Many(many) => many.seqs.push_back(seq),
+            Self::Many(many) => many.seqs.push(seq),
         }
     }
 
@@ -74,9 +76,9 @@ impl SeqList {
             }
             Self::Many(many) => {
                 many.remove(seq, live);
-                match many.seqs.len() {
-                    0 => *self = Self::Empty,
-                    1 => *self = Self::One(many.seqs[0]),
+                match (many.seqs.len(), many.seqs.first()) {
+                    (_, None) => *self = Self::Empty,
+                    (1, Some(only)) => *self = Self::One(only),
                     _ => {}
                 }
             }
@@ -87,11 +89,10 @@ impl SeqList {
     pub(crate) fn count_from(&self, from: u64, live: impl Fn(u64) -> bool) -> u64 {
         match self {
             Self::Many(many) => {
-                let at = many.seqs.partition_point(|seq| *seq < from);
                 if many.dead == 0 {
-                    (many.seqs.len() - at) as u64
+                    many.seqs.count_from(from)
                 } else {
-                    many.seqs.range(at..).filter(|seq| live(**seq)).count() as u64
+                    many.seqs.from(from).filter(|seq| live(*seq)).count() as u64
                 }
             }
             Self::One(seq) if *seq >= from => 1,
@@ -102,10 +103,7 @@ impl SeqList {
     /// The first live sequence not below `from`.
     pub(crate) fn next_from(&self, from: u64, live: impl Fn(u64) -> bool) -> Option<u64> {
         match self {
-            Self::Many(many) => {
-                let at = many.seqs.partition_point(|seq| *seq < from);
-                many.seqs.range(at..).copied().find(|seq| live(*seq))
-            }
+            Self::Many(many) => many.seqs.from(from).find(|seq| live(*seq)),
             Self::One(seq) => (*seq >= from).then_some(*seq),
             Self::Empty => None,
         }
@@ -114,10 +112,7 @@ impl SeqList {
     /// The last live sequence not above `to`.
     pub(crate) fn last_to(&self, to: u64, live: impl Fn(u64) -> bool) -> Option<u64> {
         match self {
-            Self::Many(many) => {
-                let at = many.seqs.partition_point(|seq| *seq <= to);
-                many.seqs.range(..at).rev().copied().find(|seq| live(*seq))
-            }
+            Self::Many(many) => many.seqs.up_to(to).find(|seq| live(*seq)),
             Self::One(seq) => (*seq <= to).then_some(*seq),
             Self::Empty => None,
         }
@@ -126,25 +121,25 @@ impl SeqList {
 
 impl Many {
     fn remove(&mut self, seq: u64, live: impl Fn(u64) -> bool) {
-        let Ok(at) = self.seqs.binary_search(&seq) else {
+        if !self.seqs.contains(seq) {
             return;
-        };
-        if at == 0 {
+        }
+        if self.seqs.first() == Some(seq) {
             self.seqs.pop_front();
-            while self.dead > 0 && self.seqs.front().is_some_and(|seq| !live(*seq)) {
+            while self.dead > 0 && self.seqs.first().is_some_and(|seq| !live(seq)) {
                 self.seqs.pop_front();
                 self.dead -= 1;
             }
-        } else if at + 1 == self.seqs.len() {
+        } else if self.seqs.last() == Some(seq) {
             self.seqs.pop_back();
-            while self.dead > 0 && self.seqs.back().is_some_and(|seq| !live(*seq)) {
+            while self.dead > 0 && self.seqs.last().is_some_and(|seq| !live(seq)) {
                 self.seqs.pop_back();
                 self.dead -= 1;
             }
         } else {
             self.dead += 1;
             if self.dead > DEAD_MIN && self.dead * 2 > self.seqs.len() {
-                self.seqs.retain(|seq| live(*seq));
+                self.seqs.retain(&live);
                 self.dead = 0;
             }
         }

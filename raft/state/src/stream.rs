@@ -9,12 +9,13 @@ use unibus_proto::jetstream::info::StreamStateJson;
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_proto::subject;
 
-use crate::blocks::{Blocks, HEADERS, IndexEntry};
+use crate::blocks::Blocks;
 use crate::compiled::Compiled;
 use crate::consumer::Consumer;
 use crate::copies::Progress;
 use crate::counter::Count;
 use crate::dedupe::Dedupe;
+use crate::entries::{HEADERS, IndexEntry};
 use crate::interest::Interest;
 use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
 use crate::removal_log::RemovalLog;
@@ -274,7 +275,7 @@ impl Stream {
         Some(self.message(seq)?.location)
     }
 
-    fn view(&self, seq: u64, block: BlockId, entry: &IndexEntry) -> MessageView<'_> {
+    fn view(&self, seq: u64, block: BlockId, entry: IndexEntry) -> MessageView<'_> {
         MessageView {
             seq,
             ts_ns: entry.ts_ns(),
@@ -478,7 +479,7 @@ impl Stream {
 
     // --- what follows changes the stream -------------------------------------------------------
 
-    pub(crate) fn size_of(&self, entry: &IndexEntry) -> u64 {
+    pub(crate) fn size_of(&self, entry: IndexEntry) -> u64 {
         message_size(self.config.storage, entry.len(), entry.has(HEADERS))
     }
 
@@ -497,7 +498,7 @@ impl Stream {
         self.subjects
             .remove(killed.entry.subject, seq, |seq| blocks.is_live(seq));
         self.messages -= 1;
-        self.bytes -= self.size_of(&killed.entry);
+        self.bytes -= self.size_of(killed.entry);
         self.dirty.row = true;
         if let Some(expiry) = self.expiry_of.remove(&seq) {
             self.by_expiry.remove(&(expiry, seq));
