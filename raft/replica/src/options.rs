@@ -34,9 +34,9 @@ pub struct ReplicaOptions {
     pub sled_cache_bytes: u64,
     /// Size of one log segment, bytes.
     pub log_segment_bytes: u64,
-    /// Log segments that a checkpoint frees and that are kept to be written again, at most. Each takes
-    /// [`Self::log_segment_bytes`] of disk; one that is not kept has to be filled with zeros anew. The
-    /// default is what the log of four checkpoints takes.
+    /// Log segments that checkpoints free and that are kept to be written again, at most; fewer where the
+    /// log of four checkpoints takes fewer. Each takes [`Self::log_segment_bytes`] of disk; one that is
+    /// not kept has to be filled with zeros anew.
     pub log_spares_max: usize,
     /// Most commands in one log entry.
     pub entry_commands_max: usize,

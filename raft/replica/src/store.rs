@@ -146,9 +146,19 @@ fn examine(options: &ReplicaOptions) -> Result<Examined, StartError> {
 fn log_options(options: &ReplicaOptions) -> LogOptions {
     LogOptions {
         segment_bytes: options.log_segment_bytes,
-        spares_max: options.log_spares_max,
+        spares_max: spares_max(options),
         ..LogOptions::default()
     }
+}
+
+/// As many as checkpoints free: the log of the one before is kept, and while one is written the log grows.
+fn spares_max(options: &ReplicaOptions) -> usize {
+    const CHECKPOINTS: u64 = 4;
+    let logged = options.checkpoint_log_bytes.saturating_mul(CHECKPOINTS);
+    let segments = logged.div_ceil(options.log_segment_bytes.max(1));
+    usize::try_from(segments)
+        .unwrap_or(usize::MAX)
+        .min(options.log_spares_max)
 }
 
 /// Log and checkpoint must meet: entries that are in neither are gone.
