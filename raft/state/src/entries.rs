@@ -253,7 +253,11 @@ mod tests {
         for at in 0..1000_u64 {
             let group = at / spread;
             let len = 40 + (group % 17) as u32;
-            let flags = if group % 5 == 0 { HEADERS | TTL } else { 0 };
+            let flags = if group.is_multiple_of(5) {
+                HEADERS | TTL
+            } else {
+                0
+            };
             let subject = (group % 3 != 1).then_some((group % 11) as u32);
             // Far apart, so that they need all of 64 bits.
             let ts_ns = 1_700_000_000_000_000_000 + group * 10_000_000_007;

@@ -305,8 +305,8 @@ mod tests {
                 made.pop_back();
                 seqs.pop();
             }
-            made.retain(|seq| seq % 5 != 0);
-            seqs.retain(|seq| seq % 5 != 0);
+            made.retain(|seq| !seq.is_multiple_of(5));
+            seqs.retain(|seq| !seq.is_multiple_of(5));
             agree(&made, &seqs);
             let next = seqs.last().map_or(1, |last| last + 3);
             made.push(next);
