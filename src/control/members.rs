@@ -25,6 +25,10 @@ use crate::access::users::now;
 
 /// Members of one room at most: a rekey carries a sealed key for each, in one request.
 pub(crate) const MEMBERS_MAX: usize = 8 * 1024;
+/// Records that a change writes beside the keys of a room's members: the room's own, and the nonce's.
+const BESIDE_KEYS: usize = 8;
+// The largest room can be rekeyed: nobody may speak in a room that can't, once somebody has gone.
+const _: () = assert!(MEMBERS_MAX + BESIDE_KEYS <= unibus_state::RECORDS_MAX);
 
 /// Optional body of `join` and `leave`: says who, where nobody is asked to sign (`off`).
 #[derive(Debug, Default, Deserialize)]
@@ -64,6 +68,14 @@ pub(super) fn members(records: &Records, id: &RoomId) -> Result<Vec<MemberRecord
     Ok(listed.into_iter().map(|(_, member)| member).collect())
 }
 
+/// Whether a room has as many members as it may. Records are read only where there are many of them:
+/// those of people who have gone count at first.
+fn is_full(records: &Records, id: &RoomId) -> Result<bool, Refusal> {
+    let pattern = format!("{id}.*");
+    let few = records.fewer_than(MEMBERS_MAX, Bucket::Members, &pattern)?;
+    Ok(!few && members(records, id)?.len() >= MEMBERS_MAX)
+}
+
 pub(crate) async fn invite(mut call: Call<'_>) -> Result<Response<Body>, Refusal> {
     let id: RoomId = call.param(0)?;
     let asked: Invite = call.json()?;
@@ -96,7 +108,7 @@ fn plan_invite(
     if asked.epoch != room.value.epoch {
         return Err(epoch_moved(&room.value));
     }
-    if members(records, id)?.len() >= MEMBERS_MAX {
+    if is_full(records, id)? {
         return Err(Refusal::conflict("the room is full"));
     }
     let key = format!("{id}.{endpoint}");

@@ -11,6 +11,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use unibus_proto::jetstream::error::{STREAM_NAME_EXIST, SUBJECT_OVERLAP};
 use unibus_raft::Transport;
 
 use super::body::Received;
@@ -256,8 +257,16 @@ fn contended() -> Refusal {
     Refusal::unavailable("others keep changing the same records; ask again")
 }
 
-/// A stream that could not be made with the change.
+/// A change that apply refused: a room's stream that can't be made, or what no request should lead to.
 fn refused(refusal: &unibus_state::Refusal) -> Refusal {
-    tracing::info!(error = %refusal.error.description, "a room's stream was refused");
-    Refusal::conflict("the subject is taken, or overlaps with one that is")
+    let error = &refusal.error;
+    if [SUBJECT_OVERLAP, STREAM_NAME_EXIST]
+        .iter()
+        .any(|taken| taken.err_code == error.err_code)
+    {
+        tracing::info!(error = %error.description, "a room's stream was refused");
+        return Refusal::conflict("the subject is taken, or overlaps with one that is");
+    }
+    tracing::error!(error = %error.description, "a control change was refused");
+    Refusal::unavailable("the change can't be stored")
 }

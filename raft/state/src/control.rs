@@ -16,8 +16,9 @@ use crate::stream::{Stream, limit};
 
 /// Expectations of one change at most.
 pub const CHECKS_MAX: usize = 4096;
-/// Records that one change writes at most.
-pub const RECORDS_MAX: usize = 4096;
+/// Records that one change writes at most: a key for each member of the largest room, and what goes with
+/// them. Equal on all nodes of a cluster, because apply refuses what is larger.
+pub const RECORDS_MAX: usize = 16 * 1024;
 
 /// Several records written under expectations, as one step.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +56,8 @@ pub struct ControlRecord {
 impl ControlChange {
     /// `checks | create | records`, each list with its count, each byte string with its length.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        bounded(self.checks.len(), CHECKS_MAX)?;
+        bounded(self.records.len(), RECORDS_MAX)?;
         let mut out = Vec::new();
         out.extend_from_slice(&len_u32(self.checks.len()).to_le_bytes());
         for check in &self.checks {

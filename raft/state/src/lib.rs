@@ -54,7 +54,7 @@ pub use codec::CodecError;
 pub use command::{Append, AppendRef, Command, CommandRef};
 pub use consumer::{Consumer, DEAD_LETTER_KEY, STALE_UPDATE};
 pub use consumer_update::{ConsumerUpdate, Pin};
-pub use control::{ControlChange, ControlCheck, ControlRecord};
+pub use control::{ControlChange, ControlCheck, ControlRecord, RECORDS_MAX};
 pub use copies::{CopyFrom, CopyRules, Progress};
 pub use cursor::ConsumerCursor;
 pub use delivery::{

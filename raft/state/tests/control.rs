@@ -12,7 +12,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use unibus_proto::jetstream::config::StreamConfig;
 use unibus_state::command::{Command, StreamPut};
-use unibus_state::{CommandBatch, ControlChange, ControlCheck, ControlRecord, Effect, Outcome};
+use unibus_state::{
+    CommandBatch, ControlChange, ControlCheck, ControlRecord, Effect, Outcome, RECORDS_MAX,
+};
 
 const USERS: &str = "KV_UNIBUS_users";
 const ROOMS: &str = "KV_UNIBUS_rooms";
@@ -95,6 +97,23 @@ fn a_change_writes_all_its_records_and_its_stream() {
     }
     assert_eq!(messages(&bench), (1, 1));
     assert!(bench.state.stream("UNIBUS_r1").is_some());
+}
+
+#[test]
+fn the_largest_change_is_applied_and_a_larger_one_can_not_be_made() {
+    let mut bench = bench();
+    let of = |count: usize| ControlChange {
+        records: (0..count)
+            .map(|at| record(&format!("$KV.UNIBUS_rooms.{at}"), "key"))
+            .collect(),
+        ..ControlChange::default()
+    };
+    let mut batch = CommandBatch::new();
+    batch.push(&Command::Control(of(RECORDS_MAX))).unwrap();
+    assert_eq!(bench.apply(batch).outcomes, [Outcome::Done]);
+    assert_eq!(messages(&bench), (0, RECORDS_MAX as u64));
+    let larger = Command::Control(of(RECORDS_MAX + 1));
+    assert!(CommandBatch::new().push(&larger).is_err());
 }
 
 #[test]
