@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """Fills one stream of one node and says what that costs: disk, memory, and the time to start again.
 
-    ops/bench/scale.py [--node BINARY] [--gib 2] [--size 1024] [--subjects 1] [--window 2048] [--dir FOLDER]
+    ops/bench/scale.py [--node BINARY] [--gib 2] [--size 1024] [--subjects 1] [--window 2048] --dir FOLDER
 
 Bounded by --gib of payload. Prints a line of JSON for each quarter of the fill (payload bytes, messages
 a second, resident MiB, bytes written to the disk a payload byte) and one for the restart (stop and start
-until the stream answers, milliseconds; resident MiB; MiB in the store). Bytes written are the kernel's
-count for the process (`write_bytes` of /proc/PID/io). Std only; nothing is left behind.
+until the stream answers, milliseconds; resident MiB; MiB in the store). Bytes written are those of the
+block device below --dir, so that must be a file system which nobody else writes to, for instance
+
+    truncate -s 9G image && mkfs.ext4 -q -F image && mount -o loop image folder
+
+(`write_bytes` of /proc/PID/io is no measure: where the page cache holds large folios it counts a whole
+folio for each append to one.) Std only; nothing is left behind in --dir.
 """
 import argparse, json, os, pathlib, shutil, signal, socket, subprocess, tempfile, time
 
@@ -81,7 +86,11 @@ class Node:
         return self.of("status", "VmRSS") // 1024
 
     def written(self):
-        return self.of("io", "write_bytes")
+        """Bytes written to the device so far; what the kernel still holds is written first."""
+        os.sync()
+        device = os.stat(self.folder).st_dev
+        stat = pathlib.Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+        return int(stat.read_text().split()[6]) * 512
 
     def stop(self):
         self.proc.send_signal(signal.SIGTERM)
@@ -119,7 +128,7 @@ def main():
     ap.add_argument("--size", type=int, default=1024)
     ap.add_argument("--subjects", type=int, default=1)
     ap.add_argument("--window", type=int, default=2048)
-    ap.add_argument("--dir", help="where the store is made; by default the system's folder for temporary files")
+    ap.add_argument("--dir", required=True, help="where the store is made: on a device of its own")
     a = ap.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="scale-", dir=a.dir))
     node = Node(str(pathlib.Path(a.node).resolve()), folder)
@@ -130,13 +139,17 @@ def main():
         answer = client.ask(b"$JS.API.STREAM.CREATE.SCALE", config.encode())
         if b'"error"' in answer:
             raise SystemExit(f"scale: {answer!r}")
-        first, stored, began = node.written(), 0, time.time()
+        first = last = node.written()
+        stored, spent = 0, 0
         for quarter in range(4):
-            stored += fill(client, int(a.gib * 2**30 / a.size / 4), a.size, a.subjects, a.window)
+            began = time.time()
+            more = fill(client, int(a.gib * 2**30 / a.size / 4), a.size, a.subjects, a.window)
+            stored, spent = stored + more, spent + time.time() - began
+            before, last = last, node.written()
             print(json.dumps({
-                "payload_mib": stored * a.size >> 20, "msgs_per_s": round(stored / (time.time() - began)),
-                "resident_mib": node.resident_mib(), "disk_bytes_a_payload_byte": round((node.written() - first) / (stored * a.size), 3),
-                "load": os.getloadavg()[0]}), flush=True)
+                "payload_mib": stored * a.size >> 20, "msgs_per_s": round(stored / spent), "resident_mib": node.resident_mib(),
+                "disk_bytes_a_payload_byte": round((last - first) / (stored * a.size), 3),
+                "of_this_quarter": round((last - before) / (more * a.size), 3), "load": os.getloadavg()[0]}), flush=True)
         stopping = time.time()
         node.stop()
         stopped = time.time()
