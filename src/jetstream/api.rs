@@ -129,9 +129,10 @@ impl Api {
         let privileged = origin.internal;
         let kind = response_type(endpoint);
         let group_size = match endpoint {
-            Endpoint::StreamCreate(_) | Endpoint::StreamUpdate(_) => {
-                self.core.replica.status().voters.len()
-            }
+            Endpoint::StreamCreate(_)
+            | Endpoint::StreamUpdate(_)
+            | Endpoint::ConsumerCreate(_)
+            | Endpoint::Unsupported(_) => self.core.replica.status().voters.len(),
             _ => 0,
         };
         let caller = Caller {

@@ -105,7 +105,7 @@ impl Stream {
             return Err(error::HEADER_EXCEEDS_MAXIMUM);
         }
         let (block, payload) = a.data.split_at(header_len);
-        let headers = scan(block)?;
+        let headers = scan(block);
         self.check_features(&headers, Publisher::Batch)?;
         counter::check(self.config.allow_msg_counter, &headers)?;
         if self.config.allow_msg_counter && !payload.is_empty() {

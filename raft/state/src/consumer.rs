@@ -71,7 +71,7 @@ impl Consumer {
         let start_seq = match config.deliver_policy {
             DeliverPolicy::All | DeliverPolicy::LastPerSubject => stream.first_seq().max(1),
             DeliverPolicy::New => after,
-            DeliverPolicy::ByStartSequence => config.opt_start_seq.max(1),
+            DeliverPolicy::ByStartSequence => config.opt_start_seq.max(stream.first_seq()).max(1),
             DeliverPolicy::ByStartTime => {
                 let time = config.opt_start_time.unwrap_or_default();
                 stream.first_seq_at(time.0).unwrap_or(after)

@@ -191,7 +191,7 @@ impl Stream {
             .data
             .get(..header_len)
             .ok_or(error::HEADER_EXCEEDS_MAXIMUM)?;
-        let headers = scan(block)?;
+        let headers = scan(block);
         if let Some(rollup) = headers.rollup.filter(|value| !value.is_empty()) {
             parse_rollup(rollup)?;
             if !self.config.allow_rollup_hdrs || self.config.deny_purge {

@@ -245,7 +245,7 @@ impl Stream {
     /// What a copied message's headers ask for, as far as this stream grants it.
     fn wishes(&self, message: &CopiedMessage) -> (Option<Ttl>, Option<Rollup>) {
         let block = message.data.get(..message.header_len as usize);
-        let Some(headers) = block.and_then(|block| scan(block).ok()) else {
+        let Some(headers) = block.map(scan) else {
             return (None, None);
         };
         let ttl = headers.ttl.filter(|_| self.config.allow_msg_ttl);

@@ -72,7 +72,7 @@ fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
-pub(crate) fn scan(block: &[u8]) -> Result<PublishHeaders<'_>, ApiError> {
+pub(crate) fn scan(block: &[u8]) -> PublishHeaders<'_> {
     let mut found = PublishHeaders::default();
     let mut lines = lines(block);
     found.rewrite = lines.next().is_some_and(|first| first != VERSION_LINE);
@@ -83,19 +83,19 @@ pub(crate) fn scan(block: &[u8]) -> Result<PublishHeaders<'_>, ApiError> {
         let Some((name, value)) = split_line(line) else {
             continue;
         };
-        note(&mut found, name, value)?;
+        note(&mut found, name, value);
     }
-    Ok(found)
+    found
 }
 
-fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) -> Result<(), ApiError> {
+fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) {
     match name {
         b"Nats-Msg-Id" => first(&mut found.msg_id, value),
         b"Nats-Expected-Stream" => first(&mut found.expected_stream, value),
         b"Nats-Expected-Last-Msg-Id" => first(&mut found.expected_last_msg_id, value),
-        b"Nats-Expected-Last-Sequence" => first(&mut found.expected_last_seq, number(value)?),
+        b"Nats-Expected-Last-Sequence" => first(&mut found.expected_last_seq, number(value)),
         b"Nats-Expected-Last-Subject-Sequence" => {
-            first(&mut found.expected_last_subject_seq, number(value)?);
+            first(&mut found.expected_last_subject_seq, number(value));
         }
         b"Nats-Expected-Last-Subject-Sequence-Subject" => {
             first(&mut found.expected_last_subject, value);
@@ -111,7 +111,6 @@ fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) -> Res
         }
         _ => {}
     }
-    Ok(())
 }
 
 fn note_schedule<'a>(found: &mut ScheduleHeaders<'a>, name: &[u8], value: &'a [u8]) {
@@ -150,9 +149,10 @@ fn first<T>(slot: &mut Option<T>, value: T) {
 }
 
 /// An expectation that can't be read is refused: ignoring it would store what should not be stored.
-fn number(value: &[u8]) -> Result<u64, ApiError> {
-    let text = std::str::from_utf8(value).map_err(|_| error::BAD_REQUEST)?;
-    text.parse().map_err(|_| error::BAD_REQUEST)
+/// What is no number is expected by nobody: it never matches.
+fn number(value: &[u8]) -> u64 {
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    text.parse().unwrap_or(u64::MAX)
 }
 
 /// The block as it is stored: without inline status and without the server's own header, with `added`
@@ -189,7 +189,8 @@ pub(crate) fn parse_rollup(value: &[u8]) -> Result<Rollup, ApiError> {
     }
 }
 
-/// `never`, whole seconds, or a Go duration of at least a second. `None` = no limit of its own.
+/// `never`, whole seconds of at least one, or a Go duration of at least a second. `None` = no limit of
+/// its own.
 pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
     if value.is_empty() {
         return Ok(None);
@@ -210,10 +211,10 @@ pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
         ns / SECOND_NS * SECOND_NS
     };
     // What outlasts the clock itself can't be told apart from a mistake.
-    if ns > u64::MAX / 4 {
+    if ns == 0 || ns > u64::MAX / 4 {
         return Err(error::MESSAGE_TTL_INVALID);
     }
-    Ok((ns > 0).then_some(Ttl::For(ns)))
+    Ok(Some(Ttl::For(ns)))
 }
 
 /// A Go duration for whole seconds, as markers show their lifetime: `2s`, `1m0s`, `1h0m0s`.
@@ -234,25 +235,21 @@ mod tests {
     #[test]
     fn finds_what_matters() {
         let block = b"NATS/1.0\r\nFoo: bar\r\nNats-Msg-Id:  m1 \r\nNats-Expected-Last-Sequence: 7\r\nNats-Rollup: sub\r\nNats-TTL: 5\r\n\r\n";
-        let found = scan(block).unwrap();
+        let found = scan(block);
         assert_eq!(found.msg_id, Some(&b"m1"[..]));
         assert_eq!(found.expected_last_seq, Some(7));
         assert_eq!(parse_rollup(found.rollup.unwrap()), Ok(Rollup::Subject));
         assert!(!found.rewrite);
-        assert_eq!(
-            scan(b"NATS/1.0\r\nNats-Expected-Last-Sequence: x\r\n\r\n"),
-            Err(error::BAD_REQUEST)
-        );
-        assert_eq!(
-            scan(b"NATS/1.0\r\nnats-msg-id: m1\r\n\r\n").unwrap().msg_id,
-            None
-        );
+        // As in nats-server, an expectation that is no number does not hold.
+        let odd = scan(b"NATS/1.0\r\nNats-Expected-Last-Sequence: x\r\n\r\n");
+        assert_eq!(odd.expected_last_seq, Some(u64::MAX));
+        assert_eq!(scan(b"NATS/1.0\r\nnats-msg-id: m1\r\n\r\n").msg_id, None);
     }
 
     #[test]
     fn stored_form_loses_status_and_request_info() {
         let block = b"NATS/1.0 100 Hello\r\nA: b\r\nNats-Request-Info: {}\r\n\r\n";
-        assert!(scan(block).unwrap().rewrite);
+        assert!(scan(block).rewrite);
         assert_eq!(stored_form(block, b""), b"NATS/1.0\r\nA: b\r\n\r\n");
     }
 
@@ -262,7 +259,7 @@ mod tests {
         assert_eq!(parse_ttl(b"1h30m"), Ok(Some(Ttl::For(5400 * SECOND_NS))));
         assert_eq!(parse_ttl(b"1.5s"), Ok(Some(Ttl::For(SECOND_NS))));
         assert_eq!(parse_ttl(b"never"), Ok(Some(Ttl::Never)));
-        assert_eq!(parse_ttl(b"0"), Ok(None));
+        assert_eq!(parse_ttl(b""), Ok(None));
         for bad in [
             &b"-1"[..],
             b"500ms",

@@ -129,7 +129,7 @@ impl Stream {
             return Err(error::HEADER_EXCEEDS_MAXIMUM);
         }
         let (block, payload) = a.data.split_at(header_len);
-        let mut headers = scan(block)?;
+        let mut headers = scan(block);
         match publisher {
             Publisher::Client | Publisher::Schedule => {}
             Publisher::Copy => self.settle_copied(&mut headers),

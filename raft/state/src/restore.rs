@@ -201,7 +201,7 @@ impl Stream {
             return Err(failed(format_args!("message {} is not valid", message.seq)));
         }
         let (block, payload) = message.data.split_at(message.header_len as usize);
-        let headers = scan(block).map_err(failed)?;
+        let headers = scan(block);
         let ttl = self.ttl_of(&headers).ok().flatten();
         let marker = header_value(block, b"Nats-Marker-Reason").map_or(0, |_| MARKER);
         let (flags, expiry) = match ttl {

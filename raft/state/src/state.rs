@@ -293,8 +293,8 @@ impl State {
     pub(crate) fn check_config(&self, put: &StreamPut) -> Result<StreamConfig> {
         let mut config = put.config.clone();
         validate::fill_defaults(&mut config);
-        validate::check_privilege(&config, put.privileged)?;
         validate::check(&config, put.replicas_max)?;
+        validate::check_privilege(&config, put.privileged)?;
         if put.pedantic
             && put.config.duplicate_window > put.config.max_age
             && put.config.max_age > 0
@@ -319,6 +319,11 @@ impl State {
 
     pub(crate) fn create_stream(&mut self, put: StreamPut, step: &mut Step<'_>) -> Result<Outcome> {
         let config = self.check_config(&put)?;
+        if config.sealed {
+            return Err(ApiError::stream_config(
+                "stream configuration for create can not be sealed",
+            ));
+        }
         if let Some(existing) = self.stream(&config.name) {
             // Asking twice for the same is fine: retries have to be safe.
             return if *existing.config() == config {
@@ -326,9 +331,6 @@ impl State {
             } else {
                 Err(error::STREAM_NAME_EXIST)
             };
-        }
-        if config.sealed {
-            return Err(ApiError::stream_config("stream can not be created sealed"));
         }
         self.check_overlap(&config, None)?;
         if !is_control_name(&config.name) {

@@ -118,6 +118,9 @@ pub(super) fn create(
         return Err(error::DELIVER_SUBJECT_NOT_VALID);
     }
     limit(&mut config, caller.limits)?;
+    if config.num_replicas > 1 && caller.group_size == 1 {
+        return Err(error::STREAM_REPLICAS_NOT_SUPPORTED);
+    }
     strip_server_metadata(&mut config.metadata);
     Ok(command(
         target.stream,

@@ -47,7 +47,7 @@ pub(super) fn names(
             .map(|consumer| consumer.name().to_string());
         Ok(ConsumerNamesResponse {
             total: stream.consumers().len() as u64,
-            offset: request.offset,
+            offset: request.offset.min(stream.consumers().len() as u64),
             limit: NAMES_PAGE_MAX as u64,
             consumers: page(names, request.offset, NAMES_PAGE_MAX),
         })
@@ -70,7 +70,7 @@ pub(super) fn list(
     })?;
     Ok(ConsumerListResponse {
         total,
-        offset: request.offset,
+        offset: request.offset.min(total),
         limit: LIST_PAGE_MAX as u64,
         consumers: names
             .iter()

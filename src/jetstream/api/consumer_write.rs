@@ -212,11 +212,7 @@ async fn run(core: &Arc<Core>, kind: &str, task: AtLeader) -> Result<Vec<u8>, Ap
 
 async fn step_down(core: &Arc<Core>, kind: &str) -> Result<Vec<u8>, ApiError> {
     if core.replica.status().voters.len() <= 1 {
-        return Err(ApiError::fixed(
-            503,
-            10010,
-            "JetStream clustering support required",
-        ));
+        return Err(error::CLUSTER_REQUIRED);
     }
     if core.is_leader() {
         core.replica.transfer_leadership().await;

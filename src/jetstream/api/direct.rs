@@ -44,6 +44,7 @@ pub(super) fn request(
                 ..Default::default()
             }
         }
+        None if parsed == MsgGetRequest::default() => return Err("Empty Request"),
         None => parsed,
     };
     let multi = !request.multi_last.is_empty();
@@ -296,7 +297,7 @@ mod tests {
             request("S", None, br#"{"seq":"x"}"#),
             Err("Malformed Request")
         );
-        assert_eq!(request("S", None, b"{}"), Err("Bad Request"));
+        assert_eq!(request("S", None, b"{}"), Err("Empty Request"));
         assert_eq!(request("S", Some("a"), br#"{"seq":1}"#), Err("Bad Request"));
         assert_eq!(
             request("S", None, br#"{"last_by_subj":"a","batch":2}"#),

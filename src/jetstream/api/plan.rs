@@ -244,6 +244,7 @@ pub(super) fn plan(
             stream: None,
             consumer: None,
         })),
+        Endpoint::Unsupported(_) if caller.group_size == 1 => Err(error::CLUSTER_REQUIRED),
         Endpoint::Unsupported(_) => {
             Err(ApiError::fixed(500, 10009, "this request is not supported"))
         }
@@ -254,6 +255,10 @@ pub(super) fn plan(
 }
 
 fn stream_write(name: &str, body: &[u8], caller: Caller, create: bool) -> Result<Plan, ApiError> {
+    // No body at all is a configuration without a name.
+    if body.trim_ascii().is_empty() {
+        return Err(error::STREAM_MISMATCH);
+    }
     let request: StreamRequest = required(body)?;
     let mut config: StreamConfig = request.config;
     if config.name != name {
@@ -430,7 +435,7 @@ mod tests {
             refused("$JS.API.STREAM.RESTORE.S", r#"{"config":{"name":"T"}}"#),
             10056
         );
-        assert_eq!(refused("$JS.API.SERVER.REMOVE", ""), 10009);
+        assert_eq!(refused("$JS.API.SERVER.REMOVE", ""), 10010);
     }
 
     #[test]

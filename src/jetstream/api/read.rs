@@ -12,7 +12,7 @@ use unibus_proto::jetstream::api::{
     LIST_PAGE_MAX, MsgGetRequest, MsgGetResponse, NAMES_PAGE_MAX, PagedRequest, SUBJECTS_PAGE_MAX,
     StreamInfoRequest, StreamInfoResponse, StreamListResponse, StreamNamesResponse,
 };
-use unibus_proto::jetstream::config::add_server_metadata;
+use unibus_proto::jetstream::config::{add_required_level, add_server_metadata};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::info::{AccountInfo, ApiStats, MessageJson};
 use unibus_proto::jetstream::timestamp::Timestamp;
@@ -212,7 +212,7 @@ fn stream_names(core: &Core, request: &PagedRequest, privileged: bool) -> Stream
         streams.retain(|stream| has_subject(stream, &request.subject));
         StreamNamesResponse {
             total: streams.len() as u64,
-            offset: request.offset,
+            offset: request.offset.min(streams.len() as u64),
             limit: NAMES_PAGE_MAX as u64,
             streams: page(
                 streams.iter().map(|stream| stream.name().to_string()),
@@ -225,18 +225,22 @@ fn stream_names(core: &Core, request: &PagedRequest, privileged: bool) -> Stream
 
 fn stream_list(core: &Core, request: &PagedRequest, privileged: bool) -> StreamListResponse {
     let cluster = core.cluster_info();
+    let is_clustered = !cluster.replicas.is_empty();
     let now = Core::now();
     core.replica.with_state(|state| {
         let mut streams = visible(state, privileged);
         streams.retain(|stream| has_subject(stream, &request.subject));
         let infos = streams.iter().map(|stream| {
             let mut info = Core::stream_info_of(state, stream, now);
-            info.cluster = Some(cluster.clone());
+            // As in the answer to a creation, it is told only where there is one.
+            info.cluster = is_clustered.then(|| cluster.clone());
+            let needs = info.config.required_api_level();
+            add_required_level(&mut info.config.metadata, needs);
             info
         });
         StreamListResponse {
             total: streams.len() as u64,
-            offset: request.offset,
+            offset: request.offset.min(streams.len() as u64),
             limit: LIST_PAGE_MAX as u64,
             streams: page(infos, request.offset, LIST_PAGE_MAX),
         }
@@ -277,7 +281,7 @@ fn stream_info(
     let needs = info.config.required_api_level();
     let (level, version) = (core.options.api_level, core.options.version.as_str());
     add_server_metadata(&mut info.config.metadata, needs, level, version);
-    let (offset, limit) = if filter.is_empty() {
+    let (offset, limit) = if filter.is_empty() || info.state.num_subjects == 0 {
         (0, 0)
     } else {
         (request.offset, SUBJECTS_PAGE_MAX as u64)

@@ -262,6 +262,15 @@ struct Failure<'a> {
     error: &'a ApiError,
     #[serde(flatten)]
     paging: Option<ZeroPage>,
+    // What some answers always have, as nats-server writes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purged: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_subject: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -299,6 +308,10 @@ pub fn error_response(kind: &str, error: &ApiError) -> Vec<u8> {
         r#type: format!("{TYPE_PREFIX}{kind}"),
         error,
         paging,
+        purged: (kind == "stream_purge_response").then_some(0),
+        paused: (kind == "consumer_pause_response").then_some(false),
+        pause_until: (kind == "consumer_pause_response").then(Timestamp::default),
+        deliver_subject: (kind == "stream_restore_response").then_some(""),
     };
     serde_json::to_vec(&failure).unwrap_or_default()
 }

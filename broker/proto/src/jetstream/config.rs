@@ -223,12 +223,16 @@ pub struct StreamConfig {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Metadata keys that belong to the server start with this.
-pub const SERVER_METADATA_PREFIX: &str = "_nats.";
+const LEVEL: &str = "_nats.level";
+const REQUIRED_LEVEL: &str = "_nats.req.level";
+const VERSION: &str = "_nats.ver";
+
+/// What the server itself tells in a configuration's metadata; clients send it back when they update.
+const SERVER_METADATA: [&str; 3] = [LEVEL, REQUIRED_LEVEL, VERSION];
 
 /// Removes what a server added to metadata that a client sends back.
 pub fn strip_server_metadata(metadata: &mut BTreeMap<String, String>) {
-    metadata.retain(|key, _| !key.starts_with(SERVER_METADATA_PREFIX));
+    metadata.retain(|key, _| !SERVER_METADATA.contains(&key.as_str()));
 }
 
 /// Adds what responses to create, update and info show (but lists do not): the API level the
@@ -239,9 +243,14 @@ pub fn add_server_metadata(
     level: u8,
     version: &str,
 ) {
-    metadata.insert("_nats.level".into(), level.to_string());
-    metadata.insert("_nats.req.level".into(), needs.to_string());
-    metadata.insert("_nats.ver".into(), version.into());
+    metadata.insert(LEVEL.into(), level.to_string());
+    metadata.insert(REQUIRED_LEVEL.into(), needs.to_string());
+    metadata.insert(VERSION.into(), version.into());
+}
+
+/// Adds what lists of streams and consumers show: the API level the configuration needs.
+pub fn add_required_level(metadata: &mut BTreeMap<String, String>, needs: u8) {
+    metadata.insert(REQUIRED_LEVEL.into(), needs.to_string());
 }
 
 impl StreamConfig {

@@ -113,6 +113,7 @@ errors! {
     STREAM_NOT_FOUND = 404, 10059, "stream not found";
     STREAM_NOT_MATCH = 400, 10060, "expected stream does not match";
     SUBJECT_OVERLAP = 400, 10065, "subjects overlap with an existing stream";
+    CLUSTER_REQUIRED = 503, 10010, "JetStream clustering support required";
     STREAM_REPLICAS_NOT_SUPPORTED = 500, 10074, "replicas > 1 not supported in non-clustered mode";
     NOT_ENABLED = 503, 10076, "JetStream not enabled";
     MAXIMUM_MESSAGES = 503, 10077, "maximum messages exceeded";
@@ -148,7 +149,7 @@ errors! {
     CONSUMER_REPLICAS_EXCEED_STREAM = 400, 10126, "consumer config replica count exceeds parent stream";
     STREAM_NAME_PATH_SEPARATORS = 400, 10128, "Stream name can not contain path separators";
     CONSUMER_NAME_PATH_SEPARATORS = 400, 10127, "Consumer name can not contain path separators";
-    CONSUMER_FILTER_MISMATCH = 400, 10131, "consumer create request did not match filtered subject from create subject";
+    CONSUMER_FILTER_MISMATCH = 400, 10131, "Consumer create request did not match filtered subject from create subject";
     CONSUMER_DURABLE_AND_NAME_NOT_EQUAL = 400, 10132, "Consumer Durable and Name have to be equal if both are provided";
     REPLICAS_NEGATIVE = 400, 10133, "replicas count cannot be negative";
     CONSUMER_METADATA_LENGTH = 400, 10135, "consumer metadata exceeds maximum size of 131072";

@@ -73,6 +73,7 @@ pub(crate) fn fill_defaults(
         if config.max_ack_pending == 0 {
             config.max_ack_pending = 1000;
         }
+        config.max_ack_pending = config.max_ack_pending.max(-1);
     }
     if !config.is_push() && config.max_waiting == 0 {
         config.max_waiting = 512;
@@ -160,7 +161,7 @@ fn check_filters(config: &ConsumerConfig) -> Result<(), ApiError> {
         .filters()
         .any(|filter| !subject::is_valid_filter(filter.as_bytes()))
     {
-        return Err(ApiError::consumer_create("malformed filter subject"));
+        return Err(ApiError::stream_config("invalid subject"));
     }
     Ok(())
 }
@@ -448,20 +449,20 @@ pub(crate) fn check_update(old: &ConsumerConfig, new: &ConsumerConfig) -> Result
             "flow control can not be updated",
         ),
         (
-            old.max_waiting != new.max_waiting,
-            "max waiting can not be updated",
-        ),
-        (
-            old.durable_name != new.durable_name,
-            "durable name can not be updated",
-        ),
-        (
             old.is_push() && !new.is_push(),
             "can not update push consumer to pull based",
         ),
         (
             !old.is_push() && new.is_push(),
             "can not update pull consumer to push based",
+        ),
+        (
+            old.max_waiting != new.max_waiting,
+            "max waiting can not be updated",
+        ),
+        (
+            old.durable_name != new.durable_name,
+            "durable name can not be updated",
         ),
     ];
     for (changed, text) in refused {
