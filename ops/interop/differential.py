@@ -23,6 +23,9 @@ EXPECTED = [
     (r"\.priority_groups$", "every group is told, not the first alone"),
     (r"\.ack_floor\.last_active$", "nobody acknowledged: a limit removed the messages"),
     (r"SNAPSHOT\.S \.error", "says what is missing"),
+    (r"ACK\.Q\.c\.1\.6", "what is no acknowledgement is not acknowledged"),
+    (r"Q\.l \.(ack_floor|delivered)\.stream_seq", "positions begin before the stream, not before the first of the set"),
+    (r"DIRECT\.GET\.Q \[2\]\.headers\.Nats-Num-Pending", "counts what was sent, also without headers"),
     (r"REQ\.USER\.INFO \.server\.", "who the server is"),
     (r"API\.INFO \.(api\.(total|errors)|consumers)$", "silent requests are none; mirrors and sources are no consumers here"),
 ]

@@ -363,6 +363,10 @@ def deliveries(stream, consumer):
     yield "*$JS.API.DIRECT.GET.Q", {"batch": 2, "seq": 2, "max_bytes": 10}
     yield "*$JS.API.DIRECT.GET.Q", {"seq": 5, "next_by_subj": "Q.a"}
     yield "*$JS.API.DIRECT.GET.Q", {"next_by_subj": "Q.a", "no_hdr": True}
+    yield "*$JS.API.DIRECT.GET.Q", {"seq": 1, "batch": 2, "no_hdr": True}
+    yield "*$JS.API.DIRECT.GET.Q", {"multi_last": ["Q.>"], "no_hdr": True}
+    yield "*$JS.API.DIRECT.GET.Q.Q.b", {"no_hdr": True}
+    yield "$JS.API.STREAM.MSG.GET.Q", {"seq": 1, "no_hdr": True}
     yield "*$JS.API.DIRECT.GET.Q", {"start_time": "2001-01-01T00:00:00Z", "batch": 1}
     yield "*$JS.API.DIRECT.GET.Q", {"start_time": "2101-01-01T00:00:00Z", "batch": 1}
     yield f"{C}.MSG.NEXT.Q.c", {"batch": 1, "no_wait": True, "group": ""}

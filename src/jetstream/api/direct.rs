@@ -237,7 +237,8 @@ fn send_batch(
         send_message(
             &message,
             stream,
-            request.no_hdr,
+            // Subjects are asked for to be told apart: their answers always have headers.
+            request.no_hdr && up_to.is_none(),
             Some((pending, last)),
             ticket,
         );
@@ -262,9 +263,12 @@ fn send_message(
         ts_ns: message.ts_ns,
         batch,
     };
-    let stored: &[u8] = if no_headers { b"" } else { &message.headers };
-    let mut out = Vec::with_capacity(stored.len() + message.payload.len() + 256);
-    let header_len = text::direct_headers(&mut out, stored, &place);
+    // Without headers the payload comes alone, as nats-server sends it: no place either.
+    if no_headers {
+        return ticket.send(0, &message.payload);
+    }
+    let mut out = Vec::with_capacity(message.headers.len() + message.payload.len() + 256);
+    let header_len = text::direct_headers(&mut out, &message.headers, &place);
     out.extend_from_slice(&message.payload);
     ticket.send(header_len, &out);
 }
