@@ -93,6 +93,9 @@ impl Model {
         else {
             unreachable!()
         };
+        if *ttl == Some(0) {
+            return Err(10165);
+        }
         if let Some((seq, at)) = id.and_then(|id| self.ids.get(&id))
             && at + self.limits.window > self.now
         {
@@ -113,7 +116,7 @@ impl Model {
         let seq = self.last;
         self.live.insert(seq, (name.clone(), size));
         let age = Some(self.limits.max_age).filter(|age| *age > 0);
-        let own = ttl.map(u64::from).filter(|ttl| *ttl > 0);
+        let own = ttl.map(u64::from);
         // A message of its own life may go before the others, or stay as long as they do.
         if let Some(life) = own.into_iter().chain(age).min() {
             self.ends.insert(seq, self.now + life);
