@@ -5,7 +5,7 @@ use std::fs;
 use crate::tree::{Source, sources, workspace};
 
 /// A folder, and the crates its source must not name.
-const BANS: [(&str, &[&str]); 9] = [
+const BANS: [(&str, &[&str]); 10] = [
     (
         "broker/proto/src/",
         &[
@@ -49,6 +49,16 @@ const BANS: [(&str, &[&str]); 9] = [
             "unibus_state",
             "unibus_raft",
             "unibus_node",
+        ],
+    ),
+    (
+        "broker/bindings/src/",
+        &[
+            "unibus_broker",
+            "unibus_state",
+            "unibus_raft",
+            "unibus_node",
+            "async_nats",
         ],
     ),
     (

@@ -85,9 +85,12 @@ impl Session {
     /// # Errors
     /// [`Error::Options`] for options that are not secure or can't be used, [`Error::Unreachable`]
     /// and [`Error::Messages`] where no server lets the identity in.
-    pub async fn connect(identity: Identity, options: Options) -> Result<Self, Error> {
+    pub async fn connect(
+        identity: impl Into<Arc<Identity>>,
+        options: Options,
+    ) -> Result<Self, Error> {
         options.check()?;
-        let identity = Arc::new(identity);
+        let identity = identity.into();
         let control = Control::new(&options, Arc::clone(&identity))?;
         let (nats, connections) = open_messages(&options, Arc::clone(&identity)).await?;
         let mut jetstream = jetstream::new(nats.clone());
