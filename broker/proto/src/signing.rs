@@ -22,8 +22,13 @@ pub const HEADER_SIGNATURE: &str = "x-unibus-signature";
 pub const NONCE_BYTES: usize = 16;
 /// A timestamp counts while it is less than this far from the node's clock, in milliseconds.
 pub const SKEW_MAX_MS: u64 = 30_000;
-/// How long a nonce is remembered, in milliseconds: as long as its timestamp could be accepted.
-pub const NONCE_LIFE_MS: u64 = 2 * SKEW_MAX_MS;
+/// How far from true time the clock of a node may be, in milliseconds, for a nonce to be remembered for
+/// long enough. One that is further off turns honest clients away.
+pub const NODE_CLOCK_OFF_MAX_MS: u64 = SKEW_MAX_MS;
+/// How long a nonce is remembered, in milliseconds: as long as any node could accept its timestamp. The
+/// node that accepts it first may be ahead and the one that is asked again behind; and the leader that
+/// stamps the claim may be behind, the one whose stamps let it expire ahead.
+pub const NONCE_LIFE_MS: u64 = 2 * SKEW_MAX_MS + 4 * NODE_CLOCK_OFF_MAX_MS;
 /// Most digits of a timestamp: far beyond any clock, far below an overflow in milliseconds.
 const TIMESTAMP_DIGITS_MAX: usize = 14;
 
@@ -255,6 +260,28 @@ mod tests {
         }
         for far in [sent_ms - 30_000, sent_ms + 30_000, 0, u64::MAX] {
             assert_eq!(proof.check_clock(far), Err(ProofError::Clock), "{far}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_is_remembered_while_any_node_accepts_its_timestamp() {
+        let proof = read(&headers("/", b"")).unwrap();
+        let off = i64::try_from(NODE_CLOCK_OFF_MAX_MS).unwrap();
+        let clocks = || [-off, 0, off].into_iter();
+        // True times at which a node whose clock is off by so much accepts the request.
+        let accepted = |clock: i64| {
+            let sent = i64::try_from(NOW * 1000).unwrap();
+            let is_accepted = |at: &i64| proof.check_clock((at + clock).cast_unsigned()).is_ok();
+            let times = sent - clock - 31_000..sent - clock + 31_000;
+            let first = times.clone().find(is_accepted).unwrap();
+            (first, times.rev().find(is_accepted).unwrap())
+        };
+        for (first, again) in clocks().flat_map(|a| clocks().map(move |b| (a, b))) {
+            let (claimed, repeated) = (accepted(first).0, accepted(again).1);
+            for (stamping, later) in clocks().flat_map(|a| clocks().map(move |b| (a, b))) {
+                let age = (repeated + later) - (claimed + stamping);
+                assert!(age < i64::try_from(NONCE_LIFE_MS).unwrap(), "{age} ms");
+            }
         }
     }
 
