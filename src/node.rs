@@ -212,10 +212,13 @@ impl Node {
         Ok(node)
     }
 
-    /// Lame duck mode: no new clients, and those that are there are told of the other nodes and
-    /// closed one after the other. Returns when the last one has been told to go.
+    /// Lame duck mode: another node leads, there are no new clients, and those that are there are told of
+    /// the other nodes and closed one after the other. Returns when the last one has been told to go.
     pub async fn lame_duck(&self, grace: Duration, duration: Duration) {
         self.advisories.lame_duck();
+        if let Some(store) = &self.store {
+            store.hand_over().await;
+        }
         let other_urls = self.mesh.as_deref().map(advertise::peers);
         let plan = LameDuck {
             other_urls: other_urls.unwrap_or_default(),

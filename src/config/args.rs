@@ -148,7 +148,8 @@ pub struct ClusterArgs {
         env = "UNIBUS_ROUTES"
     )]
     pub routes: Vec<RouteAddr>,
-    /// UDP port that other nodes connect to (QUIC) [default: 6222]
+    /// UDP port that other nodes connect to (QUIC); on TCP nothing is said there, peers notice by it that
+    /// this process has ended [default: 6222]
     #[arg(long, value_name = "PORT", env = "UNIBUS_CLUSTER_PORT")]
     pub cluster_port: Option<u16>,
     /// Address that other nodes connect to [default: 127.0.0.1 where every route is on loopback,
@@ -190,8 +191,9 @@ pub struct ClusterArgs {
     /// Time between the leader's heartbeats, in milliseconds [default: 100]
     #[arg(long, value_name = "MS", env = "UNIBUS_HEARTBEAT_MS")]
     pub heartbeat_ms: Option<u64>,
-    /// Shortest silence of a leader that starts an election, in milliseconds; the longest is
-    /// twice that [default: 300]
+    /// Election timeout, in milliseconds: for one and a half of it after hearing of their leader nodes
+    /// elect no other, also when its process has ended; where it is only silent, they wait for as long
+    /// again, at most [default: 300]
     #[arg(long, value_name = "MS", env = "UNIBUS_ELECTION_TIMEOUT_MS")]
     pub election_timeout_ms: Option<u64>,
 }

@@ -266,9 +266,9 @@ pub enum Advertise {
 pub struct Timing {
     /// Time between heartbeats (`--heartbeat-ms`).
     pub heartbeat: Duration,
-    /// Shortest election timeout (`--election-timeout-ms`).
+    /// Shortest time between two elections (`--election-timeout-ms`).
     pub election_min: Duration,
-    /// Longest election timeout: twice the shortest.
+    /// Longest time between two elections: twice the shortest.
     pub election_max: Duration,
 }
 

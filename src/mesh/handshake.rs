@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use unibus_proto::NodeId;
 
 use super::control::{Control, ControlError, Frame, Hello, Kind, RefusedFrame, encode};
-use super::limits::{HANDSHAKE_TIMEOUT, PROTOCOL_MAX, PROTOCOL_MIN, REFUSAL_LINGER};
+use super::limits::{HANDSHAKE_TIMEOUT, REFUSAL_LINGER};
 use super::peer::Peer;
 use super::refusals::{RefusalReason, RefusedBy};
 use super::registry::{Arbiter, Verdict};
@@ -205,11 +205,11 @@ async fn accept_steps(
 /// Everything that one HELLO must satisfy.
 fn check(shared: &Shared, hello: &Hello, certificate: &str) -> Result<(), Failure> {
     let own = &shared.own;
-    if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
+    let (own_min, own_max) = (*own.versions.start(), *own.versions.end());
+    if hello.protocol_min > own_max || hello.protocol_max < own_min {
         let (min, max) = (hello.protocol_min, hello.protocol_max);
-        let detail = format!(
-            "the peer speaks versions {min} to {max}, this node {PROTOCOL_MIN} to {PROTOCOL_MAX}"
-        );
+        let detail =
+            format!("the peer speaks versions {min} to {max}, this node {own_min} to {own_max}");
         return Err(us(RefusalReason::Protocol, detail));
     }
     if hello.name != certificate {

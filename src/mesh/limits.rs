@@ -88,5 +88,12 @@ pub(crate) const REFUSALS_MAX: usize = 64;
 /// The same refusal is logged again at WARN after this long.
 pub(crate) const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(60);
 
+/// TCP connections by which peers notice the end of this process, held at once.
+pub(crate) const LIFELINES_MAX: usize = 2 * ROUTES_MAX;
+/// One attempt to open such a connection.
+pub(crate) const LIFELINE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before it is tried again.
+pub(crate) const LIFELINE_PAUSE: Duration = Duration::from_secs(5);
+
 /// How long a shutdown waits for closing frames to leave.
 pub(crate) const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);

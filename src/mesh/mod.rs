@@ -11,6 +11,7 @@ mod control;
 mod dial;
 mod error;
 mod handshake;
+mod lifeline;
 mod limits;
 mod options;
 mod peer;
@@ -143,6 +144,10 @@ impl Mesh {
         hooks: Arc<dyn MeshHooks>,
     ) -> Result<Arc<Self>, MeshError> {
         let shared = Shared::open(options, hooks)?;
+        if let Some(listener) = lifeline::listen(shared.local_addr) {
+            let serve = lifeline::serve(Arc::clone(&shared), listener);
+            shared.tasks.spawn(serve);
+        }
         shared.tasks.spawn(accept::run(Arc::clone(&shared)));
         for index in 0..shared.routes.len() {
             shared.tasks.spawn(dial::run(Arc::clone(&shared), index));

@@ -4,12 +4,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use unibus_proto::NodeId;
 
+use super::limits::{PROTOCOL_MAX, PROTOCOL_MIN};
 use super::secret::RouteSecret;
 
 /// The UDP port of a route entry that names none.
@@ -37,6 +39,13 @@ pub struct MeshOptions {
     /// Whether routes on loopback that peers tell of are dialed too (nats-server's way to make a full
     /// mesh of one seed).
     pub learn_routes: bool,
+    /// The protocol versions that this node speaks: [`MeshOptions::VERSIONS`], but in tests of others.
+    pub versions: RangeInclusive<u32>,
+}
+
+impl MeshOptions {
+    /// The protocol versions that this build speaks on routes.
+    pub const VERSIONS: RangeInclusive<u32> = PROTOCOL_MIN..=PROTOCOL_MAX;
 }
 
 /// The PEM files of mutual TLS.

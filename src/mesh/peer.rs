@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use unibus_proto::NodeId;
 
 use super::control::{Control, ControlError, ControlReader, ControlWriter, Hello, Kind};
+use super::lifeline;
 use super::limits::{CLIENT_URLS_MAX, STATUS_PERIOD};
 use super::registry::Arbiter;
 use super::rpc::{self, Calls};
@@ -68,6 +69,11 @@ impl Peer {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it is reached, UDP.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     pub(crate) fn incarnation(&self) -> u64 {
@@ -152,6 +158,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, peer: Arc<Peer>, control: Control,
         error = listen(shared, &peer, reader) => error.to_string(),
         error = rpc::serve(shared, &peer) => error.to_string(),
         () = stream_end => "the message stream ended".to_owned(),
+        () = lifeline::ended(addr) => "its process has ended".to_owned(),
     };
     // Whichever loop ended first, the route ends as a whole.
     peer.close(CloseCode::Protocol, &broken);

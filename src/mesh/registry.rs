@@ -1,6 +1,7 @@
 //! The connected peers: at most one connection each, announced to the node in order.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -51,6 +52,14 @@ impl Registry {
             .values()
             .find(|peer| peer.name() == name)
             .map(|peer| peer.id())
+    }
+
+    /// Whether a peer is connected from this address.
+    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
+        self.peers
+            .read()
+            .values()
+            .any(|peer| peer.addr().ip() == ip)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Peer>> {

@@ -1,6 +1,7 @@
 //! What all tasks of one mesh share: identity, endpoint, peers, routes, refusals, the stop signal.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -15,7 +16,7 @@ use super::MeshHooks;
 use super::control::Hello;
 use super::dial;
 use super::error::MeshError;
-use super::limits::{ACCEPTING_MAX, PROTOCOL_MAX, PROTOCOL_MIN, SHUTDOWN_LINGER};
+use super::limits::{ACCEPTING_MAX, SHUTDOWN_LINGER};
 use super::options::{MeshOptions, Posture, RouteAddr};
 use super::refusals::{Refusal, Refusals};
 use super::registry::Registry;
@@ -52,6 +53,7 @@ pub(crate) struct Own {
     pub(crate) cluster: String,
     pub(crate) posture: Posture,
     pub(crate) learn_routes: bool,
+    pub(crate) versions: RangeInclusive<u32>,
 }
 
 pub(crate) struct Shared {
@@ -110,6 +112,7 @@ impl Shared {
                 cluster: options.cluster_name,
                 posture: options.posture,
                 learn_routes: options.learn_routes,
+                versions: options.versions,
             },
             secret: options.secret,
             hooks,
@@ -130,8 +133,8 @@ impl Shared {
     /// How this node presents itself now.
     pub(crate) fn hello(&self) -> Hello {
         Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
+            protocol_min: *self.own.versions.start(),
+            protocol_max: *self.own.versions.end(),
             cluster: self.own.cluster.clone(),
             node: self.own.node_id,
             incarnation: self.own.incarnation,

@@ -234,6 +234,7 @@ pub(super) async fn start_mesh(
         secret,
         posture: posture(config),
         learn_routes: cluster.learn_routes,
+        versions: MeshOptions::VERSIONS,
     };
     Ok(Mesh::start(options, Arc::new(hooks)).await?)
 }

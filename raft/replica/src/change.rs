@@ -3,12 +3,14 @@
 //! is refused, unless the operator says that it is meant.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
 use unibus_proto::NodeId;
 
 use crate::errors::AdmitError;
+use crate::handover;
 use crate::membership::{self, Members};
 use crate::replica::{GROUP, Inner};
 use crate::rpc::{JoinAnswer, decode_join_answer, encode_change};
@@ -31,7 +33,7 @@ pub struct Change {
 
 /// Makes the change here if this node leads, else by asking the leader.
 pub(crate) async fn change(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     change: &Change,
     forwarded: bool,
 ) -> Result<(), AdmitError> {
@@ -58,7 +60,7 @@ pub(crate) async fn change(
     }
 }
 
-async fn change_here(inner: &Inner, change: &Change) -> Result<(), AdmitError> {
+async fn change_here(inner: &Arc<Inner>, change: &Change) -> Result<(), AdmitError> {
     if let Some((id, name)) = &change.replacement {
         let is_member = membership::members(inner)
             .names
@@ -81,7 +83,7 @@ async fn change_here(inner: &Inner, change: &Change) -> Result<(), AdmitError> {
         .collect();
     if change.remove == inner.id {
         // A leader that is to go lets another one lead, and that one makes the change.
-        membership::transfer(inner).await;
+        handover::transfer(inner).await;
         return Err(AdmitError::NoLeader);
     }
     tracing::warn!(removed = change.remove.0, replacement = ?change.replacement, voters = next.len(),

@@ -44,9 +44,9 @@ impl RpcHandler for Handler {
         }
         let inner = Arc::clone(&self.inner);
         match class {
-            RpcClass::Vote | RpcClass::Append => raft_call(inner, request).boxed(),
+            RpcClass::Vote | RpcClass::Append => raft_call(inner, from, request).boxed(),
             RpcClass::Snapshot => async move {
-                inner.contact.heard();
+                inner.contact.heard(from);
                 inner
                     .receiver
                     .handle(request, &inner.shared, &inner.raft)
@@ -68,7 +68,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-async fn raft_call(inner: Arc<Inner>, mut request: Bytes) -> Result<Bytes, String> {
+async fn raft_call(inner: Arc<Inner>, from: NodeId, mut request: Bytes) -> Result<Bytes, String> {
     let kind = request
         .try_get_u8()
         .ok()
@@ -83,7 +83,7 @@ async fn raft_call(inner: Arc<Inner>, mut request: Bytes) -> Result<Bytes, Strin
             let call = codec::decode_append_request(request).map_err(text)?;
             let answer = raft.append_entries(call).await.map_err(text)?;
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-                inner.contact.heard();
+                inner.contact.heard(from);
             }
             codec::encode_append_response(&answer).map_err(text)
         }

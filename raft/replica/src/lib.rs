@@ -18,6 +18,7 @@ mod errors;
 mod frame;
 pub mod fuzzing;
 mod handler;
+mod handover;
 mod identity;
 mod indexes;
 mod log;
@@ -44,6 +45,7 @@ mod tests;
 mod transfer;
 mod transport;
 mod types;
+mod vigil;
 
 pub use change::Change;
 pub use errors::{

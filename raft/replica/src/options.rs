@@ -18,9 +18,10 @@ pub struct ReplicaOptions {
     pub node_name: String,
     /// How often a leader shows that it is alive.
     pub heartbeat: Duration,
-    /// Shortest silence of the leader after which a follower stands for election.
+    /// How long a node that has just started gives no vote, and the shortest time between two elections.
     pub election_min: Duration,
-    /// Longest silence of the leader after which a follower stands for election.
+    /// Longest time between two elections. A follower gives no vote for [`Self::loyalty`] after it has
+    /// heard of its leader, and stands for election itself when that and such a time are over.
     pub election_max: Duration,
     /// A checkpoint is taken when this many bytes of entries were applied since the last one.
     pub checkpoint_log_bytes: u64,
@@ -86,6 +87,13 @@ impl ReplicaOptions {
             read_timeout: Duration::from_secs(3),
             admit_timeout: Duration::from_secs(600),
         }
+    }
+
+    /// How long after hearing of its leader a follower gives nobody else a vote: midway between the two
+    /// election times. It has to be longer than the lease by which a leader answers reads.
+    #[must_use]
+    pub fn loyalty(&self) -> Duration {
+        (self.election_min + self.election_max) / 2
     }
 
     /// Where damaged files are set aside.

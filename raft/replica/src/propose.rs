@@ -26,7 +26,7 @@ use crate::options::ReplicaOptions;
 use crate::queue::{Answer, Item, Queue, send};
 use crate::replica::{GROUP, RaftCore};
 use crate::rpc::{ProposeAnswer, decode_propose_answer, encode_propose};
-use crate::status::Leadership;
+use crate::status::{Contact, Leadership};
 use crate::transport::{RpcClass, Transport, TransportError};
 use crate::types::Batch;
 
@@ -37,8 +37,8 @@ const TICK: Duration = Duration::from_millis(25);
 /// A proposal that finds no leader waits at least this long, however long there has been none: one
 /// may be elected and not known here yet.
 const NO_LEADER_GRACE: Duration = Duration::from_millis(200);
-/// Entries that are with a leader of the past get this long once there is another, then they count as
-/// unknown: a leader that was cut off would hold up everything behind them.
+/// Entries that are with a leader of the past get this long once there is another, or once it fell
+/// silent, then they count as unknown: a leader that was cut off would hold up everything behind them.
 const OUTDATED_GRACE: Duration = Duration::from_millis(500);
 /// An entry gets at least this long, however long its proposals waited before.
 const FLIGHT_MIN: Duration = Duration::from_secs(1);
@@ -83,6 +83,9 @@ pub(crate) struct Proposer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) contact: Arc<Contact>,
+    /// True while nothing is proposed here because another node is about to lead.
+    pub(crate) hold: watch::Receiver<bool>,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) options: ReplicaOptions,
 }
@@ -148,8 +151,8 @@ impl Flight {
     }
 
     /// Whether an entry may go to `target` now; from then on it is the target.
-    fn aim(&mut self, target: (Route, u64)) -> bool {
-        if self.is_outdated(target) {
+    fn aim(&mut self, target: (Route, u64), contact: &Contact) -> bool {
+        if self.is_outdated(target, contact) {
             return false;
         }
         self.target = Some(target);
@@ -158,16 +161,34 @@ impl Flight {
 
     /// Whether what is on its way went elsewhere. Gives it up once it has had its time, whether or not
     /// there is room for more: what is with a leader that died fills every place.
-    fn is_outdated(&mut self, target: (Route, u64)) -> bool {
+    fn is_outdated(&mut self, target: (Route, u64), contact: &Contact) -> bool {
         if self.entries.is_empty() || self.target == Some(target) {
             self.outdated_since = None;
             return false;
         }
         let since = *self.outdated_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= OUTDATED_GRACE {
+        // One that handed over answers soon; one that was silent for so long that another was elected
+        // has had its time.
+        let silent = match self.target {
+            Some((Route::Peer(old), _)) => contact.age_of(old),
+            Some((Route::Local, _)) | None => None,
+        };
+        if since.elapsed().max(silent.unwrap_or_default()) >= OUTDATED_GRACE {
             self.give_up.send_replace(());
         }
         true
+    }
+
+    /// Looks at who leads, each time something has happened: what is with another may have to be given up,
+    /// and the pause after a refusal ends when there is somebody else to go to.
+    fn heed(&mut self, target: Option<(Route, u64)>, contact: &Contact) {
+        let Some(target) = target else {
+            return;
+        };
+        self.is_outdated(target, contact);
+        if self.target != Some(target) {
+            self.not_before = Instant::now();
+        }
     }
 }
 
@@ -177,6 +198,7 @@ impl Proposer {
         let mut flight = Flight::new();
         let in_flight_max = self.options.entries_in_flight_max;
         while !*self.stop.borrow() {
+            flight.heed(self.route(), &self.contact);
             while flight.has_room(in_flight_max) && self.send_next(&mut flight).await {}
             let may_send = flight.has_room(in_flight_max);
             // Whoever proposes may wait for what is on its way before it proposes more: an empty queue
@@ -195,6 +217,11 @@ impl Proposer {
                         break;
                     }
                 }
+                changed = self.hold.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
                 () = tokio::time::sleep(TICK), if waiting => {}
             }
             self.expire(&mut flight);
@@ -207,7 +234,7 @@ impl Proposer {
         let leadership = *self.leadership.borrow();
         let route = match leadership.leader {
             Some(leader) if leader != self.id => Route::Peer(leader),
-            Some(_) if leadership.is_leader => Route::Local,
+            Some(_) if leadership.is_leader && !*self.hold.borrow() => Route::Local,
             _ => return None,
         };
         Some((route, leadership.term))
@@ -219,9 +246,6 @@ impl Proposer {
             return;
         }
         flight.last_expired = Instant::now();
-        if let Some(target) = self.route() {
-            flight.is_outdated(target);
-        }
         let timeout = self.options.propose_timeout;
         let late = ProposeError::TimedOut {
             maybe_applied: false,
@@ -243,7 +267,7 @@ impl Proposer {
         let Some(target) = self.route() else {
             return false;
         };
-        if self.queue.is_empty() || !flight.aim(target) {
+        if self.queue.is_empty() || !flight.aim(target, &self.contact) {
             return false;
         }
         let (route, _) = target;
@@ -477,29 +501,69 @@ mod tests {
     #[tokio::test]
     async fn nothing_overtakes_what_is_on_its_way_elsewhere() {
         let mut flight = Flight::new();
+        let contact = Contact::new();
         let peer = (Route::Peer(NodeId(2)), 5);
-        assert!(flight.aim(peer));
+        let untouched = flight.give_up.subscribe();
+        contact.heard(NodeId(2));
+        assert!(flight.aim(peer, &contact));
         flight
             .entries
             .push(futures::future::pending::<Landed>().boxed());
-        assert!(flight.aim(peer));
+        assert!(flight.aim(peer, &contact));
+        let given_up = unless_given_up(
+            futures::future::pending().boxed(),
+            flight.give_up.subscribe(),
+        );
         for other in [
             (Route::Local, 5),
             (Route::Local, 6),
             (Route::Peer(NodeId(2)), 6),
         ] {
-            assert!(!flight.aim(other));
+            assert!(!flight.aim(other, &contact));
         }
+        assert!(!untouched.has_changed().unwrap());
         // What hangs at the old target is given up after a while.
-        let given_up = unless_given_up(
-            futures::future::pending().boxed(),
-            flight.give_up.subscribe(),
-        );
         flight.outdated_since = Some(Instant::now() - OUTDATED_GRACE);
-        assert!(!flight.aim((Route::Local, 6)));
+        assert!(!flight.aim((Route::Local, 6), &contact));
         assert!(matches!(given_up.await, ProposeAnswer::Unknown));
         flight.entries.clear();
-        assert!(flight.aim((Route::Local, 6)));
+        assert!(flight.aim((Route::Local, 6), &contact));
+    }
+
+    #[tokio::test]
+    async fn what_hangs_at_a_leader_that_was_silent_for_long_is_given_up_at_once() {
+        for (silence, is_given_up) in [(OUTDATED_GRACE, true), (OUTDATED_GRACE / 2, false)] {
+            let mut flight = Flight::new();
+            let contact = Contact::heard_before(NodeId(2), silence);
+            assert!(flight.aim((Route::Peer(NodeId(2)), 5), &contact));
+            flight
+                .entries
+                .push(futures::future::pending::<Landed>().boxed());
+            let given_up = flight.give_up.subscribe();
+            contact.heard(NodeId(3));
+            assert!(!flight.aim((Route::Peer(NodeId(3)), 6), &contact));
+            assert_eq!(given_up.has_changed().unwrap(), is_given_up);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_waited_out_when_somebody_else_leads() {
+        let queue = queue();
+        let mut flight = Flight::new();
+        let refusing = (Route::Peer(NodeId(2)), 5);
+        assert!(flight.aim(refusing, &Contact::new()));
+        let landed = Landed {
+            number: 0,
+            items: queue.take(1, 100, true),
+            answer: ProposeAnswer::NotLeader,
+        };
+        land(&mut flight, landed, &queue);
+        for nobody_new in [None, Some(refusing)] {
+            flight.heed(nobody_new, &Contact::new());
+            assert!(!flight.has_room(4));
+        }
+        flight.heed(Some((Route::Local, 6)), &Contact::new());
+        assert!(flight.has_room(4));
     }
 
     #[tokio::test]

@@ -146,7 +146,8 @@ impl Reader {
 
 /// How old a quorum's acknowledgement may be for a read without asking again. openraft forgets a
 /// follower's promise to the leader when the follower restarts, so this stays well under the
-/// shortest time after a start in which a node gives no vote (see `handler`) and seeks none.
+/// shortest time after a start in which a node gives no vote (see `handler`) and seeks none, and under
+/// the loyalty of followers that have not restarted.
 pub(crate) fn lease(options: &ReplicaOptions) -> Duration {
     options.election_min * 3 / 4
 }

@@ -23,6 +23,7 @@ use crate::errors::{
     AdmitError, CheckpointError, InitializeError, ReadError, StartError, StorageError,
 };
 use crate::handler::Handler;
+use crate::handover;
 use crate::log::Log;
 use crate::machine::{Machine, Shared};
 use crate::membership;
@@ -38,6 +39,7 @@ use crate::store::{LOG, OpenStore};
 use crate::transfer::Receiver;
 use crate::transport::{GroupId, RpcClass, RpcHandler, Transport};
 use crate::types::TypeConfig;
+use crate::vigil;
 
 /// The group this version runs.
 pub(crate) const GROUP: GroupId = GroupId(0);
@@ -110,6 +112,10 @@ pub(crate) struct Inner {
     pub(crate) rejoining: AtomicBool,
     /// Held while a node is being admitted.
     pub(crate) admitting: tokio::sync::Mutex<()>,
+    /// Held while leadership is being handed over.
+    pub(crate) handing_over: tokio::sync::Mutex<()>,
+    /// True while this node, which leads, proposes nothing because another is about to lead.
+    pub(crate) hold: watch::Sender<bool>,
     /// Index up to which the log may be purged by the next checkpoint.
     pub(crate) previous_checkpoint: AtomicU64,
     /// Becomes true when the replica stops.
@@ -148,7 +154,8 @@ fn raft_config(options: &ReplicaOptions) -> Result<openraft::Config, StartError>
         cluster_name: "unibus".to_owned(),
         heartbeat_interval: ms(options.heartbeat),
         election_timeout_min: ms(options.election_min),
-        election_timeout_max: ms(options.election_max),
+        // openraft takes its upper bound for a follower's loyalty too, and adds the election timeout to it.
+        election_timeout_max: ms(options.loyalty()),
         // Sends whatever the log reader returns for one bounded read.
         max_payload_entries: APPEND_ENTRIES_MAX,
         // Snapshots are taken by bytes and purging is ours (see `driver`); a follower that lags is
@@ -166,6 +173,10 @@ fn raft_config(options: &ReplicaOptions) -> Result<openraft::Config, StartError>
     }
     .validate()
     .map_err(|error| StartError::Options(error.to_string()))
+}
+
+fn failed(error: impl std::fmt::Display) -> StartError {
+    StartError::Raft(error.to_string())
 }
 
 impl Replica {
@@ -187,7 +198,7 @@ impl Replica {
         let config = raft_config(&options)?;
         let machine = tokio::task::spawn_blocking(move || Machine::new(opened, blocks, observer))
             .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+            .map_err(failed)?;
         let shared = machine.shared();
         let network = Network {
             id,
@@ -197,15 +208,10 @@ impl Replica {
         let group = log.group(GROUP);
         let raft = Raft::new(id.0, Arc::new(config), network, group, machine)
             .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
-        let returning = raft
-            .is_initialized()
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+            .map_err(failed)?;
+        let returning = raft.is_initialized().await.map_err(failed)?;
         let silence = if returning {
-            membership::lead_if_alone(&raft, id)
-                .await
-                .map_err(|error| StartError::Raft(error.to_string()))?;
+            membership::lead_if_alone(&raft, id).await.map_err(failed)?;
             options.election_min
         } else {
             Duration::ZERO
@@ -232,6 +238,8 @@ impl Replica {
             returning,
             rejoining: AtomicBool::new(rejoin.is_some()),
             admitting: tokio::sync::Mutex::new(()),
+            handing_over: tokio::sync::Mutex::new(()),
+            hold: watch::channel(false).0,
             previous_checkpoint: AtomicU64::new(checkpoint),
             stop: watch::channel(false).0,
             tasks: Mutex::new(Vec::new()),
@@ -384,10 +392,10 @@ impl Replica {
         change::change(&self.inner, wanted, false).await
     }
 
-    /// Hands leadership to the most caught-up connected voter, if this node leads. Waits at most
-    /// for about one election timeout.
+    /// Hands leadership to the most caught-up connected voter, if this node leads; what is proposed
+    /// meanwhile waits for the next leader. Waits at most for about two election timeouts.
     pub async fn transfer_leadership(&self) {
-        membership::transfer(&self.inner).await;
+        handover::transfer(&self.inner).await;
     }
 
     /// Takes a checkpoint now and purges the log up to it. Answers with its index.
@@ -410,7 +418,7 @@ impl Replica {
     /// Hands leadership over, stops consensus and answers everything that waits with `Stopped`.
     pub async fn shutdown(&self) {
         if !*self.inner.stop.borrow() {
-            membership::transfer(&self.inner).await;
+            handover::transfer(&self.inner).await;
         }
         self.inner.stop.send_replace(true);
         let tasks = std::mem::take(&mut *self.inner.tasks.lock());
@@ -460,6 +468,8 @@ impl Inner {
             shared: Arc::clone(&self.shared),
             transport: Arc::clone(&self.transport),
             leadership: self.leadership.clone(),
+            contact: Arc::clone(&self.contact),
+            hold: self.hold.subscribe(),
             stop: self.stop.subscribe(),
             options: self.options.clone(),
         };
@@ -489,6 +499,7 @@ impl Inner {
             tokio::spawn(mend::run(Arc::clone(self), self.stop.subscribe())),
             tokio::spawn(mend::scrub(Arc::clone(self), self.stop.subscribe())),
             tokio::spawn(membership::watch(Arc::clone(self), self.stop.subscribe())),
+            tokio::spawn(vigil::keep(Arc::clone(self), self.stop.subscribe())),
         ]);
     }
 

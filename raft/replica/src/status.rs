@@ -1,11 +1,11 @@
 //! Who leads and how this replica stands: what `/healthz`, the directory and JetStream look at.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use unibus_proto::NodeId;
@@ -63,30 +63,51 @@ pub struct ReplicaStatus {
     pub fatal: Option<String>,
 }
 
-/// When this node last heard of a leader it follows.
+/// When this node last heard of the leader it follows, and of the one before.
 #[derive(Debug)]
 pub(crate) struct Contact {
     start: Instant,
-    last_ms: AtomicU64,
+    heard: Mutex<[Option<(NodeId, Instant)>; 2]>,
 }
 
 impl Contact {
     pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
-            last_ms: AtomicU64::new(0),
+            heard: Mutex::default(),
         }
     }
 
-    /// A leader's request was accepted now.
-    pub(crate) fn heard(&self) {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(ms, Ordering::Relaxed);
+    /// One that heard of this leader so long ago.
+    #[cfg(test)]
+    pub(crate) fn heard_before(leader: NodeId, age: Duration) -> Self {
+        let contact = Self::new();
+        contact.heard.lock()[0] = Some((leader, Instant::now() - age));
+        contact
     }
 
-    fn age(&self) -> Duration {
-        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-        self.start.elapsed().saturating_sub(last)
+    /// A leader's request was accepted now.
+    pub(crate) fn heard(&self, leader: NodeId) {
+        let mut heard = self.heard.lock();
+        if heard[0].is_some_and(|(last, _)| last != leader) {
+            heard[1] = heard[0];
+        }
+        heard[0] = Some((leader, Instant::now()));
+    }
+
+    /// How long ago a leader was heard of; since the start if none was.
+    pub(crate) fn age(&self) -> Duration {
+        let heard = self.heard.lock();
+        heard[0].map_or(self.start, |(_, at)| at).elapsed()
+    }
+
+    /// How long ago this one was heard of; `None` if it is neither of the last two leaders.
+    pub(crate) fn age_of(&self, leader: NodeId) -> Option<Duration> {
+        let heard = *self.heard.lock();
+        let mut known = heard.into_iter().flatten();
+        known
+            .find(|(id, _)| *id == leader)
+            .map(|(_, at)| at.elapsed())
     }
 }
 
@@ -134,15 +155,19 @@ pub(crate) async fn watch_leadership(
     let mut server = raft.server_metrics();
     let mut data = raft.data_metrics();
     while !*stop.borrow() {
-        let now = leadership(&metrics.borrow_watched(), &contact, stale);
+        let (now, elected) = {
+            let metrics = metrics.borrow_watched();
+            let elected = metrics.current_leader == Some(metrics.id);
+            (leadership(&metrics, &contact, stale), elected)
+        };
         publish.send_if_modified(|published| {
             let changed = *published != now;
             *published = now;
             changed
         });
         // Data metrics change with every entry: they are followed only while a new leader is
-        // about to become ready.
-        let settling = now.leader == Some(NodeId(*raft.node_id())) && !now.is_leader;
+        // about to become ready: to be acknowledged by a quorum, and to have applied an entry of its own.
+        let settling = elected && !now.is_leader;
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
             _ = data.changed(), if settling => {}

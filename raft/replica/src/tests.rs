@@ -3,7 +3,9 @@
 
 mod cluster;
 mod damage;
+mod failover;
 mod harness;
 mod indexes;
 mod single;
+mod stored;
 mod suite;

@@ -68,6 +68,7 @@ impl Authority {
             secret: RouteSecret::from_file(&node.route_secret).unwrap(),
             posture: STRICT,
             learn_routes: false,
+            versions: MeshOptions::VERSIONS,
         }
     }
 

@@ -307,3 +307,30 @@ async fn a_repeated_refusal_is_one_entry_that_counts() {
         assert_eq!(node.mesh.refused().len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_peer_without_a_common_version_gets_no_route_and_one_of_the_release_before_or_after_does()
+{
+    let authority = Authority::new();
+    let now = *MeshOptions::VERSIONS.end();
+    // The release after this one speaks this version too; the one after that need not.
+    for (other, too_far) in [
+        (now..=now + 1, now + 1..=now + 2),
+        (now - 1..=now, now - 1..=now - 1),
+    ] {
+        let authority = &authority;
+        let speaking = |versions| {
+            move |addr| MeshOptions {
+                versions,
+                ..authority.options(2, vec![route_to(addr)])
+            }
+        };
+        refused_but_twin_connects(
+            RefusalReason::Protocol,
+            authority.options(1, vec![]),
+            speaking(too_far),
+            speaking(other),
+        )
+        .await;
+    }
+}

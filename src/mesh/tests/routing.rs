@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use unibus_proto::NodeId;
 use unibus_raft::Transport;
 
@@ -259,4 +261,47 @@ async fn a_route_whose_message_stream_ends_is_made_anew() {
     end.send(()).unwrap();
     until("it stands again", || came(&one) == 2 && came(&two) == 2).await;
     assert_eq!(one.mesh.peers().len(), 1);
+}
+
+#[tokio::test]
+async fn a_route_whose_process_has_ended_is_closed_while_its_packets_still_come() {
+    let authority = Authority::new();
+    let relay = Relay::new().await;
+    // Stands for the kernel of the other host.
+    let listener = TcpListener::bind(relay.addr).await.unwrap();
+    let two = authority.node(2, vec![]).await;
+    relay.lead_to(two.addr());
+    let one = authority.node(1, vec![route_to(relay.addr)]).await;
+    one.has_peers(&[2]).await;
+    let (held, _) = listener.accept().await.unwrap();
+    // A connection that ends says nothing as long as another one is taken.
+    drop(held);
+    let (held, _) = listener.accept().await.unwrap();
+    assert_eq!(one.peer_ids(), [2]);
+    drop(listener);
+    drop(held);
+    until("the route is closed", || {
+        let events = one.hooks.events.lock();
+        events.contains(&Event::Disconnected(NodeId(2)))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_peers_are_held_on_tcp() {
+    let authority = Authority::new();
+    let one = authority.node(1, vec![]).await;
+    let mut stranger = TcpStream::connect(one.addr()).await.unwrap();
+    assert_eq!(stranger.read(&mut [0]).await.unwrap(), 0);
+    let two = authority.node(2, vec![route_to(one.addr())]).await;
+    one.has_peers(&[2]).await;
+    two.has_peers(&[1]).await;
+    let mut peer = TcpStream::connect(one.addr()).await.unwrap();
+    let held = tokio::spawn(async move { peer.read(&mut [0]).await });
+    two.has_peers(&[1]).await;
+    assert!(!held.is_finished());
+    one.mesh.shutdown().await;
+    // It ends with the mesh, whichever way the kernel says so.
+    let _ended = held.await.unwrap();
+    assert!(TcpStream::connect(one.addr()).await.is_err());
 }

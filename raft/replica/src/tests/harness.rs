@@ -28,6 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Net {
     handlers: Mutex<BTreeMap<NodeId, Arc<dyn RpcHandler>>>,
     cut: Mutex<BTreeSet<NodeId>>,
+    /// Nodes that look connected, and from and to which nothing gets through.
+    mute: Mutex<BTreeSet<NodeId>>,
     /// Requests of each class so far.
     calls: Mutex<BTreeMap<RpcClass, u64>>,
     /// Requests of a class that get through before its stream breaks.
@@ -41,8 +43,18 @@ impl Net {
         self.cut.lock().insert(id);
     }
 
+    pub(crate) fn mute(&self, id: NodeId) {
+        self.mute.lock().insert(id);
+    }
+
     pub(crate) fn heal(&self) {
         self.cut.lock().clear();
+        self.mute.lock().clear();
+    }
+
+    fn is_mute(&self, a: NodeId, b: NodeId) -> bool {
+        let mute = self.mute.lock();
+        mute.contains(&a) || mute.contains(&b)
     }
 
     pub(crate) fn calls(&self, class: RpcClass) -> u64 {
@@ -94,6 +106,9 @@ impl Transport for Link {
         let Some(handler) = handler.filter(|_| self.net.open(self.id, target)) else {
             return ready(Err(TransportError::Unreachable(target))).boxed();
         };
+        if self.net.is_mute(self.id, target) {
+            return futures::future::pending().boxed();
+        }
         if !self.net.count(class) {
             let lost = TransportError::Lost(target, "the stream broke".to_owned());
             return ready(Err(lost)).boxed();
@@ -104,6 +119,9 @@ impl Transport for Link {
             let answer = served
                 .await
                 .map_err(|error| TransportError::Lost(target, error.to_string()))?;
+            if net.is_mute(id, target) {
+                futures::future::pending::<()>().await;
+            }
             if !net.open(id, target) {
                 return Err(TransportError::Lost(target, "cut".to_owned()));
             }
@@ -146,12 +164,17 @@ pub(crate) struct Node {
     pub(crate) checkpoint_log_bytes: u64,
     pub(crate) on_damage: OnDamage,
     pub(crate) scrub_pause: Duration,
+    pub(crate) propose_timeout: Duration,
     running: Option<Replica>,
 }
 
 impl Node {
     pub(crate) async fn start(net: &Arc<Net>, name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(net, name, tempfile::tempdir().unwrap()).await
+    }
+
+    /// Starts on what a folder holds.
+    pub(crate) async fn start_in(net: &Arc<Net>, name: &str, dir: TempDir) -> Self {
         let mut node = Self {
             id: NodeId(0),
             name: name.to_owned(),
@@ -161,6 +184,7 @@ impl Node {
             checkpoint_log_bytes: 256 << 20,
             on_damage: OnDamage::Rejoin,
             scrub_pause: Duration::from_secs(3600),
+            propose_timeout: Duration::from_secs(10),
             running: None,
         };
         node.restart().await;
@@ -197,7 +221,7 @@ impl Node {
         options.election_min = Duration::from_millis(1000);
         options.election_max = Duration::from_millis(1600);
         options.no_leader_timeout = Duration::from_secs(4);
-        options.propose_timeout = Duration::from_secs(10);
+        options.propose_timeout = self.propose_timeout;
         options.read_timeout = Duration::from_secs(10);
         options
     }

@@ -1,0 +1,96 @@
+//! Notices at once that the process at the other end of a route has ended. A UDP socket that is closed
+//! says nothing; TCP connections are ended by the kernel in the moment in which their process is.
+//!
+//! Each node listens on TCP beside its UDP endpoint and holds what its peers open, without reading or
+//! writing anything. When such a connection ends and another one is refused, nothing listens there any
+//! more. It is a hint that saves waiting: where TCP does not get through, or the host is gone as a whole,
+//! silence says it later. Nothing is believed of an address that refused from the beginning.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::limits::{LIFELINE_PAUSE, LIFELINE_TIMEOUT, LIFELINES_MAX};
+use super::shared::Shared;
+
+/// Listens beside the UDP endpoint. A port that is taken costs the hint only.
+pub(crate) fn listen(local: SocketAddr) -> Option<std::net::TcpListener> {
+    let bound = std::net::TcpListener::bind(local)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    match bound {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%local, %error, "not listening on TCP: peers will notice the end of this process later");
+            None
+        }
+    }
+}
+
+/// Holds what peers open, until the mesh stops.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "not listening on TCP");
+            return;
+        }
+    };
+    let slots = Arc::new(Semaphore::new(LIFELINES_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stop.cancelled() => return,
+        };
+        let Ok((stream, from)) = accepted else {
+            // Out of descriptors, say: it is tried again when some may be free.
+            tokio::time::sleep(LIFELINE_TIMEOUT).await;
+            continue;
+        };
+        let known = shared.registry.has_address(from.ip().to_canonical());
+        let slot = Arc::clone(&slots).try_acquire_owned();
+        let (true, Ok(slot)) = (known, slot) else {
+            continue;
+        };
+        let stop = shared.stop.clone();
+        shared.tasks.spawn(async move {
+            stop.run_until_cancelled(until_end(stream)).await;
+            drop(slot);
+        });
+    }
+}
+
+/// Resolves when the process at `peer` has ended.
+pub(crate) async fn ended(peer: SocketAddr) {
+    loop {
+        let mut opened = open(peer).await;
+        while let Ok(stream) = opened {
+            let since = Instant::now();
+            until_end(stream).await;
+            opened = open(peer).await;
+            if matches!(&opened, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
+                return;
+            }
+            // A peer that does not hold what is opened is not asked again and again.
+            if since.elapsed() < LIFELINE_PAUSE {
+                tokio::time::sleep(LIFELINE_PAUSE).await;
+            }
+        }
+        tokio::time::sleep(LIFELINE_PAUSE).await;
+    }
+}
+
+/// Nothing is ever said: whatever comes is the end.
+async fn until_end(mut stream: TcpStream) {
+    let _end = stream.read(&mut [0]).await;
+}
+
+async fn open(peer: SocketAddr) -> std::io::Result<TcpStream> {
+    tokio::time::timeout(LIFELINE_TIMEOUT, TcpStream::connect(peer))
+        .await
+        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
