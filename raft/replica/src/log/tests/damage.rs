@@ -390,3 +390,105 @@ async fn a_segment_that_is_shorter_than_it_was_made_is_refused() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_tail_torn_behind_the_note_is_cut_and_one_torn_before_it_is_damage() {
+    let dir = fast_dir();
+    let (log, _) = open(dir.path(), small());
+    let mut group = log.group(GROUP);
+    let noted = dir.path().join("synced");
+    let mut notes = Vec::new();
+    for index in 0..4 {
+        append(&mut group, vec![entry(1, index, 40)]).await;
+        log.sync().await.unwrap();
+        notes.push(fs::read(&noted).unwrap());
+    }
+    drop((log, group));
+    let path = segments(dir.path()).pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let entries: Vec<(usize, usize)> = records(&whole, segment(&path).stamp)
+        .into_iter()
+        .filter(|(.., kind)| *kind == Kind::Entry)
+        .map(|(at, size, _)| (at, size))
+        .collect();
+    let copy = fast_dir();
+    for (torn, (at, size)) in entries.iter().enumerate() {
+        // The note is never synced: what is found may be any of those that were written, or none.
+        for note in [None, Some(0), Some(1), Some(2), Some(3)] {
+            fs::remove_file(copy.path().join("synced")).ok();
+            broken(dir.path(), copy.path(), |bytes| {
+                bytes[at + size / 2..].fill(0)
+            });
+            if let Some(note) = note {
+                fs::write(copy.path().join("synced"), &notes[note]).unwrap();
+            }
+            let opened = recovery::open(copy.path(), &small()).map(|log| log.report.cut);
+            match opened {
+                Ok(cut) if note.is_none_or(|note| note < torn) => {
+                    assert_eq!(cut.unwrap().offset, *at as u64);
+                }
+                Err(LogError::Damaged { offset, .. }) if note.is_some_and(|note| note >= torn) => {
+                    assert_eq!(offset, *at as u64);
+                }
+                other => panic!("entry {torn} torn, note {note:?}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_short_segment_in_front_of_others_is_refused() {
+    let dir = fast_dir();
+    let count = write_segments(dir.path()).await;
+    let len = small().segment_bytes;
+    for short in [0, count - 2] {
+        let path = segments(dir.path()).remove(short);
+        let records = records(&fs::read(&path).unwrap(), segment(&path).stamp);
+        let (at, size, kind) = *records.last().unwrap();
+        assert_eq!(kind, Kind::Seal);
+        // What is behind the seal holds nothing.
+        for cut in [
+            0,
+            40,
+            100,
+            len / 2,
+            (at + size) as u64 - 1,
+            (at + size) as u64,
+        ] {
+            let copy = fast_dir();
+            broken(dir.path(), copy.path(), |_| {});
+            let path = segments(copy.path()).remove(short);
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_len(cut).unwrap();
+            match recovery::open(copy.path(), &small()).map(|_| ()) {
+                Err(LogError::Damaged { file, .. }) if cut < (at + size) as u64 => {
+                    assert_eq!(file, path);
+                }
+                Ok(()) if cut == (at + size) as u64 => {}
+                other => panic!("segment {short} cut to {cut}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_last_segment_lost_as_a_whole_is_missed_with_and_without_the_note() {
+    let dir = fast_dir();
+    write_segments(dir.path()).await;
+    for is_noted in [true, false] {
+        let copy = fast_dir();
+        broken(dir.path(), copy.path(), |_| {});
+        if is_noted {
+            fs::copy(dir.path().join("synced"), copy.path().join("synced")).unwrap();
+        }
+        let gone = segments(copy.path()).pop().unwrap();
+        // Its file is there and holds nothing, as after a file system has lost its pages.
+        let file = fs::File::options().write(true).open(&gone).unwrap();
+        file.write_all_at(&vec![0; small().segment_bytes as usize], 0)
+            .unwrap();
+        match recovery::open(copy.path(), &small()).map(|_| ()) {
+            Err(LogError::Damaged { file, .. }) => assert_eq!(file, gone),
+            other => panic!("with a note: {is_noted}: {other:?}"),
+        }
+    }
+}
