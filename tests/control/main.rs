@@ -44,9 +44,16 @@ mod store;
 mod tls;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// `UNIBUS_TEST_NODE` names another build of the node, such as a release build that is measured.
+static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let other = std::env::var_os("UNIBUS_TEST_NODE").map(PathBuf::from);
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_unibus-node").into())
+});
 
 /// The binary under test.
 fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_unibus-node"))
+    &BINARY
 }

@@ -1,7 +1,8 @@
 //! Measures what signed requests cost, and what a change of permission costs with many connections
 //! open. Asserts only that everything was answered as it should be; prints rows for `ops/bench`.
 //!
-//! `cargo test --release --test control measured -- --ignored --nocapture --test-threads 1`
+//! `cargo build --release && UNIBUS_TEST_NODE=$PWD/target/release/unibus-node cargo test --workspace \
+//! --test control measured -- --ignored --nocapture --test-threads 1`
 
 #![allow(clippy::print_stdout, reason = "the figures are what this is for")]
 

@@ -64,6 +64,8 @@ async fn without_a_quorum_everything_is_denied_within_its_deadline() -> anyhow::
     Ok(())
 }
 
+/// Everything is asked from one address, as fast as it is answered.
+const RATES: [&str; 4] = ["--http-rate", "100000", "--http-burst", "100000"];
 /// Kills of a single node: each takes about a second.
 const KILLS_OF_ONE: usize = 50;
 /// Kills of a node of three, each of which waits for an election.
@@ -71,7 +73,7 @@ const KILLS_OF_THREE: usize = 8;
 
 #[tokio::test]
 async fn no_kill_of_a_node_leaves_half_a_room() -> anyhow::Result<()> {
-    kills_leave_no_half_room(World::single().await?, KILLS_OF_ONE).await
+    kills_leave_no_half_room(World::single_with(&RATES).await?, KILLS_OF_ONE).await
 }
 
 /// As many kills as of one node with `UNIBUS_TEST_FULL=1 cargo test --test control half_a_room`.
@@ -79,7 +81,7 @@ async fn no_kill_of_a_node_leaves_half_a_room() -> anyhow::Result<()> {
 async fn no_kill_of_one_of_three_leaves_half_a_room() -> anyhow::Result<()> {
     let full = std::env::var_os("UNIBUS_TEST_FULL").is_some();
     let kills = if full { KILLS_OF_ONE } else { KILLS_OF_THREE };
-    kills_leave_no_half_room(World::cluster().await?, kills).await
+    kills_leave_no_half_room(World::cluster_with(&RATES).await?, kills).await
 }
 
 /// Kills a node at random moments while rooms are made at it and at the others; afterwards each room
