@@ -69,7 +69,8 @@ async fn what_is_with_a_mute_leader_is_answered_once_there_is_another() {
     followers[0].propose(messages(&["after"])).await.unwrap();
 }
 
-/// Proposes one after the other until it is told to stop; everything has to be applied.
+/// Proposes again and again until it is told to stop. What the old leader had taken and was not answered
+/// may have an unknown outcome: proposed again it could be applied twice. Nothing is refused.
 async fn write(
     node: crate::Replica,
     mut stop: tokio::sync::watch::Receiver<bool>,
@@ -78,7 +79,13 @@ async fn write(
     while !*stop.borrow_and_update() {
         let batches: Vec<_> = (0..8).map(|_| node.propose(messages(&["x"]))).collect();
         for batch in batches {
-            applied.push(batch.await.unwrap());
+            match batch.await {
+                Ok(proposed) => applied.push(proposed),
+                Err(ProposeError::TimedOut {
+                    maybe_applied: true,
+                }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
     applied
@@ -114,6 +121,8 @@ async fn what_is_proposed_while_leadership_is_handed_over_is_carried_to_the_next
             count += 1;
         }
     }
+    // What was acknowledged is there once.
+    assert!(count > 0);
     assert_eq!(acknowledged.len(), count);
     let refs: Vec<&Node> = nodes.iter().collect();
     equal_digests(&refs).await;
