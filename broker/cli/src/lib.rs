@@ -25,6 +25,7 @@ mod room;
 mod session;
 mod settings;
 mod shell;
+mod silence;
 mod streams;
 mod text;
 mod worker;

@@ -11,6 +11,7 @@ use crate::connect::{Bus, connect};
 use crate::error::{Attempt, Result, failed};
 use crate::output;
 use crate::settings::Settings;
+use crate::silence::silence;
 use crate::text;
 
 const EXAMPLES: &str = "\
@@ -52,16 +53,10 @@ pub(crate) async fn subscribe(args: &SubArgs, settings: &Settings, json: bool) -
     output::tell(&format!("listening on {}", args.subjects.join(", ")));
     let mut seen = 0;
     loop {
-        let silence = async {
-            match args.wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            }
-        };
         let message = tokio::select! {
             message = arrivals.next() => message,
             refusal = bus.refused_subscription() => return Err(refusal),
-            () = silence => return quiet(args, seen),
+            () = silence(args.wait) => return quiet(args, seen),
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
         let Some(message) = message else {

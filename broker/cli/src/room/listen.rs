@@ -11,6 +11,7 @@ use super::shown::{event_json, event_line, rooms_change_json, rooms_change_line}
 use crate::error::{Result, failed};
 use crate::output;
 use crate::session::as_failed;
+use crate::silence::silence;
 use crate::text;
 
 /// Flags of `room sub`.
@@ -74,15 +75,9 @@ pub(super) async fn subscribe(args: &SubArgs, session: &Session, json: bool) -> 
     output::tell(&format!("listening in {}", args.room));
     let mut seen = 0;
     loop {
-        let silence = async {
-            match args.wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            }
-        };
         let event = tokio::select! {
             event = events.next() => event,
-            () = silence => return match args.count {
+            () = silence(args.wait) => return match args.count {
                 Some(count) => failed(format!("{seen} of {count} messages came")),
                 None => Ok(()),
             },
