@@ -135,7 +135,6 @@ impl ControlServer {
             addresses: PerAddress::new(self.limits.rate_per_second, self.limits.rate_burst),
             budget: Arc::clone(&self.budget),
             counters: Arc::clone(&self.counters),
-            creating: tokio::sync::Mutex::new(()),
             limits: self.limits.clone(),
         }
     }

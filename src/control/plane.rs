@@ -43,8 +43,6 @@ pub(crate) struct Plane {
     pub(crate) addresses: PerAddress,
     pub(crate) budget: Arc<Budget>,
     pub(crate) counters: Arc<ControlCounters>,
-    /// Rooms are created one at a time on a node: each expects that no other was created meanwhile.
-    pub(crate) creating: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Plane {

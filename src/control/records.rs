@@ -289,14 +289,6 @@ impl Records {
         })
     }
 
-    /// The last sequence of a whole bucket.
-    pub(crate) fn last_seq(&self, bucket: Bucket) -> Result<u64, StoreError> {
-        self.replica.with_state(|state| {
-            let stream = state.stream(bucket.stream());
-            stream.map(Stream::last_seq).ok_or(StoreError::Unavailable)
-        })
-    }
-
     /// Whether some stream captures a subject.
     pub(crate) fn is_captured(&self, subject: &str) -> bool {
         self.replica

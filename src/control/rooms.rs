@@ -2,8 +2,9 @@
 //! A room is created with its owner, the reverse index, the owner's sealed key and its stream, in
 //! one step.
 
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use hyper::{Response, StatusCode};
+use sha2::{Digest as _, Sha256};
 use unibus_proto::control::{
     CreateRoom, EndpointId, MemberRecord, MemberRole, MyRoom, Party, ReverseRecord, RoomId,
     RoomRecord, SealedKeyRecord, SignPublic, room_statement, room_stream, sealed_key_statement,
@@ -12,9 +13,9 @@ use unibus_proto::jetstream::config::StreamConfig;
 use unibus_state::command::StreamPut;
 
 use super::buckets::Bucket;
-use super::caller::Caller;
+use super::caller::{CLAIMED, Caller};
 use super::plane::{Call, Plane};
-use super::records::{Draft, Entry, Records, StoreError};
+use super::records::{Draft, Entry, Records};
 use super::refusal::Refusal;
 use super::reply::{Body, json};
 use crate::access::users::now;
@@ -30,12 +31,9 @@ const OWNERS_ONLY: &str = "only the owner of this room can do that, or there is 
 pub(crate) async fn create(mut call: Call<'_>) -> Result<Response<Body>, Refusal> {
     let asked: CreateRoom = call.json()?;
     let plane = call.plane;
-    let changed = {
-        let turn = tokio::time::timeout(plane.records.timeout(), plane.creating.lock());
-        let _alone = turn.await.map_err(|_| StoreError::Unavailable)?;
-        call.change(|records, caller, draft| plan_create(plane, records, caller, &asked, draft))
-            .await?
-    };
+    let changed = call
+        .change(|records, caller, draft| plan_create(plane, records, caller, &asked, draft))
+        .await?;
     Ok(call.changed(StatusCode::CREATED, &changed))
 }
 
@@ -101,7 +99,8 @@ fn plan_create(
     Ok(room)
 }
 
-/// Refuses an id or subject that is taken, and expects that none of it is taken meanwhile.
+/// Refuses an id or subject that is taken, and expects that none of it is taken meanwhile. Rooms with
+/// other ids and subjects may come in between.
 fn check_free(
     plane: &Plane,
     records: &Records,
@@ -109,14 +108,18 @@ fn check_free(
     draft: &mut Draft,
 ) -> Result<(), Refusal> {
     let taken = |what| Err(Refusal::conflict(what));
-    // Read before the directory is asked: a room that comes in between fails the expectation.
-    let last_seq = records.last_seq(Bucket::Rooms)?;
-    draft.expect_stream(Bucket::Rooms.stream(), last_seq);
     let found: Entry<RoomRecord> = records.get(Bucket::Rooms, asked.id.as_str())?;
     if found.value.is_some() {
         return taken("the room's id is taken");
     }
+    draft.expect(Bucket::Rooms, asked.id.as_str(), found.revision);
     let subject = asked.subject.as_str();
+    // Read before the directory is asked: a room on this subject that comes in between fails the
+    // expectation.
+    let claim = subject_claim(subject);
+    let revision = records.revision_of(Bucket::Nonces, &claim)?;
+    draft.expect(Bucket::Nonces, &claim, revision);
+    draft.put_bytes(Bucket::Nonces, &claim, CLAIMED.into());
     // Who creates a room may use its subject: it must not be one that somebody else relies on.
     if plane.directory.room_on(subject).is_some()
         || plane.directory.is_granted(subject)
@@ -125,6 +128,12 @@ fn check_free(
         return taken("the room's subject is taken");
     }
     Ok(())
+}
+
+/// The key under which whoever creates a room claims its subject: room records are found by their ids
+/// alone. It lies with the nonces, where it is forgotten after their life, which no request outlives.
+fn subject_claim(subject: &str) -> String {
+    format!("subject.{}", HEXLOWER.encode(&Sha256::digest(subject)))
 }
 
 /// The stream of a persisted room's messages.

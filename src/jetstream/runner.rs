@@ -306,7 +306,9 @@ impl Runner {
                 .and_then(|stream| Some((stream, stream.consumer(&self.key.1)?)));
             match found {
                 Some((stream, consumer)) => {
-                    self.cursor(stream, consumer, now_ns);
+                    if self.cursor(stream, consumer, now_ns).is_overtaken(consumer) {
+                        self.start_over(state, now_ns);
+                    }
                     self.gather(stream, now_ns, &mut steps, aftermath)
                 }
                 None => Turn::Wait(None),

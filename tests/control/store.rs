@@ -37,7 +37,7 @@ async fn without_a_quorum_everything_is_denied_within_its_deadline() -> anyhow::
     })
     .await?;
     let body = person.room(&fresh("r"), &fresh("room."), Policy::MATRIX);
-    // Rooms are created one at a time on a node: those that wait for their turn have a deadline too.
+    // Several at once: what waits for something that another of them holds has a deadline too.
     let asked = Instant::now();
     let others = (0..6).map(|_| person.room(&fresh("r"), &fresh("room."), Policy::MATRIX));
     let creating = others.chain([body.clone()]).map(|body| {
@@ -61,6 +61,51 @@ async fn without_a_quorum_everything_is_denied_within_its_deadline() -> anyhow::
     cluster.ready().await?;
     person.get(port, &uri).await?.expect(200);
     person.post(port, "/rooms", &body).await?.expect(201);
+    Ok(())
+}
+
+#[tokio::test]
+async fn rooms_are_created_side_by_side_on_one_node() -> anyhow::Result<()> {
+    rooms_side_by_side(&World::single_with(&RATES).await?).await
+}
+
+#[tokio::test]
+async fn rooms_are_created_side_by_side_on_three_nodes() -> anyhow::Result<()> {
+    rooms_side_by_side(&World::cluster_with(&RATES).await?).await
+}
+
+/// Rooms that have nothing to do with each other do not hinder each other; of those that want the same
+/// id or the same subject one comes to be.
+async fn rooms_side_by_side(world: &World) -> anyhow::Result<()> {
+    let owner = world.person().await?;
+    let policy = Policy {
+        persisted: false,
+        ..Policy::MATRIX
+    };
+    let create = |wanted: Vec<(String, String)>| {
+        let owner = &owner;
+        let asked = wanted
+            .into_iter()
+            .enumerate()
+            .map(move |(n, (id, subject))| {
+                let port = world.http[n % world.http.len()];
+                let body = owner.room(&id, &subject, policy);
+                async move { anyhow::Ok(owner.post(port, "/rooms", &body).await?.status) }
+            });
+        futures::future::try_join_all(asked)
+    };
+    const CLIENTS: usize = 48;
+    let different = (0..CLIENTS).map(|_| (fresh("r"), fresh("room.")));
+    assert_eq!(create(different.collect()).await?, [201; CLIENTS]);
+    let (id, subject) = (fresh("r"), fresh("room."));
+    let same_subject = (0..CLIENTS).map(|_| (fresh("r"), subject.clone()));
+    let same_id = (0..CLIENTS).map(|_| (id.clone(), fresh("room.")));
+    for wanted in [same_subject.collect(), same_id.collect()] {
+        let mut answers = create(wanted).await?;
+        answers.sort_unstable();
+        assert_eq!(answers[0], 201);
+        assert_eq!(answers[1..], [409; CLIENTS - 1]);
+    }
     Ok(())
 }
 

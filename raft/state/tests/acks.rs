@@ -300,6 +300,60 @@ fn late_reports_are_refused() {
     host.flush();
 }
 
+fn is_overtaken(host: &mut Host) -> bool {
+    let stream = host.bench.state.stream("S").unwrap();
+    host.cursor.is_overtaken(stream.consumer("c").unwrap())
+}
+
+#[test]
+fn a_cursor_expects_its_own_reports_in_the_row() {
+    let mut host = with(4, pull_config());
+    host.pull(&batch(4), "x");
+    host.all();
+    let mut reports = vec![host.cursor.take_changes().unwrap()];
+    for seq in 1..=4 {
+        host.say(seq, "");
+        reports.push(host.cursor.take_changes().unwrap());
+    }
+    assert!(!is_overtaken(&mut host), "none is applied");
+    for (at, report) in reports.into_iter().enumerate() {
+        let outcome = host.bench.run(&Command::ConsumerUpdate(report));
+        assert_eq!(outcome, Outcome::Done);
+        // Not looked at after each: several may be applied in between.
+        assert!(at % 2 == 0 || !is_overtaken(&mut host), "{at}");
+    }
+    assert!(!is_overtaken(&mut host), "all are applied");
+}
+
+#[test]
+fn what_an_earlier_leader_settled_is_not_delivered_again() {
+    let mut host = with(3, pull_config());
+    host.pull(&batch(3), "x");
+    host.all();
+    host.flush();
+    host.say(1, "");
+    host.say(2, "");
+    let late = host.cursor.take_changes().unwrap();
+    host.fail_over();
+    host.wait(60);
+    host.pull(&batch(1), "y");
+    assert_eq!(host.all(), ["y 1#4 x2 +0"], "not known to be settled");
+    let own = host.cursor.take_changes().unwrap();
+    // The earlier leader's report reaches the log now, and its client is told that 1 and 2 are settled.
+    let outcome = host.bench.run(&Command::ConsumerUpdate(late));
+    assert_eq!(outcome, Outcome::Done);
+    let outcome = host.bench.run(&Command::ConsumerUpdate(own));
+    assert_eq!(refused(outcome).1, STALE_UPDATE.err_code);
+    assert!(is_overtaken(&mut host));
+    let stream = host.bench.state.stream("S").unwrap();
+    let consumer = stream.consumer("c").unwrap();
+    host.cursor.handle_refused(stream, consumer, host.bench.now);
+    assert!(!is_overtaken(&mut host));
+    host.pull(&batch(9), "z");
+    assert_eq!(host.all(), ["z 3#4 x2 +0"]);
+    host.flush();
+}
+
 #[test]
 fn reports_of_another_incarnation_are_refused() {
     let mut host = with(2, pull_config());

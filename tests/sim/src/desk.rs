@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use unibus_proto::jetstream::ack::{AckKind, AckTokens};
 use unibus_proto::jetstream::pull::PullRequest;
-use unibus_state::{AckOutcome, ConsumerCursor, ConsumerUpdate, Delivery, Poll, State};
+use unibus_state::{
+    AckOutcome, Consumer, ConsumerCursor, ConsumerUpdate, Delivery, Poll, State, Stream,
+};
 
 /// Updates of one cursor on their way at a time.
 const UPDATES_MAX: usize = 2;
@@ -120,9 +122,15 @@ impl Desk {
         let Some(runner) = self.runner(consumer, names, state, at) else {
             return sent;
         };
-        let Some(stream) = state.stream(names.0) else {
+        let found = state
+            .stream(names.0)
+            .and_then(|stream| Some((stream, stream.consumer(names.1)?)));
+        let Some((stream, row)) = found else {
             return sent;
         };
+        if runner.cursor.is_overtaken(row) {
+            runner.start_over((stream, row), at);
+        }
         while sent.len() < TURN {
             match runner.cursor.poll(stream, at.0) {
                 Poll::Deliver(delivery) => sent.push(delivery),
@@ -171,12 +179,19 @@ impl Desk {
         let found = state
             .stream(names.0)
             .and_then(|stream| Some((stream, stream.consumer(names.1)?)));
-        if let Some((stream, row)) = found {
-            runner.cursor.handle_refused(stream, row, at.0);
+        if let Some(found) = found {
+            runner.start_over(found, at);
         }
-        runner.life = at.1;
-        runner.answers.clear();
-        runner.updates = 0;
         Vec::new()
+    }
+}
+
+impl Runner {
+    /// Goes back to the row; what waits for changes of the old cursor is not answered.
+    fn start_over(&mut self, (stream, row): (&Stream, &Consumer), (now_ns, life): (u64, u64)) {
+        self.cursor.handle_refused(stream, row, now_ns);
+        self.life = life;
+        self.answers.clear();
+        self.updates = 0;
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Changes {
     /// The stamp that the next report builds on, and how the following ones are made.
     stamp: u64,
     writer: u64,
+    /// The row's stamp when it was last looked at: at the start, or one of this cursor's.
+    seen: u64,
 }
 
 impl Changes {
@@ -38,6 +40,7 @@ impl Changes {
             ack_floor: consumer.ledger().ack_floor(),
             stamp: consumer.stamp(),
             writer: now_ns,
+            seen: consumer.stamp(),
         }
     }
 
@@ -67,12 +70,25 @@ impl Changes {
     }
 
     /// Each update has its own stamp, and those of two cursors differ.
-    fn next_stamp(&self) -> u64 {
+    fn stamp_after(&self, stamp: u64) -> u64 {
         // The finalizer of SplitMix64: a bijection, so one writer never repeats itself.
-        let mut mixed = (self.stamp ^ self.writer).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (stamp ^ self.writer).wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// Whether the row has a stamp that no report of this cursor gave it.
+    fn is_strange(&mut self, stamp: u64) -> bool {
+        let mut mine = self.seen;
+        while mine != stamp {
+            if mine == self.stamp {
+                return true;
+            }
+            mine = self.stamp_after(mine);
+        }
+        self.seen = stamp;
+        false
     }
 }
 
@@ -83,6 +99,13 @@ fn ascending(mut seqs: Vec<u64>) -> Vec<u64> {
 }
 
 impl ConsumerCursor {
+    /// Whether the row was changed by somebody else: by what the cursor of an earlier leader reported,
+    /// when that reaches the log only now, or by a reset. This cursor does not know what is settled
+    /// since, and its own reports will be refused: then `handle_refused` comes before the next `poll`.
+    pub fn is_overtaken(&mut self, consumer: &Consumer) -> bool {
+        self.changes.is_strange(consumer.stamp())
+    }
+
     /// Whether `take_changes` has something to give.
     #[must_use]
     pub fn has_changes(&self) -> bool {
@@ -106,7 +129,7 @@ impl ConsumerCursor {
         let pending: Vec<_> = touched.into_iter().filter_map(entry).collect();
         let changes = &mut self.changes;
         let base = changes.stamp;
-        changes.stamp = changes.next_stamp();
+        changes.stamp = changes.stamp_after(base);
         changes.delivered = self.ledger.delivered();
         changes.ack_floor = self.ledger.ack_floor();
         let pin = std::mem::take(&mut changes.pin);
