@@ -2,58 +2,20 @@
 //! there but can't be used is an error and is never replaced (control-plane.md, Identities):
 //! `load` and `load_or_create` are two functions on purpose.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+pub use unibus_keyfile::IdentityError;
 use unibus_proto::nkey::{NkeyPublic, UserSeed};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::users::now;
-
-/// Largest identity file that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// An identity with its secret half.
 #[derive(Debug)]
 pub struct InternalIdentity {
     seed: UserSeed,
     public: NkeyPublic,
-}
-
-/// Why an identity file is of no use. No message shows what stands in it.
-#[derive(Debug, Error)]
-pub enum IdentityError {
-    /// There is none.
-    #[error("identity file {} is not there; a node creates it when it first starts", .0.display())]
-    Missing(PathBuf),
-    /// The operating system says no.
-    #[error("identity file {} can't be {action}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// `read` or `created`.
-        action: &'static str,
-        /// Its reason.
-        source: std::io::Error,
-    },
-    /// Others can read the secret.
-    #[error("identity file {path} can be read or written by others on this host; mend it: chmod 600 {path}", path = .0.display())]
-    Open(PathBuf),
-    /// It is not an identity.
-    #[error("identity file {} is corrupt: {reason}; it is never replaced on its own: restore it, or move it away to get a new identity", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, without its content.
-        reason: &'static str,
-    },
-    /// The system gave no random bytes.
-    #[error("the system's random number source failed")]
-    Random,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,12 +42,7 @@ impl InternalIdentity {
     /// # Errors
     /// [`IdentityError::Random`].
     pub fn generate() -> Result<Self, IdentityError> {
-        let mut random = Zeroizing::new([0u8; 32]);
-        use rand::TryRng;
-        rand::rngs::SysRng
-            .try_fill_bytes(random.as_mut())
-            .map_err(|_| IdentityError::Random)?;
-        let seed = UserSeed::from_bytes(*random);
+        let seed = UserSeed::from_bytes(*unibus_keyfile::random()?);
         let public = seed.public();
         Ok(Self { seed, public })
     }
@@ -95,28 +52,11 @@ impl InternalIdentity {
     /// # Errors
     /// [`IdentityError`]; the file is left as it is.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let io = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::NotFound => IdentityError::Missing(path.to_owned()),
-            _ => IdentityError::Io {
-                path: path.to_owned(),
-                action: "read",
-                source,
-            },
-        };
-        let meta = std::fs::metadata(path).map_err(io)?;
+        let content: Content = unibus_keyfile::read(path)?;
         let corrupt = |reason| IdentityError::Corrupt {
             path: path.to_owned(),
             reason,
         };
-        if meta.mode() & 0o077 != 0 {
-            return Err(IdentityError::Open(path.to_owned()));
-        }
-        if meta.len() > FILE_BYTES_MAX {
-            return Err(corrupt("it is larger than an identity is"));
-        }
-        let text = Zeroizing::new(std::fs::read(path).map_err(io)?);
-        let content: Content = serde_json::from_slice(&text)
-            .map_err(|_| corrupt("it is not the JSON of an identity"))?;
         let seed = UserSeed::parse(&content.seed).map_err(|_| corrupt("its seed is none"))?;
         let public = seed.public();
         if content.nkey != public.to_nkey() || content.sign_pub != public.to_hex() {
@@ -133,66 +73,21 @@ impl InternalIdentity {
     /// # Errors
     /// [`IdentityError`]; a file that is there is never overwritten.
     pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
-        match Self::load(path) {
-            Err(IdentityError::Missing(_)) => {}
-            done => return done,
-        }
-        let fresh = Self::generate()?;
-        match fresh.create(path) {
-            Ok(()) => Ok(fresh),
-            Err(IdentityError::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Self::load(path)
-            }
-            Err(error) => Err(error),
-        }
+        unibus_keyfile::load_or_create(path, Self::load, Self::generate, |new| new.create(path))
     }
 
     /// Writes the identity to `path`, which must not exist: complete or not at all.
     ///
     /// # Errors
-    /// [`IdentityError::Io`]; of kind `AlreadyExists` where the file is there.
+    /// [`IdentityError::Exists`], [`IdentityError::Io`].
     pub fn create(&self, path: &Path) -> Result<(), IdentityError> {
-        let io = |source| IdentityError::Io {
-            path: path.to_owned(),
-            action: "created",
-            source,
-        };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        std::fs::create_dir_all(folder).map_err(io)?;
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let draft = folder.join(name);
-        let written = self.write(&draft).and_then(|()| {
-            // A hard link, unlike a rename, does not replace what is there.
-            std::fs::hard_link(&draft, path)?;
-            File::open(folder)?.sync_all()
-        });
-        // The draft is left over or was never made; neither changes the outcome.
-        drop(std::fs::remove_file(&draft));
-        written.map_err(io)
-    }
-
-    fn write(&self, draft: &Path) -> std::io::Result<()> {
         let content = Content {
             seed: self.seed.to_nkey(),
             nkey: self.public.to_nkey(),
             sign_pub: self.public.to_hex(),
             created_at: now(),
         };
-        let text = Zeroizing::new(serde_json::to_vec_pretty(&content)?);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(draft)?;
-        file.write_all(&text)?;
-        file.write_all(b"\n")?;
-        file.sync_all()
+        unibus_keyfile::create(path, &content)
     }
 
     /// The public key.

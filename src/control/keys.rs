@@ -1,5 +1,5 @@
-//! Sealed room keys: `POST /rooms/{id}/rekey` (exactly one of two concurrent ones wins) and
-//! `GET /rooms/{id}/key`. The node can open none of them.
+//! Sealed room keys: `POST /rooms/{id}/rekey` (exactly one of two concurrent ones wins),
+//! `GET /rooms/{id}/key` and, for the owner, `GET /rooms/{id}/keys`. The node can open none of them.
 
 use std::collections::HashMap;
 
@@ -83,13 +83,7 @@ pub(crate) async fn show(mut call: Call<'_>) -> Result<Response<Body>, Refusal> 
         .query("endpoint")
         .ok_or_else(|| Refusal::bad("wanted ?endpoint=, and maybe &epoch="))?;
     let endpoint: EndpointId = endpoint.parse()?;
-    let epoch = match call.query("epoch") {
-        None => None,
-        Some(text) => {
-            let number = text.parse::<u64>();
-            Some(number.map_err(|_| Refusal::bad("an epoch is a number"))?)
-        }
-    };
+    let epoch = epoch(&call)?;
     let key = call
         .read(|records, caller| look(records, caller, &id, endpoint, epoch))
         .await?;
@@ -122,4 +116,43 @@ fn look(
             "there is no key of epoch {epoch} for this endpoint"
         ))),
     }
+}
+
+/// The epoch that is asked for; none: the current one.
+fn epoch(call: &Call<'_>) -> Result<Option<u64>, Refusal> {
+    let number = call.query("epoch").map(str::parse::<u64>).transpose();
+    number.map_err(|_| Refusal::bad("an epoch is a number"))
+}
+
+/// Whom the owner has given the key of an epoch, with the owner's signatures: what its client holds the
+/// list of members against before it seals the next one.
+pub(crate) async fn list(mut call: Call<'_>) -> Result<Response<Body>, Refusal> {
+    let id: RoomId = call.param(0)?;
+    let epoch = epoch(&call)?;
+    let keys = call
+        .read(|records, caller| look_at_all(records, caller, &id, epoch))
+        .await?;
+    Ok(json(StatusCode::OK, &keys))
+}
+
+fn look_at_all(
+    records: &Records,
+    caller: &Caller,
+    id: &RoomId,
+    epoch: Option<u64>,
+) -> Result<Vec<KeyReply>, Refusal> {
+    let (room, _) = room_for_owner(records, caller, id)?;
+    let epoch = epoch.unwrap_or(room.value.epoch);
+    let listed = records.list::<SealedKeyRecord>(Bucket::RoomKeys, &format!("{id}.{epoch}.*"))?;
+    let reply = |(name, key): (String, SealedKeyRecord)| {
+        // A record that is not named as such is nobody's.
+        let endpoint = name.rsplit('.').next()?.parse().ok()?;
+        Some(KeyReply {
+            room_id: id.clone(),
+            epoch,
+            endpoint,
+            key,
+        })
+    };
+    Ok(listed.into_iter().filter_map(reply).collect())
 }

@@ -90,6 +90,8 @@ fn parameters(route: &Route) -> Vec<Value> {
         .collect();
     if route.operation == Operation::GetKey {
         all.push(json!({ "name": "endpoint", "in": "query", "required": true, "schema": text }));
+    }
+    if matches!(route.operation, Operation::GetKey | Operation::ListKeys) {
         all.push(json!({ "name": "epoch", "in": "query", "schema": { "type": "integer" } }));
     }
     if route.method != "GET" && route.method != "HEAD" && route.operation != Operation::PutBlob {
@@ -128,6 +130,7 @@ fn answer_schema(operation: Operation) -> Value {
         Operation::ListMembers => many("Member"),
         Operation::ListFormer => many("FormerMember"),
         Operation::GetKey => one("Key"),
+        Operation::ListKeys => many("Key"),
         Operation::MyRooms => many("MyRoom"),
         Operation::PutBlob => one("Blob"),
         Operation::ListUsers => many("User"),

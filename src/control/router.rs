@@ -47,6 +47,7 @@ pub(crate) enum Operation {
     RemoveMember,
     Rekey,
     GetKey,
+    ListKeys,
     MyRooms,
     PutBlob,
     GetBlob,
@@ -94,7 +95,7 @@ const LARGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Every call.
 #[rustfmt::skip]
-pub(crate) const ROUTES: [Route; 20] = [
+pub(crate) const ROUTES: [Route; 21] = [
     route!("GET" "/healthz" Healthz Nothing, "anyone", "liveness and posture", [200, 503]),
     route!("GET" "/livez" Livez Nothing, "anyone", "the process is there", [200]),
     route!("GET" "/openapi.json" OpenApi Nothing, "active user", "this document", [200]),
@@ -108,6 +109,7 @@ pub(crate) const ROUTES: [Route; 20] = [
     route!("DELETE" "/rooms/{room}/members/{endpoint}" RemoveMember Nothing, "owner, or the member itself", "remove a member", [200, 403]),
     route!("POST" "/rooms/{room}/rekey" Rekey LargeJson("Rekey"), "owner", "the next epoch, with a sealed key for every member", [200, 403, 409]),
     route!("GET" "/rooms/{room}/key" GetKey Nothing, "the endpoint itself, and a member", "its own sealed key", [200, 403]),
+    route!("GET" "/rooms/{room}/keys" ListKeys Nothing, "owner", "the sealed keys of an epoch: whom the owner has given it", [200, 403]),
     route!("GET" "/members/{endpoint}/rooms" MyRooms Nothing, "the endpoint itself", "its rooms", [200, 403]),
     route!("POST" "/blobs" PutBlob Raw, "active user", "store ciphertext", [201]),
     route!("GET" "/blobs/{hash}" GetBlob Nothing, "active user", "a blob, or one range of it", [200, 206, 404, 416]),
@@ -268,6 +270,7 @@ async fn dispatch(operation: Operation, call: Call<'_>) -> Result<Response<Body>
         Operation::RemoveMember => members::remove(call).await,
         Operation::Rekey => keys::rekey(call).await,
         Operation::GetKey => keys::show(call).await,
+        Operation::ListKeys => keys::list(call).await,
         Operation::MyRooms => rooms::of_member(call).await,
         Operation::PutBlob => blobs::store(call).await,
         Operation::GetBlob => blobs::fetch(call).await,

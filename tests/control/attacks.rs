@@ -250,6 +250,7 @@ async fn a_foreign_room_shows_nothing(world: &World) -> anyhow::Result<()> {
     for (uri, legitimate) in [
         (format!("/rooms/{id}"), true),
         (format!("/rooms/{id}/members"), true),
+        (format!("/rooms/{id}/keys"), true),
         (my_rooms(&owner), true),
         (key(&id, &owner), true),
         (key(&id, &outsider), false),
@@ -274,6 +275,12 @@ async fn a_foreign_room_shows_nothing(world: &World) -> anyhow::Result<()> {
         .get(world.http[0], &key(&id, &owner))
         .await?
         .expect(403);
+    // Whom the key was given is the owner's to see; nobody's key can be opened by it.
+    let keys = format!("/rooms/{id}/keys?epoch=1");
+    guest.get(world.http[0], &keys).await?.expect(403);
+    let listed = owner.get(world.http[0], &keys).await?.expect(200).json();
+    let listed: Vec<_> = listed.as_array().into_iter().flatten().collect();
+    assert_eq!(listed.len(), 2, "{listed:?}");
     let uri = key(&id, &guest) + "&epoch=7";
     let none = guest.get(world.http[0], &uri).await?.expect(403);
     assert!(none.words().contains("epoch 7"), "{}", none.words());

@@ -136,7 +136,7 @@ async fn the_server_answers_as_the_document_says() -> anyhow::Result<()> {
             calls += 1;
         }
     }
-    assert_eq!(calls, 20);
+    assert_eq!(calls, 21);
     // What the document does not have, the server does not have either.
     for (method, uri, status) in [("GET", "/varz", 404), ("PUT", "/rooms", 405)] {
         person

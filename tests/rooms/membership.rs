@@ -1,12 +1,12 @@
 //! Who comes, who goes, who was made up: what each of them can read.
 
 use async_nats::jetstream;
-use unibus_client::rooms::roster::InventedReason;
+use unibus_client::rooms::roster::{InventedReason, RosterError};
 use unibus_client::{
     Error, Event, HistoryQuery, Identity, MembershipChange, NewRoom, RoomsChange, Session, Start,
     Unreadable,
 };
-use unibus_proto::control::{History, MemberRecord, MemberRole, Party, Policy, RoomId};
+use unibus_proto::control::{EndpointId, History, MemberRecord, MemberRole, Party, Policy, RoomId};
 use unibus_testkit::PATIENCE;
 
 use crate::world::{World, admit_to_room, next_change, next_text, next_where};
@@ -19,6 +19,7 @@ async fn comings_and_goings() -> anyhow::Result<()> {
     whoever_leaves_is_followed_by_a_new_key(&world).await?;
     a_newcomer_reads_what_the_policy_says(&world).await?;
     a_member_that_the_server_made_up_gets_no_key(&world).await?;
+    Box::pin(who_has_gone_is_not_brought_back(&world)).await?;
     cleartext_rooms_are_signed(&world).await
 }
 
@@ -208,6 +209,12 @@ async fn invent(
         sign_pub,
         kex_pub,
     };
+    let records = records(world).await?;
+    put_member(&records, room, &endpoint, serde_json::to_vec(&record)?).await
+}
+
+/// The records of the cluster, with the server's own rights: what a lying server says is what it writes here.
+async fn records(world: &World) -> anyhow::Result<jetstream::Context> {
     let file = world.cluster.data_dir(0).join("internal.json");
     let internal: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
     let seed = internal["seed"].as_str().expect("a seed").to_owned();
@@ -217,15 +224,99 @@ async fn invent(
         .require_tls(true)
         .connect(format!("tls://127.0.0.1:{}", node.client_port))
         .await?;
-    let context = jetstream::new(client);
-    let members = context.get_key_value("UNIBUS_members").await?;
-    let json = serde_json::to_vec(&record)?;
+    Ok(jetstream::new(client))
+}
+
+async fn put_member(
+    records: &jetstream::Context,
+    room: &RoomId,
+    endpoint: &EndpointId,
+    record: Vec<u8>,
+) -> anyhow::Result<()> {
+    let members = records.get_key_value("UNIBUS_members").await?;
     members
-        .put(format!("{room}.{endpoint}"), json.into())
+        .put(format!("{room}.{endpoint}"), record.into())
         .await?;
-    let index = context.get_key_value("UNIBUS_rooms_by_member").await?;
+    let index = records.get_key_value("UNIBUS_rooms_by_member").await?;
     let role = serde_json::json!({ "role": "member" }).to_string();
     index.put(format!("{endpoint}.{room}"), role.into()).await?;
+    Ok(())
+}
+
+/// The server shows the owner's next session somebody's genuine admission after their removal, and a room as
+/// it was before.
+async fn who_has_gone_is_not_brought_back(world: &World) -> anyhow::Result<()> {
+    let owner = || Identity::from_secrets([21; 32], [22; 32]);
+    world.admit(&owner()?).await?;
+    // No session makes a key unless it is told to: what is asserted is what that one does.
+    let careless = world.options(0).caretaker(false);
+    let alice = Session::connect(owner()?, careless).await?;
+    let (bob, carol) = (world.person(1).await?, world.person(2).await?);
+    let room = alice.create_room(NewRoom::new("gone.two".parse()?)).await?;
+    admit_to_room(&alice, &room, &bob).await?;
+    admit_to_room(&alice, &room, &carol).await?;
+    let records = records(world).await?;
+    let (members, rooms, keys) = (
+        records.get_key_value("UNIBUS_members").await?,
+        records.get_key_value("UNIBUS_rooms").await?,
+        records.get_key_value("UNIBUS_room_keys").await?,
+    );
+    let him = bob.identity().endpoint().clone();
+    let admission = members.get(format!("{room}.{him}")).await?;
+    let before = rooms.get(room.to_string()).await?;
+    alice.remove(&room, &him).await?;
+    let admission = admission.expect("a record").to_vec();
+    put_member(&records, &room, &him, admission).await?;
+
+    // A session that remembers nothing takes him for a member, and gives him no key all the same.
+    let memory = world.cluster.dir().join("memory.json");
+    let options = world.options(1).caretaker(false).memory(&memory);
+    let again = Session::connect(owner()?, options.clone()).await?;
+    let mut events = again.subscribe(&room, Start::Now).await?;
+    assert_eq!(again.room_info(&room).await?.members.len(), 3);
+    assert_eq!(again.rekey(&room).await?, 3);
+    let told = MembershipChange::Invented {
+        endpoint: him.clone(),
+        reason: InventedReason::Keyless,
+    };
+    next_change(&mut events, &told).await?;
+    assert_eq!(again.room_info(&room).await?.members.len(), 2);
+    assert!(
+        keys.get(format!("{room}.3.{him}")).await?.is_none(),
+        "a key"
+    );
+    let hers = format!("{room}.3.{}", carol.identity().endpoint());
+    assert!(keys.get(hers).await?.is_some(), "no key for a member");
+
+    // Whom another session of the owner has admitted again is a member to this one too.
+    admit_to_room(&alice, &room, &bob).await?;
+    assert_eq!(again.rekey(&room).await?, 4);
+    assert!(
+        keys.get(format!("{room}.4.{him}")).await?.is_some(),
+        "no key"
+    );
+    assert_eq!(again.room_info(&room).await?.members.len(), 3);
+
+    // The room as it was before the removal, shown to a session that remembers better.
+    again.close().await;
+    let now = rooms.get(room.to_string()).await?.expect("a record");
+    rooms
+        .put(room.to_string(), before.expect("a record"))
+        .await?;
+    let later = Session::connect(owner()?, options).await?;
+    let refused = later.publish(&room, "for whom?").await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Roster(RosterError::EpochWentBack {
+                before: 4,
+                now: 1
+            }))
+        ),
+        "{refused:?}"
+    );
+    rooms.put(room.to_string(), now).await?;
+    later.publish(&room, "for you three").await?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use crate::tree::{Source, sources, workspace};
 
 /// A folder, and the crates its source must not name.
-const BANS: [(&str, &[&str]); 10] = [
+const BANS: [(&str, &[&str]); 11] = [
     (
         "broker/proto/src/",
         &[
@@ -87,6 +87,19 @@ const BANS: [(&str, &[&str]); 10] = [
     (
         "raft/replica/src/",
         &["unibus_broker", "unibus_node", "quinn", "hyper"],
+    ),
+    (
+        "broker/keyfile/src/",
+        &[
+            "unibus_proto",
+            "unibus_client",
+            "unibus_broker",
+            "unibus_state",
+            "unibus_raft",
+            "unibus_node",
+            "tokio",
+            "std::net",
+        ],
     ),
     (
         "broker/client/src/",

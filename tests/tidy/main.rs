@@ -6,6 +6,7 @@
     reason = "a test may fail where the tree is not as it expects"
 )]
 
+mod examples;
 mod layers;
 mod rooms;
 mod tree;

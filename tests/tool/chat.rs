@@ -1,6 +1,8 @@
 //! `chat` as two people see it, each in a terminal.
 
+use anyhow::Context;
 use serde_json::Value;
+use unibus_testkit::{PATIENCE, eventually};
 
 use crate::terminal::Terminal;
 use crate::world::World;
@@ -67,6 +69,7 @@ async fn two_people_talk_in_their_terminals() -> anyhow::Result<()> {
     hers.shows("- bob joined").await?;
 
     talk(&world, &mut hers, &mut his, short(&alice)).await?;
+    share(&world, &mut hers, &mut his).await?;
     unread(&world, &mut hers, &mut his).await?;
     ends(hers, his).await
 }
@@ -111,6 +114,36 @@ async fn talk(
         .await?;
     his.resize(24, 80)?;
     his.shows("│ ").await?;
+    Ok(())
+}
+
+/// A file goes from one to the other and lies where it was asked for, whole, and over nothing else.
+async fn share(world: &World, hers: &mut Terminal, his: &mut Terminal) -> anyhow::Result<()> {
+    let content: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(world.path("holiday.bin"), &content)?;
+    hers.enter(&format!("/file {}", world.path("nowhere.bin")))
+        .await?;
+    hers.shows("No such file").await?;
+    hers.enter(&format!("/file {}", world.path("holiday.bin")))
+        .await?;
+    hers.shows("holiday.bin is shared").await?;
+    his.shows("[file] holiday.bin, ").await?;
+    let save = format!("/save {}", world.path("got.bin"));
+    his.enter(&save).await?;
+    his.shows("saved ").await?;
+    assert!(
+        std::fs::read(world.path("got.bin"))? == content,
+        "other bytes"
+    );
+    his.enter(&save).await?;
+    his.shows("is there already").await?;
+    // Below the home, where the path says so; it is another's word that the file has.
+    hers.enter("/save ~/own.bin").await?;
+    hers.shows("saved ").await?;
+    assert!(
+        std::fs::read(world.path("own.bin"))? == content,
+        "other bytes"
+    );
     Ok(())
 }
 
@@ -167,5 +200,64 @@ async fn ends(mut hers: Terminal, mut his: Terminal) -> anyhow::Result<()> {
     hers.keys("\x03").await?;
     assert_eq!(hers.ended().await?, 0);
     assert!(!hers.is_taken(), "the terminal was not given back");
+    Ok(())
+}
+
+/// Which node the only program that runs is connected to; those that have ended are gone there soon.
+async fn node_of_the_only_one(world: &World) -> anyhow::Result<usize> {
+    let cluster = world.cluster.as_ref().context("a cluster")?;
+    eventually("one connection", PATIENCE, || async {
+        let mut found = Vec::new();
+        for (i, node) in cluster.nodes.iter().enumerate() {
+            let connections: Value = serde_json::from_str(&node.monitor("/connz").await?)?;
+            let connections = connections["connections"].as_array().context("a list")?;
+            let ours = connections.iter().filter(|one| one["name"] == "unibus");
+            found.extend(ours.map(|_| i));
+        }
+        anyhow::ensure!(found.len() == 1, "{found:?}");
+        Ok(found[0])
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_node_dies_under_a_chat_and_nothing_is_lost() -> anyhow::Result<()> {
+    let mut world = World::with_cluster().await?;
+    world.person("alice", &[]).await?;
+    let bob = world.person("bob", &[]).await?;
+    world
+        .run_as("alice", "room create team.kitchen")
+        .await
+        .done();
+    let invite = format!("room invite team.kitchen {}", contact(&bob));
+    world.run_as("alice", &invite).await.done();
+    world.run_as("bob", "room join team.kitchen").await.done();
+
+    let mut hers = chat(&world, "alice", SIZE)?;
+    hers.shows("end-to-end encrypted, kept · 2 members").await?;
+    let under_her = node_of_the_only_one(&world).await?;
+    let mut his = chat(&world, "bob", SIZE)?;
+    his.shows("end-to-end encrypted, kept · 2 members").await?;
+    hers.enter("before the node died").await?;
+    his.shows("before the node died").await?;
+
+    let cluster = world.cluster.as_mut().context("a cluster")?;
+    cluster.nodes[under_her].kill();
+    // Written without a connection, and while another node is elected to lead.
+    hers.enter("is anybody there?").await?;
+    his.shows("is anybody there?").await?;
+    his.enter("yes, still").await?;
+    for screen in [hers.shows("yes, still").await?, his.screen()] {
+        let lines = ["before the node died", "is anybody there?", "yes, still"];
+        let places: Vec<_> = lines.iter().map(|line| screen.find(line)).collect();
+        assert!(places.is_sorted() && places[0].is_some(), "{screen}");
+        let once = lines.iter().all(|line| screen.matches(line).count() == 1);
+        assert!(once, "{screen}");
+    }
+    hers.shows("connected").await?;
+    for mut chat in [hers, his] {
+        chat.keys("\x03").await?;
+        assert_eq!(chat.ended().await?, 0);
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod bots;
 mod chat;
 mod contexts;
 mod identities;
+mod logins;
 mod messages;
 mod objects;
 mod rooms;

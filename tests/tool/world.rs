@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
-use unibus_testkit::{NodeProcess, PATIENCE};
+use unibus_testkit::{Cluster, ClusterOptions, NodeProcess, PATIENCE};
 
 /// The program under test.
 pub(crate) const UNIBUS: &str = env!("CARGO_BIN_EXE_unibus");
@@ -56,10 +56,11 @@ impl Run {
     }
 }
 
-/// A folder that is the home of nobody else, perhaps with a node.
+/// A folder that is the home of nobody else, perhaps with a node or a cluster.
 pub(crate) struct World {
     pub(crate) dir: TempDir,
     pub(crate) node: Option<NodeProcess>,
+    pub(crate) cluster: Option<Cluster>,
 }
 
 impl World {
@@ -68,6 +69,7 @@ impl World {
         Self {
             dir: tempfile::tempdir().unwrap(),
             node: None,
+            cluster: None,
         }
     }
 
@@ -81,7 +83,23 @@ impl World {
         Ok(Self {
             dir,
             node: Some(node),
+            cluster: None,
         })
+    }
+
+    /// With three nodes that ask everybody who they are.
+    pub(crate) async fn with_cluster() -> anyhow::Result<Self> {
+        let cluster = Cluster::start(&node_binary()?, ClusterOptions::default()).await?;
+        Ok(Self {
+            cluster: Some(cluster),
+            ..Self::alone()
+        })
+    }
+
+    /// The nodes, running or not.
+    fn nodes(&self) -> impl Iterator<Item = &NodeProcess> {
+        let cluster = self.cluster.iter().flat_map(|cluster| &cluster.nodes);
+        self.node.iter().chain(cluster)
     }
 
     /// With a node that asks everybody who they are.
@@ -94,11 +112,16 @@ impl World {
         let made = self.run(&format!("identity new {name}.json --json")).await;
         let made = made.json();
         let nkey = made["nkey"].as_str().context("nkey")?;
-        let url = self.node.as_ref().context("a node")?.url();
+        let url = self.nodes().next().context("a node")?.url();
+        let internal = match &self.cluster {
+            Some(cluster) => cluster.data_dir(0).join("internal.json"),
+            None => self.path("data/internal.json").into(),
+        };
         let added = tokio::process::Command::new(node_binary()?)
             .args(["user", "add", nkey])
             .args(flags)
-            .args(["--internal-id-file", &self.path("data/internal.json")])
+            .arg("--internal-id-file")
+            .arg(internal)
             .args(["--nats-url", &url])
             .output()
             .await?;
@@ -153,10 +176,12 @@ impl World {
     pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut all = vec![("HOME", self.dir.path().into()), ("PATH", path)];
-        if let Some(node) = &self.node {
-            let control = format!("http://127.0.0.1:{}", node.http_port);
-            all.push(("UNIBUS_SERVER", node.url().into()));
-            all.push(("UNIBUS_CONTROL", control.into()));
+        let listed = |url: fn(&NodeProcess) -> String| self.nodes().map(url).collect::<Vec<_>>();
+        let servers = listed(NodeProcess::url).join(",");
+        if !servers.is_empty() {
+            let control = listed(|node| format!("http://127.0.0.1:{}", node.http_port));
+            all.push(("UNIBUS_SERVER", servers.into()));
+            all.push(("UNIBUS_CONTROL", control.join(",").into()));
         }
         all
     }

@@ -23,6 +23,10 @@ pub struct ConnectOptions {
     /// File of the CA that the nodes' certificates must come from; TLS on both planes is then required.
     #[uniffi(default = None)]
     pub ca_file: Option<String>,
+    /// File that keeps what the identity must not forget of its rooms between sessions: who owns them, the
+    /// latest epoch, who has gone. Without it each session believes the servers at first.
+    #[uniffi(default = None)]
+    pub memory_file: Option<String>,
     /// The name that servers show for the connection.
     #[uniffi(default = None)]
     pub name: Option<String>,
@@ -39,6 +43,9 @@ impl From<ConnectOptions> for Options {
         }
         if let Some(ca) = given.ca_file {
             options = options.ca(ca);
+        }
+        if let Some(memory) = given.memory_file {
+            options = options.memory(memory);
         }
         if let Some(name) = given.name {
             options = options.name(name);

@@ -135,6 +135,8 @@ fn seed(path: &std::path::Path) -> Result<String> {
 }
 
 fn refusal(names: &str, settings: &Settings, error: &async_nats::ConnectError) -> CliError {
+    // The library tells some of what went wrong in TLS by its words alone.
+    let words = error.to_string();
     let text = match error.kind() {
         ConnectErrorKind::AuthorizationViolation => format!(
             "the server at {names} does not let {} in: authorization violation",
@@ -146,6 +148,14 @@ fn refusal(names: &str, settings: &Settings, error: &async_nats::ConnectError) -
         ),
         ConnectErrorKind::Tls => format!(
             "no TLS with {names}: {error}; --tls-ca names the CA of the server's certificate"
+        ),
+        _ if words.contains("invalid peer certificate") => {
+            format!(
+                "no TLS with {names}: {error}; --tls-ca names the CA of the server's certificate"
+            )
+        }
+        _ if words.contains("CertificateRequired") => format!(
+            "no TLS with {names}: it wants to see a certificate; --tls-cert and --tls-key name one"
         ),
         _ => format!("can't connect to {names}: {error}"),
     };

@@ -5,6 +5,7 @@ use unibus_client::{Error, Options, Session};
 use unibus_proto::control::RoomId;
 
 use crate::connect::address;
+use crate::context::Store;
 use crate::error::{CliError, Result, wrong};
 use crate::identity;
 use crate::settings::Settings;
@@ -85,8 +86,13 @@ fn control_planes(settings: &Settings) -> Result<Vec<String>> {
 /// [`CliError::Wrong`] for settings that can't be, or without an identity; [`CliError::Failed`] where
 /// no server lets it in.
 pub(crate) async fn open(settings: &Settings, care: Care) -> Result<Session> {
-    let options = options(settings)?.caretaker(care == Care::Rooms);
+    let mut options = options(settings)?.caretaker(care == Care::Rooms);
     let me = identity::load(&identity::file_of(settings)?)?;
+    // Without a home nothing is kept, and each run believes what the servers say of a room at first.
+    if let Some(store) = Store::find() {
+        let file = format!("rooms-{}.json", me.endpoint());
+        options = options.memory(store.folder().join(file));
+    }
     let nkey = me.nkey();
     Box::pin(Session::connect(me, options))
         .await

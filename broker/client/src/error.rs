@@ -9,6 +9,21 @@ use crate::rooms::room_key::SealError;
 use crate::rooms::roster::RosterError;
 
 /// Why a call of a session failed.
+///
+/// ```
+/// use unibus_client::Error;
+///
+/// fn advice(error: &Error) -> String {
+///     match error {
+///         Error::NeedsRekey(room) => format!("wait until the owner of {room} is here"),
+///         Error::Unreachable { server, .. } => format!("is {server} running?"),
+///         refused if refused.is_forbidden() => format!("ask an admin: {refused}"),
+///         other => other.to_string(),
+///     }
+/// }
+/// let refused = Error::Refused { status: 403, words: "you are no member".into() };
+/// assert_eq!(advice(&refused), "ask an admin: you are no member");
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -9,6 +9,39 @@ use crate::rooms::frame::{FrameError, FrameId, FrameKind, Header};
 use crate::rooms::roster::{InventedReason, RosterError};
 
 /// Something that happened in a room.
+///
+/// ```
+/// use unibus_client::{Event, Message};
+/// # use unibus_client::Identity;
+/// # use unibus_client::rooms::frame::{FrameId, FrameKind, Header};
+///
+/// fn line(event: &Event) -> Option<String> {
+///     match event {
+///         Event::Message(message) => Some(message.text().into_owned()),
+///         Event::Reaction { to, reaction, .. } => Some(format!("{reaction} to {to}")),
+///         Event::File { file, .. } => Some(format!("a file of {} bytes", file.size)),
+///         Event::Undecryptable(frame) => Some(format!("unreadable: {}", frame.reason)),
+///         _ => None,
+///     }
+/// }
+/// # let me = Identity::generate()?;
+/// # let header = Header {
+/// #     id: FrameId::new(1_000, [7; 10]),
+/// #     room: "kitchen".parse()?,
+/// #     epoch: 1,
+/// #     from: me.endpoint().clone(),
+/// #     kind: FrameKind::message(),
+/// #     sent_ms: 1_000,
+/// #     thread: None,
+/// #     reply_to: None,
+/// # };
+/// # let message = Message { header, payload: b"tea is ready".to_vec().into(), seq: Some(7) };
+/// let event = Event::Message(message); // as a subscription yields it
+/// assert_eq!(line(&event).as_deref(), Some("tea is ready"));
+/// assert_eq!(event.seq(), Some(7)); // where to go on after a restart
+/// assert_eq!(event.message().map(|message| message.from()), Some(me.endpoint()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -48,7 +81,7 @@ pub enum Event {
 
 impl Event {
     /// The frame's place in the room's stream, for events that have one: what
-    /// [`Start::After`](crate::Start::After) takes.
+    /// [`Start::After`](crate::Start::After) takes. Example: [`Event`].
     #[must_use]
     pub fn seq(&self) -> Option<u64> {
         match self {
@@ -61,7 +94,7 @@ impl Event {
         }
     }
 
-    /// The message of events that have one.
+    /// The message of events that have one. Example: [`Event`].
     #[must_use]
     pub fn message(&self) -> Option<&Message> {
         match self {
@@ -75,6 +108,31 @@ impl Event {
 }
 
 /// A frame whose signature was verified and whose payload was decrypted. `Debug` shows no payload.
+///
+/// ```
+/// use unibus_client::Message;
+/// use unibus_client::rooms::frame::FrameKind;
+/// # use unibus_client::Identity;
+/// # use unibus_client::rooms::frame::{FrameId, Header};
+/// # let me = Identity::generate()?;
+/// # let header = Header {
+/// #     id: FrameId::new(1_000, [7; 10]),
+/// #     room: "kitchen".parse()?,
+/// #     epoch: 1,
+/// #     from: me.endpoint().clone(),
+/// #     kind: FrameKind::message(),
+/// #     sent_ms: 1_000,
+/// #     thread: None,
+/// #     reply_to: None,
+/// # };
+/// # let message = Message { header, payload: b"tea is ready".to_vec().into(), seq: Some(7) };
+/// // `message` is what an event holds.
+/// assert_eq!((message.from(), message.text().as_ref()), (me.endpoint(), "tea is ready"));
+/// assert_eq!((message.kind(), message.thread()), (&FrameKind::message(), None));
+/// assert_eq!(message.id(), message.header.id); // what a reply or a reaction names
+/// assert!(!format!("{message:?}").contains("tea"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Message {
     /// Everything but the payload.
@@ -86,31 +144,31 @@ pub struct Message {
 }
 
 impl Message {
-    /// Its id.
+    /// Its id. Example: [`Message`].
     #[must_use]
     pub fn id(&self) -> FrameId {
         self.header.id
     }
 
-    /// Who sent it.
+    /// Who sent it. Example: [`Message`].
     #[must_use]
     pub fn from(&self) -> &EndpointId {
         &self.header.from
     }
 
-    /// What kind of frame it is.
+    /// What kind of frame it is. Example: [`Message`].
     #[must_use]
     pub fn kind(&self) -> &FrameKind {
         &self.header.kind
     }
 
-    /// The payload as text; what is no UTF-8 is replaced.
+    /// The payload as text; what is no UTF-8 is replaced. Example: [`Message`].
     #[must_use]
     pub fn text(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.payload)
     }
 
-    /// The frame that its thread began with.
+    /// The frame that its thread began with. Example: [`Message`].
     #[must_use]
     pub fn thread(&self) -> Option<FrameId> {
         self.header.thread
@@ -129,6 +187,21 @@ impl std::fmt::Debug for Message {
 
 /// What changed about a room's members or key. Verified, not believed: what the server says and
 /// can't prove is [`MembershipChange::Invented`].
+///
+/// ```
+/// use unibus_client::MembershipChange;
+///
+/// fn line(change: &MembershipChange) -> String {
+///     match change {
+///         MembershipChange::Joined(who) => format!("{who} is here"),
+///         MembershipChange::Left(who) => format!("{who} is gone"),
+///         MembershipChange::Rekeyed { epoch } => format!("a new key, the {epoch}th"),
+///         MembershipChange::Invented { endpoint, reason } => format!("beware of {endpoint}: {reason}"),
+///         other => format!("{other:?}"),
+///     }
+/// }
+/// assert_eq!(line(&MembershipChange::Rekeyed { epoch: 4 }), "a new key, the 4th");
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum MembershipChange {
@@ -157,6 +230,13 @@ pub enum MembershipChange {
 }
 
 /// A frame that can't be read.
+///
+/// ```
+/// use unibus_client::{Undecryptable, Unreadable};
+/// // What was said before this identity was invited, in a room whose history is closed.
+/// let frame = Undecryptable { reason: Unreadable::NoKey(1), claims: None, seq: Some(3) };
+/// assert_eq!(frame.reason.to_string(), "there is no key of epoch 1 for you");
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Undecryptable {
     /// Why.
@@ -167,7 +247,7 @@ pub struct Undecryptable {
     pub seq: Option<u64>,
 }
 
-/// Why a frame can't be read.
+/// Why a frame can't be read. Example: [`Undecryptable`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreadable {
@@ -195,7 +275,7 @@ pub enum Unreadable {
 }
 
 /// A room as [`Session::list_my_rooms`](crate::Session::list_my_rooms) shows it: what the server
-/// says, not verified.
+/// says, not verified. Example: [`Session::list_my_rooms`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MyRoom {
     /// Its id.
@@ -214,7 +294,7 @@ pub struct MyRoom {
     pub needs_rekey: bool,
 }
 
-/// What [`Session::watch_rooms`](crate::Session::watch_rooms) tells.
+/// What [`Session::watch_rooms`](crate::Session::watch_rooms) tells. Example: [`Session::watch_rooms`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RoomsChange {

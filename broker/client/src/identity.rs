@@ -4,14 +4,13 @@
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use rand::TryRng;
 use serde::{Deserialize, Serialize};
+use unibus_keyfile::IdentityError;
 use unibus_proto::control::{EndpointId, IdError, Party, SignPublic};
 use unibus_proto::nkey::UserSeed;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::rooms::room_key::{KexSecret, SealError};
-use crate::secret_file::{self, IdentityError};
 
 /// What a contact's text begins with; the two public keys follow in hex.
 const CONTACT_PREFIX: &str = "unibus-contact:";
@@ -23,10 +22,18 @@ const SIGN_DIGITS: usize = 64;
 ///
 /// ```
 /// use unibus_client::Identity;
+///
 /// let me = Identity::generate()?;
-/// println!("ask an admin to add {}", me.nkey());
-/// # assert!(me.nkey().starts_with('U'));
-/// # Ok::<(), unibus_client::IdentityError>(())
+/// println!("an admin has to add {}; a friend needs {}", me.nkey(), me.contact());
+/// // What the friend reads from it: by which endpoint rooms know me, and my public keys.
+/// let party = Identity::parse_contact(&me.contact())?;
+/// assert_eq!((&party, &party.endpoint), (me.party(), me.endpoint()));
+/// // The secret halves sign, and agree on keys; whoever has the public ones can tell.
+/// let signature = me.sign_text("a statement");
+/// assert!(party.sign_pub.0.verify(b"a statement", &signature));
+/// assert!(me.signing().public() == party.sign_pub.0);
+/// assert_eq!(me.agreement().public()?, party.kex_pub);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Identity {
     seed: UserSeed,
@@ -59,21 +66,24 @@ impl Drop for Content {
 }
 
 impl Identity {
-    /// A new identity that is nowhere stored.
+    /// A new identity that is nowhere stored. Example: [`Identity`].
     ///
     /// # Errors
     /// [`IdentityError::Random`] where the system gives no random bytes.
     pub fn generate() -> Result<Self, IdentityError> {
-        let mut secrets = Zeroizing::new([[0u8; 32]; 2]);
-        for secret in secrets.iter_mut() {
-            rand::rngs::SysRng
-                .try_fill_bytes(secret)
-                .map_err(|_| IdentityError::Random)?;
-        }
-        Self::from_secrets(secrets[0], secrets[1]).map_err(|_| IdentityError::Random)
+        let (sign, kex) = (unibus_keyfile::random()?, unibus_keyfile::random()?);
+        Self::from_secrets(*sign, *kex).map_err(|_| IdentityError::Random)
     }
 
     /// An identity from the secret halves of its two keys.
+    ///
+    /// ```
+    /// use unibus_client::Identity;
+    /// let (sign, kex) = ([1; 32], [2; 32]); // as an application keeps them itself
+    /// let me = Identity::from_secrets(sign, kex)?;
+    /// assert_eq!(me.party(), Identity::from_secrets(sign, kex)?.party());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`SealError::Recipient`] where `kex` is no usable X25519 key.
@@ -102,13 +112,11 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; the file is left as it is.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let text = secret_file::read(path)?;
+        let content: Content = unibus_keyfile::read(path)?;
         let corrupt = |reason| IdentityError::Corrupt {
             path: path.to_owned(),
             reason,
         };
-        let content: Content = serde_json::from_slice(&text)
-            .map_err(|_| corrupt("it is not the JSON of an identity"))?;
         let seed = UserSeed::parse(&content.seed).map_err(|_| corrupt("its seed is none"))?;
         let kex = HEXLOWER.decode(content.kex_secret.as_bytes());
         let kex = Zeroizing::new(kex.map_err(|_| corrupt("its kex_secret is not hex"))?);
@@ -138,21 +146,26 @@ impl Identity {
     /// Reads the identity in a file, or creates it (mode 0600, folder included) where nothing is. Of
     /// two processes that do so at once, both get the same identity.
     ///
+    /// ```
+    /// use unibus_client::{Identity, IdentityError};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let file = folder.path().join("me.json");
+    /// let me = Identity::load_or_create(&file)?;
+    /// assert_eq!(Identity::load(&file)?.party(), me.party());
+    /// // What is there is never overwritten.
+    /// let other = Identity::generate()?.create(&file);
+    /// assert!(matches!(other, Err(IdentityError::Exists(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`IdentityError`]; a file that is there is never overwritten.
     pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
-        match Self::load(path) {
-            Err(IdentityError::Missing(_)) => {}
-            done => return done,
-        }
-        let fresh = Self::generate()?;
-        match fresh.create(path) {
-            Err(IdentityError::Exists(_)) => Self::load(path),
-            done => done.map(|()| fresh),
-        }
+        unibus_keyfile::load_or_create(path, Self::load, Self::generate, |new| new.create(path))
     }
 
     /// Writes the identity to a file that must not be there: complete or not at all.
+    /// Example: [`Identity::load_or_create`].
     ///
     /// # Errors
     /// [`IdentityError::Exists`], [`IdentityError::Io`].
@@ -170,25 +183,24 @@ impl Identity {
             kex_pub: kex_pub.to_string(),
             endpoint: endpoint.to_string(),
         };
-        // A struct of texts always serialises.
-        let mut text = Zeroizing::new(serde_json::to_vec_pretty(&content).unwrap_or_default());
-        text.push(b'\n');
-        secret_file::create(path, &text)
+        unibus_keyfile::create(path, &content)
     }
 
-    /// The endpoint: the name by which rooms know this identity.
+    /// The endpoint: the name by which rooms know this identity. Example: [`Identity`].
     #[must_use]
     pub fn endpoint(&self) -> &EndpointId {
         &self.party.endpoint
     }
 
     /// Endpoint and public keys: what somebody else needs to know to invite this identity.
+    /// Example: [`Identity`].
     #[must_use]
     pub fn party(&self) -> &Party {
         &self.party
     }
 
     /// The public keys as a text to pass on: what [`Identity::parse_contact`] reads.
+    /// Example: [`Identity`].
     #[must_use]
     pub fn contact(&self) -> String {
         let Party {
@@ -221,25 +233,26 @@ impl Identity {
         })
     }
 
-    /// The public signing key as `U…`: what an admin adds to a server's users.
+    /// The public signing key as `U…`: what an admin adds to a server's users. Example: [`Identity`].
     #[must_use]
     pub fn nkey(&self) -> String {
         self.party.sign_pub.0.to_nkey()
     }
 
     /// Signs a text, such as a statement of [`unibus_proto::control`]: base64url.
+    /// Example: [`Identity`].
     #[must_use]
     pub fn sign_text(&self, text: &str) -> String {
         self.seed.sign(text.as_bytes())
     }
 
-    /// The signing key, for frames and requests.
+    /// The signing key, for frames and requests. Example: [`Identity`].
     #[must_use]
     pub fn signing(&self) -> &UserSeed {
         &self.seed
     }
 
-    /// The key-agreement key, for sealed room keys.
+    /// The key-agreement key, for sealed room keys. Example: [`Identity`].
     #[must_use]
     pub fn agreement(&self) -> &KexSecret {
         &self.kex

@@ -1,34 +1,36 @@
 //! Client of a unibus: end-to-end encrypted rooms, their members, history and files.
 //!
 //! The servers route, store and count; they never have a room's key and can't add a reader. From nothing
-//! to an encrypted message, after an admin has added the key that the first line prints
-//! (`unibus-node user add U…`):
+//! to an encrypted message: `unibus-node --bus-auth enforce` starts a node on this host, and
+//! `unibus-node user add U…` adds the key that this program prints when it first runs.
 //!
 //! ```no_run
 //! use unibus_client::{Event, Identity, NewRoom, Options, Session, Start};
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let me = Identity::load_or_create("me.json".as_ref())?;
-//! println!("my key: {}  my contact: {}", me.nkey(), me.contact());
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let me = Identity::load_or_create("me.json".as_ref())?;
+//!     println!("my key, for an admin: {}", me.nkey());
+//!     println!("my contact, for friends: {}", me.contact());
 //!
-//! let options = Options::new().server("https://n0:8470", "tls://n0:4222").ca("ca.crt");
-//! let session = Session::connect(me, options).await?;
-//! let room = session.create_room(NewRoom::new("team.kitchen".parse()?)).await?;
+//!     let options = Options::new().server("http://127.0.0.1:8470", "nats://127.0.0.1:4222");
+//!     let session = Session::connect(me, options).await?;
+//!     let room = session.create_room(NewRoom::new("team.kitchen".parse()?)).await?;
+//!     session.publish(&room, "tea is ready").await?;
 //!
-//! let friend = Identity::parse_contact("unibus-contact:…")?; // what the friend has printed
-//! session.invite(&room, &friend).await?;
-//! let sent = session.publish(&room, "tea is ready").await?;
-//! session.react(&room, sent.id, "🫖").await?;
-//!
-//! let mut events = session.subscribe(&room, Start::Beginning).await?;
-//! while let Some(event) = events.next().await {
-//!     if let Event::Message(message) = event {
-//!         println!("{}: {}", message.from(), message.text());
+//!     let mut events = session.subscribe(&room, Start::Beginning).await?;
+//!     while let Some(event) = events.next().await {
+//!         if let Event::Message(message) = event {
+//!             println!("{}: {}", message.from(), message.text());
+//!         }
 //!     }
+//!     Ok(())
 //! }
-//! # Ok(())
-//! # }
 //! ```
+//!
+//! In twenty lines more a friend answers: [`Identity::parse_contact`] reads the contact that the friend's
+//! program has printed, [`Session::invite`] invites them, [`Session::join`] is what they do. Servers on other
+//! hosts are named with `https://`, `tls://` and their CA's file ([`Options::ca`]).
 //!
 //! # What is where
 //! - [`Identity`]: keys and the file that keeps them. [`Options`]: where servers are and how they are
@@ -48,10 +50,10 @@ mod control;
 pub mod error;
 pub mod event;
 pub mod identity;
+mod memory;
 mod options;
 mod room;
 pub mod rooms;
-mod secret_file;
 pub mod session;
 #[cfg(test)]
 mod vectors;
@@ -60,8 +62,8 @@ pub use error::Error;
 pub use event::{Event, MembershipChange, Message, MyRoom, RoomsChange, Undecryptable, Unreadable};
 pub use identity::Identity;
 pub use options::Options;
-pub use secret_file::IdentityError;
 pub use session::{
     FileInfo, HistoryPage, HistoryQuery, NewRoom, Progress, RoomInfo, RoomsWatch, Sent, Session,
     Speech, Start, Subscription, ThreadSummary,
 };
+pub use unibus_keyfile::IdentityError;

@@ -19,20 +19,30 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// one, nothing is encrypted on the way to the servers (what is said in rooms still is).
 ///
 /// ```
+/// use std::time::Duration;
 /// use unibus_client::Options;
+///
 /// let options = Options::new()
 ///     .server("https://n0.example:8470", "tls://n0.example:4222")
 ///     .server("https://n1.example:8470", "tls://n1.example:4222")
-///     .ca("ca.crt");
+///     .ca("ca.crt")
+///     .memory("rooms.json")
+///     .name("kitchen display")
+///     .caretaker(false)
+///     .call_timeout(Duration::from_secs(5));
 /// assert!(options.check().is_ok());
 /// let open = Options::new().server("http://n0.example:8470", "tls://n0.example:4222").ca("ca.crt");
 /// assert!(open.check().is_err());
+/// // The planes may be of different hosts.
+/// let apart = Options::new().control_plane("http://127.0.0.1:8470").message_plane("nats://127.0.0.1:4222");
+/// assert!(apart.check().is_ok());
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) control: Vec<String>,
     pub(crate) nats: Vec<String>,
     pub(crate) ca: Option<PathBuf>,
+    pub(crate) memory: Option<PathBuf>,
     pub(crate) name: String,
     pub(crate) caretaker: bool,
     pub(crate) call_timeout: Duration,
@@ -45,6 +55,7 @@ impl Default for Options {
             control: Vec::new(),
             nats: Vec::new(),
             ca: None,
+            memory: None,
             name: "unibus-client".into(),
             caretaker: true,
             call_timeout: CALL_TIMEOUT,
@@ -54,14 +65,14 @@ impl Default for Options {
 }
 
 impl Options {
-    /// No servers yet.
+    /// No servers yet. Example: [`Options`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a node: its control plane (`http://` or `https://`) and its message plane (`nats://` or
-    /// `tls://`).
+    /// `tls://`). Example: [`Options`].
     #[must_use]
     pub fn server(mut self, control: impl Into<String>, nats: impl Into<String>) -> Self {
         self.control.push(control.into());
@@ -70,6 +81,7 @@ impl Options {
     }
 
     /// Adds a control plane alone (`http://` or `https://`), where the two planes are named apart.
+    /// Example: [`Options`].
     #[must_use]
     pub fn control_plane(mut self, url: impl Into<String>) -> Self {
         self.control.push(url.into());
@@ -77,6 +89,7 @@ impl Options {
     }
 
     /// Adds a message plane alone (`nats://` or `tls://`), where the two planes are named apart.
+    /// Example: [`Options`].
     #[must_use]
     pub fn message_plane(mut self, url: impl Into<String>) -> Self {
         self.nats.push(url.into());
@@ -84,13 +97,27 @@ impl Options {
     }
 
     /// Trusts the certificates that this CA (a PEM file) has signed, on both planes, and no others.
+    /// Example: [`Options`].
     #[must_use]
     pub fn ca(mut self, file: impl Into<PathBuf>) -> Self {
         self.ca = Some(file.into());
         self
     }
 
-    /// The name that servers show for the connection.
+    /// Keeps in this file what the identity must not forget of its rooms: who owns them, the latest epoch
+    /// that it has seen, and who has gone. Without it each session believes what the servers say of a room
+    /// when it first looks, such as that it is as it was before somebody was removed.
+    ///
+    /// The file is made where there is none; sessions of one identity may share it, and no other
+    /// identity's. One that is damaged is an error of [`Session::connect`](crate::Session::connect).
+    /// Example: [`Options`].
+    #[must_use]
+    pub fn memory(mut self, file: impl Into<PathBuf>) -> Self {
+        self.memory = Some(file.into());
+        self
+    }
+
+    /// The name that servers show for the connection. Example: [`Options`].
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -98,7 +125,7 @@ impl Options {
     }
 
     /// Whether the session rekeys the rooms that it owns by itself when somebody has gone; `true`
-    /// unless said otherwise.
+    /// unless said otherwise. Example: [`Options`].
     #[must_use]
     pub fn caretaker(mut self, caretaker: bool) -> Self {
         self.caretaker = caretaker;
@@ -106,14 +133,14 @@ impl Options {
     }
 
     /// How long a call may take before it fails, over all servers and attempts: 20 s unless said
-    /// otherwise.
+    /// otherwise. Example: [`Options`].
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// Checks the options without connecting.
+    /// Checks the options without connecting. Example: [`Options`].
     ///
     /// # Errors
     /// [`Error::Options`], which names the value that can't be used.

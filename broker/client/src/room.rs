@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use unibus_proto::control::{EndpointId, FormerMember, MemberRecord, RoomRecord, SignPublic};
 
 use crate::event::{MembershipChange, Unreadable};
 use crate::rooms::keyring::Keyring;
-use crate::rooms::roster::{Member, Roster, RosterError};
+use crate::rooms::roster::{InventedReason, Member, Roster, RosterError};
 
 /// A verified room.
 #[derive(Debug)]
@@ -19,8 +20,60 @@ pub(crate) struct Known {
     pub(crate) keyless: BTreeSet<u64>,
     /// Who left, with the last epoch that they belonged to.
     former: BTreeMap<EndpointId, (SignPublic, u64)>,
-    /// Whom this session removed and did not invite again.
-    removed: BTreeSet<EndpointId>,
+    /// Who has gone, whatever the server says of them.
+    gone: BTreeMap<EndpointId, Gone>,
+}
+
+/// That somebody belongs to a room no more, and how that is known.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Gone {
+    /// The epoch that it happened in.
+    epoch: u64,
+    /// This identity removed them; otherwise they lack the key of that epoch.
+    removed: bool,
+}
+
+impl Gone {
+    fn reason(self) -> InventedReason {
+        if self.removed {
+            InventedReason::Removed
+        } else {
+            InventedReason::Keyless
+        }
+    }
+
+    /// Whether a key of `epoch` shows that somebody was admitted again since. Nobody is, in the epoch of a
+    /// removal: invitations wait for the next one.
+    fn is_over(self, epoch: u64) -> bool {
+        if self.removed {
+            epoch > self.epoch
+        } else {
+            epoch >= self.epoch
+        }
+    }
+}
+
+/// What a client must not forget of a room when its session ends: what a server could not take back before
+/// its eyes, it must not take back behind its back.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Remembered {
+    pub(crate) owner: EndpointId,
+    pub(crate) epoch: u64,
+    #[serde(default)]
+    gone: BTreeMap<EndpointId, Gone>,
+}
+
+impl Remembered {
+    /// Takes what another session of the same identity has written since this one wrote `before`: who has
+    /// gone stays gone, unless this session has taken it back itself.
+    pub(crate) fn merge(&mut self, other: Self, before: Option<&Self>) {
+        self.epoch = self.epoch.max(other.epoch);
+        for (endpoint, gone) in other.gone {
+            if !before.is_some_and(|before| before.gone.contains_key(&endpoint)) {
+                self.gone.entry(endpoint).or_insert(gone);
+            }
+        }
+    }
 }
 
 impl Known {
@@ -28,8 +81,13 @@ impl Known {
     pub(crate) fn first(
         record: RoomRecord,
         members: &[MemberRecord],
+        remembered: Option<Remembered>,
     ) -> Result<(Self, Vec<MembershipChange>), RosterError> {
-        let roster = Roster::verify(&record, members)?;
+        if let Some(Remembered { owner, epoch, .. }) = &remembered {
+            follows(&record, owner, *epoch)?;
+        }
+        let gone = remembered.map_or_else(BTreeMap::new, |remembered| remembered.gone);
+        let roster = verified(&record, members, &gone)?;
         let changes = invented(&roster);
         let known = Self {
             record,
@@ -37,7 +95,7 @@ impl Known {
             keys: Keyring::default(),
             keyless: BTreeSet::new(),
             former: BTreeMap::new(),
-            removed: BTreeSet::new(),
+            gone,
         };
         Ok((known, changes))
     }
@@ -49,22 +107,8 @@ impl Known {
         record: RoomRecord,
         members: &[MemberRecord],
     ) -> Result<Vec<MembershipChange>, RosterError> {
-        if record.owner != self.record.owner {
-            return Err(RosterError::OwnerChanged {
-                before: self.record.owner.clone(),
-                now: record.owner,
-            });
-        }
-        if record.epoch < self.record.epoch {
-            return Err(RosterError::EpochWentBack {
-                before: self.record.epoch,
-                now: record.epoch,
-            });
-        }
-        let mut roster = Roster::verify(&record, members)?;
-        for endpoint in &self.removed {
-            roster.strike(endpoint);
-        }
+        follows(&record, &self.record.owner, self.record.epoch)?;
+        let roster = verified(&record, members, &self.gone)?;
         let changes = self.difference(&record, &roster);
         let epoch = self.record.epoch;
         for member in self.roster.members() {
@@ -136,7 +180,8 @@ impl Known {
 
     /// Notes that this session removed somebody: the server can't bring them back.
     pub(crate) fn note_removed(&mut self, endpoint: &EndpointId) {
-        self.removed.insert(endpoint.clone());
+        let (epoch, removed) = (self.record.epoch, true);
+        self.gone.insert(endpoint.clone(), Gone { epoch, removed });
         if let Some(member) = self.roster.member(endpoint) {
             let left = (member.party.sign_pub, self.record.epoch);
             self.former.insert(endpoint.clone(), left);
@@ -145,13 +190,83 @@ impl Known {
 
     /// Notes that this session invited somebody.
     pub(crate) fn note_invited(&mut self, endpoint: &EndpointId) {
-        self.removed.remove(endpoint);
+        self.gone.remove(endpoint);
+    }
+
+    /// Holds members against the keys of `epoch` that the owner is proven to have sealed: who has none is
+    /// gone, and who has one of a later epoch than that of their removal is back. Answers whether the
+    /// members have to be looked at again.
+    pub(crate) fn hold_against(
+        &mut self,
+        epoch: u64,
+        members: &BTreeSet<EndpointId>,
+        proven: &BTreeSet<EndpointId>,
+    ) -> bool {
+        let before = self.gone.len();
+        self.gone
+            .retain(|endpoint, gone| !(proven.contains(endpoint) && gone.is_over(epoch)));
+        let mut changed = self.gone.len() != before;
+        for keyless in members.difference(proven) {
+            let removed = false;
+            let new = !self.gone.contains_key(keyless);
+            self.gone
+                .entry(keyless.clone())
+                .or_insert(Gone { epoch, removed });
+            changed |= new;
+        }
+        changed
+    }
+
+    /// Who has gone, whatever the server says of them.
+    pub(crate) fn gone(&self) -> impl Iterator<Item = &EndpointId> {
+        self.gone.keys()
+    }
+
+    /// What must outlive the session. Who went in an earlier epoch than this one is not among it: they have
+    /// no key of this one, which tells as much.
+    pub(crate) fn remember(&self) -> Remembered {
+        let RoomRecord { owner, epoch, .. } = &self.record;
+        let gone = self.gone.iter().filter(|(_, gone)| gone.epoch >= *epoch);
+        Remembered {
+            owner: owner.clone(),
+            epoch: *epoch,
+            gone: gone.map(|(who, gone)| (who.clone(), *gone)).collect(),
+        }
     }
 
     /// The members who get the next key.
     pub(crate) fn recipients(&self) -> impl Iterator<Item = &Member> {
         self.roster.members()
     }
+}
+
+/// Whether what the server says of a room can follow what is known of it.
+fn follows(record: &RoomRecord, owner: &EndpointId, epoch: u64) -> Result<(), RosterError> {
+    if record.owner != *owner {
+        return Err(RosterError::OwnerChanged {
+            before: owner.clone(),
+            now: record.owner.clone(),
+        });
+    }
+    if record.epoch < epoch {
+        return Err(RosterError::EpochWentBack {
+            before: epoch,
+            now: record.epoch,
+        });
+    }
+    Ok(())
+}
+
+fn verified(
+    record: &RoomRecord,
+    members: &[MemberRecord],
+    gone: &BTreeMap<EndpointId, Gone>,
+) -> Result<Roster, RosterError> {
+    let mut roster = Roster::verify(record, members)?;
+    for (endpoint, gone) in gone {
+        roster.strike(endpoint, gone.reason());
+    }
+    Ok(roster)
 }
 
 fn invented(roster: &Roster) -> Vec<MembershipChange> {

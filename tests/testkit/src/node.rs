@@ -297,10 +297,18 @@ impl NodeProcess {
     /// # Errors
     /// When it was given none, or does not answer.
     pub async fn metrics(&self) -> anyhow::Result<String> {
+        self.monitor("/metrics").await
+    }
+
+    /// What the monitoring port answers, where the process was given a `--monitor-port`.
+    ///
+    /// # Errors
+    /// When it was given none, or does not answer.
+    pub async fn monitor(&self, path: &str) -> anyhow::Result<String> {
         let mut flags = self.args.windows(2);
         let port = flags.find_map(|two| (two[0] == "--monitor-port").then(|| two[1].parse()));
-        let (status, text) = http_get(port.context("no --monitor-port")??, "/metrics").await?;
-        anyhow::ensure!(status == 200, "/metrics answers {status}");
+        let (status, text) = http_get(port.context("no --monitor-port")??, path).await?;
+        anyhow::ensure!(status == 200, "{path} answers {status}");
         Ok(text)
     }
 

@@ -31,7 +31,7 @@ const MANIFEST_FORM: &str = "UNIBUS-BLOB-MANIFEST-1";
 /// What a reference's text begins with.
 const TEXT_PREFIX: &str = "unibus-blob:";
 
-/// Why a file can't be read or made.
+/// Why a file can't be read or made. Example: [`BlobKey`].
 #[derive(Clone, Debug, Eq, PartialEq, Error)]
 pub enum BlobError {
     /// A reference or manifest is garbled.
@@ -70,17 +70,37 @@ pub enum BlobError {
 }
 
 /// The key of one file. Never printed; wiped when dropped.
+///
+/// ```
+/// use unibus_client::rooms::blob::{BlobError, BlobHash, BlobKey, Manifest, pieces_of, stored_bytes};
+///
+/// let key = BlobKey::random(&mut rand::rng());
+/// let piece = key.seal_piece(0, true, b"a small file");
+/// assert_eq!(piece.len(), stored_bytes(12));
+/// assert_eq!(key.open_piece(0, true, &piece)?, b"a small file");
+/// // A piece of another place, or with another file's key, is none.
+/// assert_eq!(key.open_piece(1, true, &piece), Err(BlobError::Decrypt));
+/// assert_eq!(BlobKey::from_bytes([7; 32]).open_piece(0, true, &piece), Err(BlobError::Decrypt));
+///
+/// // Pieces are kept under the hash of what is stored; larger files have a manifest of them.
+/// let hash = BlobHash::of(&piece);
+/// assert!(hash.check(&piece).is_ok() && hash.check(b"other").is_err());
+/// let size = 5 * 1024 * 1024;
+/// let manifest = Manifest { size, pieces: vec![hash; pieces_of(size) as usize] };
+/// assert_eq!(key.open_manifest(&key.seal_manifest(&manifest))?, manifest);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Eq, PartialEq, Zeroize, ZeroizeOnDrop)]
 pub struct BlobKey([u8; 32]);
 
 impl BlobKey {
-    /// A key from 32 random bytes.
+    /// A key from 32 random bytes. Example: [`BlobKey`].
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// A random key.
+    /// A random key. Example: [`BlobKey`].
     #[must_use]
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         let mut key = Self([0; 32]);
@@ -88,13 +108,13 @@ impl BlobKey {
         key
     }
 
-    /// Encrypts piece number `index`.
+    /// Encrypts piece number `index`. Example: [`BlobKey`].
     #[must_use]
     pub fn seal_piece(&self, index: u64, last: bool, plaintext: &[u8]) -> Vec<u8> {
         seal(&self.0, nonce(0, index), plaintext, &piece_aad(index, last))
     }
 
-    /// Decrypts piece number `index`.
+    /// Decrypts piece number `index`. Example: [`BlobKey`].
     ///
     /// # Errors
     /// [`BlobError::Decrypt`].
@@ -103,14 +123,14 @@ impl BlobKey {
             .map_err(|_| BlobError::Decrypt)
     }
 
-    /// Encrypts a manifest.
+    /// Encrypts a manifest. Example: [`BlobKey`].
     #[must_use]
     pub fn seal_manifest(&self, manifest: &Manifest) -> Vec<u8> {
         let aad = MANIFEST_FORM.as_bytes();
         seal(&self.0, nonce(1, 0), &manifest.encode(), aad)
     }
 
-    /// Decrypts a manifest.
+    /// Decrypts a manifest. Example: [`BlobKey`].
     ///
     /// # Errors
     /// [`BlobError`].
@@ -141,18 +161,18 @@ fn piece_aad(index: u64, last: bool) -> Vec<u8> {
     format!("{PIECE_FORM}\n{index}\n{end}").into_bytes()
 }
 
-/// The SHA-256 of stored bytes: their address.
+/// The SHA-256 of stored bytes: their address. Example: [`BlobKey`].
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct BlobHash(pub [u8; HASH_BYTES]);
 
 impl BlobHash {
-    /// The address of `bytes`.
+    /// The address of `bytes`. Example: [`BlobKey`].
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Checks that bytes which came from a server are those with this address.
+    /// Checks that bytes which came from a server are those with this address. Example: [`BlobKey`].
     ///
     /// # Errors
     /// [`BlobError::Hash`].
@@ -177,7 +197,7 @@ impl fmt::Debug for BlobHash {
     }
 }
 
-/// The pieces of a file in order.
+/// The pieces of a file in order. Example: [`BlobKey`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Manifest {
     /// Bytes of the file.
@@ -212,7 +232,7 @@ impl Manifest {
     }
 }
 
-/// How many pieces a file of `size` bytes has: at least one.
+/// How many pieces a file of `size` bytes has: at least one. Example: [`BlobKey`].
 #[must_use]
 pub fn pieces_of(size: u64) -> u64 {
     size.div_ceil(PIECE_BYTES as u64).max(1)
@@ -220,6 +240,22 @@ pub fn pieces_of(size: u64) -> u64 {
 
 /// Where a file is and how it is read: what is told to those who may read it. Secret; `Debug` shows
 /// no key.
+///
+/// ```
+/// use unibus_client::rooms::blob::{BlobHash, BlobKey, BlobRef};
+///
+/// let file = BlobRef {
+///     hash: BlobHash::of(b"what is stored"),
+///     key: BlobKey::from_bytes([7; 32]),
+///     size: 1024,
+///     name: Some("cat.png".into()),
+///     media_type: Some("image/png".into()),
+/// };
+/// assert!(!file.has_manifest());
+/// assert_eq!(BlobRef::decode(&file.encode())?, file); // as a frame's payload
+/// assert_eq!(BlobRef::from_text(&file.to_text())?, file); // as a text to pass on
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BlobRef {
     /// The address of its only piece, or of its manifest.
@@ -235,13 +271,13 @@ pub struct BlobRef {
 }
 
 impl BlobRef {
-    /// Whether [`BlobRef::hash`] is a manifest's.
+    /// Whether [`BlobRef::hash`] is a manifest's. Example: [`BlobRef`].
     #[must_use]
     pub fn has_manifest(&self) -> bool {
         pieces_of(self.size) > 1
     }
 
-    /// The reference as the payload of a `FILE` frame.
+    /// The reference as the payload of a `FILE` frame. Example: [`BlobRef`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut map = Map::default();
@@ -258,7 +294,7 @@ impl BlobRef {
         map.encode()
     }
 
-    /// Reads a reference. Fields that this version does not know are ignored.
+    /// Reads a reference. Fields that this version does not know are ignored. Example: [`BlobRef`].
     ///
     /// # Errors
     /// [`BlobError::Cbor`], [`BlobError::Malformed`], [`BlobError::TooLarge`].
@@ -278,13 +314,13 @@ impl BlobRef {
         Ok(reference)
     }
 
-    /// The reference as a text for a person to pass on. Secret.
+    /// The reference as a text for a person to pass on. Secret. Example: [`BlobRef`].
     #[must_use]
     pub fn to_text(&self) -> String {
         format!("{TEXT_PREFIX}{}", BASE64URL_NOPAD.encode(&self.encode()))
     }
 
-    /// Reads [`BlobRef::to_text`].
+    /// Reads [`BlobRef::to_text`]. Example: [`BlobRef`].
     ///
     /// # Errors
     /// As [`BlobRef::decode`].
@@ -302,7 +338,7 @@ impl BlobRef {
     }
 }
 
-/// Bytes of a stored piece whose plaintext has `len`.
+/// Bytes of a stored piece whose plaintext has `len`. Example: [`BlobKey`].
 #[must_use]
 pub fn stored_bytes(len: usize) -> usize {
     len + TAG_BYTES

@@ -11,6 +11,14 @@ const KEY_BYTES_MAX: usize = 16;
 const ENTRIES_MAX: u64 = 64;
 
 /// Why bytes are no map of ours.
+///
+/// ```
+/// use unibus_client::rooms::CborError;
+/// use unibus_client::rooms::frame::{FrameError, SignedFrame};
+/// // An empty map, and a byte behind it.
+/// let garbled = SignedFrame::decode(&[0xa0, 0x00]);
+/// assert_eq!(garbled, Err(FrameError::Cbor(CborError::Trailing(1))));
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq, Error)]
 pub enum CborError {
     /// They end too early.

@@ -25,7 +25,7 @@ pub const KIND_BYTES_MAX: usize = 32;
 /// What stands before the signed bytes, so that no other signature can be taken for a frame's.
 const SIGN_FORM: &[u8] = b"UNIBUS-FRAME-1\n";
 
-/// Why bytes are no frame, or a frame is not what it claims to be.
+/// Why bytes are no frame, or a frame is not what it claims to be. Example: [`SignedFrame`].
 #[derive(Clone, Debug, Eq, PartialEq, Error)]
 pub enum FrameError {
     /// Larger than [`FRAME_BYTES_MAX`].
@@ -55,6 +55,7 @@ pub enum FrameError {
 }
 
 /// A frame's id: 16 bytes in the form of a UUID version 7 (RFC 9562 §5.7), so that ids sort by time.
+/// Example: [`FrameId::new`].
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct FrameId(pub [u8; 16]);
 
@@ -100,29 +101,40 @@ impl FromStr for FrameId {
 }
 
 /// What a frame is: `MSG`, `REACT`, `FILE`, or a kind that an application made up.
+///
+/// ```
+/// use unibus_client::rooms::frame::FrameKind;
+/// assert_eq!(FrameKind::message().as_str(), "MSG");
+/// assert_eq!(FrameKind::reaction().to_string(), "REACT");
+/// assert_eq!("FILE".parse::<FrameKind>()?, FrameKind::file());
+/// let own: FrameKind = "TEMPERATURE".parse()?;
+/// assert!("temperature".parse::<FrameKind>().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct FrameKind(String);
 
 impl FrameKind {
-    /// `MSG`: the payload is what somebody says.
+    /// `MSG`: the payload is what somebody says. Example: [`FrameKind`].
     #[must_use]
     pub fn message() -> Self {
         Self("MSG".into())
     }
 
     /// `REACT`: the payload is a reaction, such as an emoji, to the frame in `re`.
+    /// Example: [`FrameKind`].
     #[must_use]
     pub fn reaction() -> Self {
         Self("REACT".into())
     }
 
-    /// `FILE`: the payload is the reference of an encrypted file.
+    /// `FILE`: the payload is the reference of an encrypted file. Example: [`FrameKind`].
     #[must_use]
     pub fn file() -> Self {
         Self("FILE".into())
     }
 
-    /// The word.
+    /// The word. Example: [`FrameKind`].
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -149,7 +161,7 @@ impl FromStr for FrameKind {
     }
 }
 
-/// Everything about a frame but its payload.
+/// Everything about a frame but its payload. Example: [`Frame`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
     /// Its id.
@@ -171,7 +183,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// A frame of a cleartext room.
+    /// A frame of a cleartext room. Example: [`Frame`].
     #[must_use]
     pub fn plain(mut self, payload: Vec<u8>) -> Frame {
         self.epoch = 0;
@@ -184,6 +196,7 @@ impl Header {
     }
 
     /// A frame whose payload is encrypted with a key of its own. `salt` is random, and used once.
+    /// Example: [`Frame`].
     #[must_use]
     pub fn encrypted(self, key: &RoomKey, salt: [u8; SALT_BYTES], plaintext: &[u8]) -> Frame {
         let message_key = self.context().key(key, &salt);
@@ -216,6 +229,43 @@ enum More {
 }
 
 /// A frame that is not signed yet, or whose signature is kept beside it.
+///
+/// ```
+/// use unibus_client::Identity;
+/// use unibus_client::rooms::frame::{Frame, FrameError, FrameId, FrameKind, Header};
+/// use unibus_client::rooms::message::DecryptError;
+/// use unibus_client::rooms::room_key::RoomKey;
+///
+/// let me = Identity::generate()?;
+/// let header = Header {
+///     id: FrameId::new(1_000, [7; 10]),
+///     room: "kitchen".parse()?,
+///     epoch: 1,
+///     from: me.endpoint().clone(),
+///     kind: FrameKind::message(),
+///     sent_ms: 1_000,
+///     thread: None,
+///     reply_to: None,
+/// };
+/// let key = RoomKey::random(&mut rand::rng());
+/// let salt = [9; 24]; // random, and used once
+/// let frame: Frame = header.clone().encrypted(&key, salt, b"tea is ready");
+/// assert!(frame.is_encrypted() && frame.payload() != b"tea is ready");
+/// assert_eq!(frame.open(&key)?.as_slice(), b"tea is ready");
+/// let other = frame.open(&RoomKey::from_bytes([7; 32]));
+/// assert_eq!(other, Err(FrameError::Decrypt(DecryptError)));
+///
+/// // In a room without encryption the payload is as it was, and the epoch 0.
+/// let open = header.plain(b"tea is ready".to_vec());
+/// assert_eq!((open.payload(), open.header().epoch), (&b"tea is ready"[..], 0));
+///
+/// // What is published: the frame and its sender's signature.
+/// let bytes = frame.sign(me.signing());
+/// assert!(bytes.len() < frame.signed_bytes().len() + 100);
+/// // Everything but the payload is bound to the ciphertext.
+/// assert!(frame.associated().len() < bytes.len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Frame {
     header: Header,
@@ -225,25 +275,25 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Everything but the payload.
+    /// Everything but the payload. Example: [`Frame`].
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The payload as it is sent: ciphertext in an encrypted room.
+    /// The payload as it is sent: ciphertext in an encrypted room. Example: [`Frame`].
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// Whether the payload is encrypted.
+    /// Whether the payload is encrypted. Example: [`Frame`].
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.salt.is_some()
     }
 
-    /// The payload in cleartext.
+    /// The payload in cleartext. Example: [`Frame`].
     ///
     /// # Errors
     /// [`FrameError::Decrypt`]; [`FrameError::Ambiguous`] for a frame that is not encrypted.
@@ -254,7 +304,7 @@ impl Frame {
         Ok(Zeroizing::new(plaintext))
     }
 
-    /// Signs the frame; answers with its encoding.
+    /// Signs the frame; answers with its encoding. Example: [`Frame`].
     #[must_use]
     pub fn sign(&self, seed: &UserSeed) -> Vec<u8> {
         let signature = seed.sign_bytes(&self.signed_bytes());
@@ -263,13 +313,14 @@ impl Frame {
         map.encode()
     }
 
-    /// The bytes that the signature covers.
+    /// The bytes that the signature covers. Example: [`Frame`].
     #[must_use]
     pub fn signed_bytes(&self) -> Vec<u8> {
         [SIGN_FORM, &self.fields(true).encode()].concat()
     }
 
     /// What encryption authenticates beside the payload: the encoding of all other fields.
+    /// Example: [`Frame`].
     #[must_use]
     pub fn associated(&self) -> Vec<u8> {
         self.fields(false).encode()
@@ -319,6 +370,35 @@ impl Frame {
 }
 
 /// A frame as it was received. Its signature is not checked yet: see [`SignedFrame::verify`].
+///
+/// ```
+/// use unibus_client::Identity;
+/// use unibus_client::rooms::frame::{FrameError, SignedFrame};
+/// # use unibus_client::rooms::frame::{FrameId, FrameKind, Header};
+/// # let me = Identity::generate()?;
+/// # let header = Header {
+/// #     id: FrameId::new(1_000, [7; 10]),
+/// #     room: "kitchen".parse()?,
+/// #     epoch: 1,
+/// #     from: me.endpoint().clone(),
+/// #     kind: FrameKind::message(),
+/// #     sent_ms: 1_000,
+/// #     thread: None,
+/// #     reply_to: None,
+/// # };
+/// # let bytes = header.plain(b"tea is ready".to_vec()).sign(me.signing());
+/// // `bytes` is what came; whom it claims to be from says whose key has to fit.
+/// let received = SignedFrame::decode(&bytes)?;
+/// assert_eq!(received.claims().from, *me.endpoint());
+/// let frame = received.verify(&me.party().sign_pub)?;
+/// assert_eq!(frame.payload(), b"tea is ready");
+/// assert_eq!((received.unverified(), received.encode()), (frame, bytes));
+///
+/// let somebody = Identity::generate()?;
+/// let refused = received.verify(&somebody.party().sign_pub);
+/// assert_eq!(refused, Err(FrameError::Signature));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SignedFrame {
     frame: Frame,
@@ -326,7 +406,7 @@ pub struct SignedFrame {
 }
 
 impl SignedFrame {
-    /// Reads a frame that fills `bytes`.
+    /// Reads a frame that fills `bytes`. Example: [`SignedFrame`].
     ///
     /// # Errors
     /// [`FrameError`] for everything that is not the one encoding of a frame; never panics.
@@ -368,7 +448,7 @@ impl SignedFrame {
         })
     }
 
-    /// The frame, once its sender's key is known and its signature fits.
+    /// The frame, once its sender's key is known and its signature fits. Example: [`SignedFrame`].
     ///
     /// # Errors
     /// [`FrameError::Signature`].
@@ -384,19 +464,20 @@ impl SignedFrame {
         }
     }
 
-    /// What the frame claims to be, before anything of it is proven.
+    /// What the frame claims to be, before anything of it is proven. Example: [`SignedFrame`].
     #[must_use]
     pub fn claims(&self) -> &Header {
         &self.frame.header
     }
 
     /// The frame before anything of it is proven: for tools that only look at frames.
+    /// Example: [`SignedFrame`].
     #[must_use]
     pub fn unverified(&self) -> &Frame {
         &self.frame
     }
 
-    /// Its encoding: the bytes that it was read from.
+    /// Its encoding: the bytes that it was read from. Example: [`SignedFrame`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut map = self.frame.fields(true);

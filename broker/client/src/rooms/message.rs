@@ -22,12 +22,12 @@ const MESSAGE_FORM: &str = "UNIBUS-MESSAGE-1";
 /// A message key is used once: its nonce needs no value.
 const NONCE: [u8; 12] = [0; 12];
 
-/// The ciphertext was not made with this key for this frame, or it is damaged.
+/// The ciphertext was not made with this key for this frame, or it is damaged. Example: [`Frame`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
 #[error("the message can't be decrypted: it is damaged, or was encrypted for something else")]
 pub struct DecryptError;
 
-/// What a message key is bound to beside the room key and the salt.
+/// What a message key is bound to beside the room key and the salt. Example: [`MessageContext::key`].
 #[derive(Clone, Copy, Debug)]
 pub struct MessageContext<'a> {
     /// The room.

@@ -11,7 +11,9 @@ use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use rand::CryptoRng;
 use thiserror::Error;
-use unibus_proto::control::{EndpointId, KexPublic, RoomId, SealedKey, sealed_key_statement};
+use unibus_proto::control::{
+    EndpointId, KexPublic, RoomId, SealedKey, SignPublic, sealed_key_statement,
+};
 use unibus_proto::nkey::UserSeed;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -24,7 +26,7 @@ pub const SEALED_BYTES: usize = ENCAPPED_BYTES + ROOM_KEY_BYTES + 16;
 /// First line of `info`.
 const SEAL_FORM: &str = "UNIBUS-ROOM-KEY-1";
 
-/// Why a sealed key is of no use.
+/// Why a sealed key is of no use. Example: [`KeySlot`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
 pub enum SealError {
     /// Not base64, or not as long as a sealed key is.
@@ -42,23 +44,25 @@ pub enum SealError {
 }
 
 /// The key of one epoch of a room. Never printed; wiped when dropped.
+///
+/// ```
+/// use unibus_client::rooms::room_key::RoomKey;
+/// let key = RoomKey::random(&mut rand::rng());
+/// let kept = RoomKey::from_bytes(*key.reveal()); // such as from an application's own store
+/// assert!(kept == key);
+/// assert_eq!(format!("{key:?}"), "RoomKey(..)");
+/// ```
 #[derive(Clone, Eq, PartialEq, Zeroize, ZeroizeOnDrop)]
 pub struct RoomKey([u8; ROOM_KEY_BYTES]);
 
 impl RoomKey {
-    /// A key from 32 random bytes.
-    ///
-    /// ```
-    /// use unibus_client::rooms::room_key::RoomKey;
-    /// let key = RoomKey::from_bytes([7; 32]);
-    /// assert_eq!(format!("{key:?}"), "RoomKey(..)");
-    /// ```
+    /// A key from 32 random bytes. Example: [`RoomKey`].
     #[must_use]
     pub fn from_bytes(bytes: [u8; ROOM_KEY_BYTES]) -> Self {
         Self(bytes)
     }
 
-    /// A random key.
+    /// A random key. Example: [`RoomKey`].
     #[must_use]
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         let mut key = Self([0; ROOM_KEY_BYTES]);
@@ -67,6 +71,7 @@ impl RoomKey {
     }
 
     /// The key itself, for tests and for those who keep keys themselves. Never log it.
+    /// Example: [`RoomKey`].
     #[must_use]
     pub fn reveal(&self) -> &[u8; ROOM_KEY_BYTES] {
         &self.0
@@ -80,11 +85,20 @@ impl fmt::Debug for RoomKey {
 }
 
 /// An X25519 key-agreement key. Never printed; wiped when dropped.
+///
+/// ```
+/// use unibus_client::rooms::room_key::KexSecret;
+/// let secret = KexSecret::from_bytes(&[2; 32])?;
+/// println!("others seal keys to {}", secret.public()?);
+/// let kept = KexSecret::from_bytes(&secret.to_bytes())?; // such as from an application's own store
+/// assert_eq!(kept.public()?, secret.public()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct KexSecret(<X25519HkdfSha256 as Kem>::PrivateKey);
 
 impl KexSecret {
-    /// A key from 32 random bytes (RFC 7748 clamps them when they are used).
+    /// A key from 32 random bytes (RFC 7748 clamps them when they are used). Example: [`KexSecret`].
     ///
     /// # Errors
     /// [`SealError::Recipient`] where the bytes are no key.
@@ -93,7 +107,7 @@ impl KexSecret {
         secret.map(Self).map_err(|_| SealError::Recipient)
     }
 
-    /// The secret itself, for an identity file.
+    /// The secret itself, for an identity file. Example: [`KexSecret`].
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
         let mut bytes = self.0.to_bytes();
@@ -102,7 +116,7 @@ impl KexSecret {
         copy
     }
 
-    /// The public half.
+    /// The public half. Example: [`KexSecret`].
     ///
     /// # Errors
     /// [`SealError::Recipient`] where it is a point that agrees with nobody.
@@ -120,6 +134,24 @@ impl fmt::Debug for KexSecret {
 }
 
 /// Which key this is and for whom: what HPKE's `info` and the sealer's signature bind.
+///
+/// ```
+/// use unibus_client::Identity;
+/// use unibus_client::rooms::room_key::{KeySlot, RoomKey, SealError};
+///
+/// let (owner, friend) = (Identity::generate()?, Identity::generate()?);
+/// let (room, key) = ("kitchen".parse()?, RoomKey::random(&mut rand::rng()));
+/// let slot = KeySlot { room: &room, epoch: 1, recipient: friend.endpoint() };
+/// let sealed = slot.seal(&key, &friend.party().kex_pub, owner.signing(), &mut rand::rng())?;
+///
+/// let sealer = &owner.party().sign_pub;
+/// assert!(slot.open(&sealed, friend.agreement(), sealer)? == key);
+/// // Passed off as the key of another epoch, it is refused.
+/// let later = KeySlot { epoch: 2, ..slot };
+/// assert!(slot.is_by(&sealed, sealer) && !later.is_by(&sealed, sealer));
+/// assert_eq!(later.open(&sealed, friend.agreement(), sealer), Err(SealError::Signature));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct KeySlot<'a> {
     /// The room.
@@ -140,7 +172,7 @@ impl KeySlot<'_> {
         format!("{SEAL_FORM}\n{room}\n{epoch}\n{recipient}")
     }
 
-    /// Seals a room key to a recipient, signed by the sealer.
+    /// Seals a room key to a recipient, signed by the sealer. Example: [`KeySlot`].
     ///
     /// # Errors
     /// [`SealError::Recipient`].
@@ -173,8 +205,21 @@ impl KeySlot<'_> {
         })
     }
 
+    /// Whether a sealed key is signed by `sealer` for this slot, and so whom its sealer has given it: what
+    /// can be told without opening it. Example: [`KeySlot`].
+    #[must_use]
+    pub fn is_by(&self, sealed: &SealedKey, sealer: &SignPublic) -> bool {
+        let bytes = BASE64.decode(sealed.sealed_key.as_bytes());
+        bytes.is_ok_and(|bytes| self.is_signed(&bytes, sealed, sealer))
+    }
+
+    fn is_signed(&self, bytes: &[u8], sealed: &SealedKey, sealer: &SignPublic) -> bool {
+        let statement = sealed_key_statement(self.room, self.epoch, self.recipient, bytes);
+        sealer.0.verify(statement.as_bytes(), &sealed.signature)
+    }
+
     /// Checks who sealed a key, and opens it. `sealer` is the signing key of the member that the
-    /// record names, which the caller has verified.
+    /// record names, which the caller has verified. Example: [`KeySlot`].
     ///
     /// # Errors
     /// [`SealError`].
@@ -182,15 +227,14 @@ impl KeySlot<'_> {
         &self,
         sealed: &SealedKey,
         secret: &KexSecret,
-        sealer: &unibus_proto::control::SignPublic,
+        sealer: &SignPublic,
     ) -> Result<RoomKey, SealError> {
         let bytes = BASE64.decode(sealed.sealed_key.as_bytes());
         let bytes = bytes.map_err(|_| SealError::Form)?;
         if bytes.len() != SEALED_BYTES {
             return Err(SealError::Form);
         }
-        let statement = sealed_key_statement(self.room, self.epoch, self.recipient, &bytes);
-        if !sealer.0.verify(statement.as_bytes(), &sealed.signature) {
+        if !self.is_signed(&bytes, sealed, sealer) {
             return Err(SealError::Signature);
         }
         let (encapped, ciphertext) = bytes.split_at(ENCAPPED_BYTES);
@@ -236,7 +280,7 @@ mod tests {
         let to = secret.public().unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         let sealed = slot.seal(&key, &to, &sealer, &mut rng).unwrap();
-        let by = unibus_proto::control::SignPublic(sealer.public());
+        let by = SignPublic(sealer.public());
         assert_eq!(slot.open(&sealed, &secret, &by), Ok(key));
 
         let other_epoch = KeySlot { epoch: 4, ..slot };
@@ -256,7 +300,7 @@ mod tests {
         let stranger = KexSecret::from_bytes(&[4; 32]).unwrap();
         assert_eq!(slot.open(&sealed, &stranger, &by), Err(SealError::Open));
         let other = UserSeed::from_bytes([5; 32]).public();
-        let other = unibus_proto::control::SignPublic(other);
+        let other = SignPublic(other);
         assert_eq!(
             slot.open(&sealed, &secret, &other),
             Err(SealError::Signature)

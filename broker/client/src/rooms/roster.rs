@@ -10,7 +10,7 @@ use unibus_proto::control::{
     room_statement,
 };
 
-/// Why a room's own record is not to be trusted: no member of it can be verified.
+/// Why a room's own record is not to be trusted: no member of it can be verified. Example: [`Roster`].
 #[derive(Clone, Debug, Eq, PartialEq, Error)]
 pub enum RosterError {
     /// The list of members lacks the owner.
@@ -37,7 +37,7 @@ pub enum RosterError {
     },
 }
 
-/// Why somebody whom the server calls a member is none.
+/// Why somebody whom the server calls a member is none. Example: [`Roster`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
 pub enum InventedReason {
     /// The endpoint is not that of the signing key.
@@ -52,9 +52,13 @@ pub enum InventedReason {
     /// This client removed it, and did not admit it again.
     #[error("it was removed, and nobody has admitted it again")]
     Removed,
+    /// The owner has sealed no key of the current epoch to it, as everybody has one who belongs to the
+    /// room: it was removed or has left.
+    #[error("the owner has not given it the room's current key: it was removed, or has left")]
+    Keyless,
 }
 
-/// A member that the server made up.
+/// A member that the server made up. Example: [`Roster`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Invented {
     /// What the server calls it.
@@ -63,7 +67,7 @@ pub struct Invented {
     pub reason: InventedReason,
 }
 
-/// A verified member.
+/// A verified member. Example: [`Roster`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Member {
     /// Its endpoint and keys.
@@ -77,20 +81,37 @@ pub struct Member {
 /// A room whose record and members were verified.
 ///
 /// ```
+/// use unibus_client::rooms::roster::{Invented, InventedReason, Member, Roster, RosterError};
 /// # use unibus_client::Identity;
-/// # use unibus_client::rooms::roster::Roster;
 /// # use unibus_proto::control::*;
-/// # let me = Identity::generate()?;
+/// # let (me, friend) = (Identity::generate()?, Identity::generate()?);
 /// # let (id, subject): (RoomId, RoomSubject) = ("r1".parse()?, "room.one".parse()?);
 /// # let signature = me.sign_text(&room_statement(&id, &subject, &Policy::MATRIX, me.party()));
-/// # let Party { endpoint, sign_pub, kex_pub } = me.party().clone();
-/// # let room = RoomRecord { id, subject, policy: Policy::MATRIX, owner: endpoint.clone(), epoch: 1,
+/// # let room = RoomRecord { id, subject, policy: Policy::MATRIX, owner: me.endpoint().clone(), epoch: 1,
 /// #     created_at: String::new(), owner_signature: signature.clone(), needs_rekey: false };
-/// # let owner = MemberRecord { endpoint: endpoint.clone(), sign_pub, kex_pub, role: MemberRole::Owner,
-/// #     joined_at: Some(String::new()), inviter: endpoint.clone(), inviter_signature: signature };
-/// // `room` and `owner` are what the server says of a room and its only member.
-/// let roster = Roster::verify(&room, &[owner])?;
-/// assert!(roster.member(&endpoint).is_some() && roster.invented().is_empty());
+/// # let record = |party: &Party, role, signature: String| MemberRecord { endpoint: party.endpoint.clone(),
+/// #     sign_pub: party.sign_pub, kex_pub: party.kex_pub.clone(), role, joined_at: Some(String::new()),
+/// #     inviter: me.endpoint().clone(), inviter_signature: signature };
+/// # let admitted = me.sign_text(&member_statement(&room.id, friend.party(), MemberRole::Member));
+/// # let owner = record(me.party(), MemberRole::Owner, signature);
+/// # let guest = record(friend.party(), MemberRole::Member, admitted);
+/// # let mut made_up = record(Identity::generate()?.party(), MemberRole::Member, me.sign_text("else"));
+/// // `room` is what the server says of the room; `owner`, `guest` and `made_up` of its members.
+/// let mut roster = Roster::verify(&room, &[owner.clone(), guest, made_up.clone()])?;
+/// assert_eq!(roster.owner(), me.party());
+/// let members: Vec<&Member> = roster.members().collect();
+/// assert_eq!(members.len(), 2);
+/// assert!(roster.member(friend.endpoint()).is_some());
+/// // Whom nobody has admitted is reported, and gets no key.
+/// let reason = InventedReason::Signature;
+/// assert_eq!(roster.invented(), [Invented { endpoint: made_up.endpoint.clone(), reason }]);
+/// assert_eq!(roster.check(&room.id, &made_up), Err(reason));
+/// // Whom this client has removed does not come back because the server says so.
+/// roster.strike(friend.endpoint(), InventedReason::Removed);
+/// assert!(roster.member(friend.endpoint()).is_none());
+/// // A room that the server changed is not used at all.
+/// let moved = RoomRecord { subject: "room.two".parse()?, ..room };
+/// assert_eq!(Roster::verify(&moved, &[owner]), Err(RosterError::RoomSignature));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,7 +122,7 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Verifies a room's record, and each member's.
+    /// Verifies a room's record, and each member's. Example: [`Roster`].
     ///
     /// # Errors
     /// [`RosterError`] where the room itself can't be trusted. Members that can't are in
@@ -133,7 +154,7 @@ impl Roster {
         Ok(roster)
     }
 
-    /// Verifies one record against the room's owner.
+    /// Verifies one record against the room's owner. Example: [`Roster`].
     ///
     /// # Errors
     /// What gives it away.
@@ -160,35 +181,36 @@ impl Roster {
         }
     }
 
-    /// The owner.
+    /// The owner. Example: [`Roster`].
     #[must_use]
     pub fn owner(&self) -> &Party {
         &self.owner
     }
 
-    /// A verified member.
+    /// A verified member. Example: [`Roster`].
     #[must_use]
     pub fn member(&self, endpoint: &EndpointId) -> Option<&Member> {
         self.members.get(endpoint)
     }
 
-    /// The verified members, by endpoint.
+    /// The verified members, by endpoint. Example: [`Roster`].
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }
 
-    /// Whom the server made up.
+    /// Whom the server made up. Example: [`Roster`].
     #[must_use]
     pub fn invented(&self) -> &[Invented] {
         &self.invented
     }
 
-    /// Strikes out somebody who was removed: what the server says of them counts no more.
-    pub fn strike(&mut self, endpoint: &EndpointId) {
+    /// Strikes out somebody who has gone: what the server says of them counts no more.
+    /// Example: [`Roster`].
+    pub fn strike(&mut self, endpoint: &EndpointId, reason: InventedReason) {
         if self.members.remove(endpoint).is_some() {
             self.invented.push(Invented {
                 endpoint: endpoint.clone(),
-                reason: InventedReason::Removed,
+                reason,
             });
         }
     }

@@ -12,7 +12,7 @@ use crate::rooms::blob::{
     BlobError, BlobHash, BlobKey, BlobRef, Manifest, PIECE_BYTES, PIECES_MAX,
 };
 
-/// What a sender says about a file.
+/// What a sender says about a file. Example: [`Session::put_blob`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FileInfo {
     /// Its name.
@@ -23,7 +23,7 @@ pub struct FileInfo {
     pub size: Option<u64>,
 }
 
-/// How far a transfer has come, in bytes of the file.
+/// How far a transfer has come, in bytes of the file. Example: [`Session::put_blob`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Progress {
     /// Transferred.
@@ -42,11 +42,12 @@ impl Session {
     /// an encrypted room ([`Speech::file`](crate::Speech::file)) and nowhere else.
     ///
     /// ```no_run
-    /// use unibus_client::{FileInfo, Speech};
+    /// use unibus_client::{FileInfo, Progress, Speech};
     /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), Box<dyn std::error::Error>> {
     /// let file = tokio::fs::File::open("cat.png").await?;
     /// let info = FileInfo { name: Some("cat.png".into()), ..FileInfo::default() };
-    /// let stored = session.put_blob(file, info, |progress| println!("{progress:?}")).await?;
+    /// let progress = |Progress { done, .. }| println!("{done} bytes");
+    /// let stored = session.put_blob(file, info, progress).await?;
     /// session.publish(&room, Speech::file(&stored)).await?;
     /// # Ok(())
     /// # }

@@ -37,7 +37,7 @@ pub struct HistoryQuery {
 }
 
 impl HistoryQuery {
-    /// The last `limit` frames (at most 1000).
+    /// The last `limit` frames (at most 1000). Example: [`HistoryQuery`].
     #[must_use]
     pub fn last(limit: usize) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl HistoryQuery {
     }
 
     /// The first `limit` frames after a place: what somebody missed who has seen that one. 0 = from
-    /// the beginning.
+    /// the beginning. Example: [`HistoryQuery`].
     #[must_use]
     pub fn after(seq: u64, limit: usize) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl HistoryQuery {
         }
     }
 
-    /// The last `limit` frames before a place.
+    /// The last `limit` frames before a place. Example: [`HistoryQuery`].
     #[must_use]
     pub fn before(seq: u64, limit: usize) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl HistoryQuery {
     }
 }
 
-/// A page of history.
+/// A page of history. Example: [`Session::history`].
 #[derive(Clone, Debug)]
 pub struct HistoryPage {
     /// What happened, oldest first. Frames that can't be read are in it, with the reason.
@@ -96,7 +96,7 @@ pub struct HistoryPage {
     pub previous: Option<u64>,
 }
 
-/// A thread, as a page of history shows it.
+/// A thread, as a page of history shows it. Example: [`Session::threads`].
 #[derive(Clone, Debug)]
 pub struct ThreadSummary {
     /// The frame that it began with.
@@ -113,14 +113,18 @@ impl Session {
     /// A page of what was said in a room before.
     ///
     /// ```no_run
-    /// use unibus_client::HistoryQuery;
+    /// use unibus_client::{HistoryPage, HistoryQuery, Start};
     /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
-    /// let page = session.history(&room, HistoryQuery::last(50)).await?;
-    /// for message in page.events.iter().filter_map(|event| event.message()) {
+    /// let HistoryPage { events, next, previous } = session.history(&room, HistoryQuery::last(50)).await?;
+    /// for message in events.iter().filter_map(|event| event.message()) {
     ///     println!("{}: {}", message.from(), message.text());
     /// }
+    /// // The page before it, if there is one.
+    /// if let Some(previous) = previous {
+    ///     let older = session.history(&room, HistoryQuery::before(previous, 50)).await?;
+    /// }
     /// // Nothing is lost between the page and what comes next.
-    /// let live = session.subscribe(&room, unibus_client::Start::After(page.next)).await?;
+    /// let live = session.subscribe(&room, Start::After(next)).await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -151,6 +155,16 @@ impl Session {
     }
 
     /// The threads of the last `limit` frames of a room, the one with the latest frame first.
+    ///
+    /// ```no_run
+    /// use unibus_client::ThreadSummary;
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// for ThreadSummary { root, replies, last, .. } in session.threads(&room, 200).await? {
+    ///     println!("{root}: {replies} replies, the last one at {:?}", last.seq());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Session::history`].

@@ -35,7 +35,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Ids that are remembered, so that a frame that is sent again is delivered once.
 const IDS_MAX: usize = 4096;
 
-/// Where a subscription begins.
+/// Where a subscription begins. Example: [`Session::subscribe`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Start {
     /// With what comes next.
@@ -48,14 +48,14 @@ pub enum Start {
 }
 
 /// Events of a room as they come; a [`Stream`]. Ends when it is dropped, after [`Event::Gone`], and with
-/// its session.
+/// its session. Example: [`Session::subscribe`].
 #[derive(Debug)]
 pub struct Subscription {
     events: mpsc::Receiver<Event>,
 }
 
 impl Subscription {
-    /// The next event; `None` when there will be no more.
+    /// The next event; `None` when there will be no more. Example: [`Session::subscribe`].
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
@@ -73,9 +73,9 @@ impl Session {
     /// Listens to a room. Frames are verified and decrypted; changes of membership come as events too.
     ///
     /// ```no_run
-    /// use unibus_client::{Event, Start};
+    /// use unibus_client::{Event, Start, Subscription};
     /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
-    /// let mut events = session.subscribe(&room, Start::Beginning).await?;
+    /// let mut events: Subscription = session.subscribe(&room, Start::Beginning).await?;
     /// while let Some(event) = events.next().await {
     ///     match event {
     ///         Event::Message(message) => println!("{}: {}", message.from(), message.text()),

@@ -2,10 +2,13 @@
 //! Keys are sealed to verified members only. A request whose outcome is unknown is followed by a look
 //! at what came of it.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 use unibus_proto::control::{
-    CreateRoom, EndpointId, History, Invite, MemberRole, Party, Policy, Rekey, RoomId, RoomRecord,
-    RoomSubject, SealedFor, SealedForEpoch, SealedKey, member_statement, room_statement,
+    CreateRoom, EndpointId, History, Invite, KeyReply, MemberRole, Party, Policy, Rekey, RoomId,
+    RoomRecord, RoomSubject, SealedFor, SealedForEpoch, SealedKey, member_statement,
+    room_statement,
 };
 
 use super::rooms::{Change, Room};
@@ -22,8 +25,10 @@ const ATTEMPTS_MAX: usize = 5;
 ///
 /// ```
 /// use unibus_client::NewRoom;
-/// use unibus_proto::control::Policy;
-/// let room = NewRoom::new("team.kitchen".parse()?).policy(Policy::MATRIX);
+/// use unibus_proto::control::{History, Policy};
+/// let kitchen = NewRoom::new("team.kitchen".parse()?); // encrypted and persisted
+/// let open_to_newcomers = Policy { history: History::Shared, ..Policy::MATRIX };
+/// let lobby = NewRoom::new("team.lobby".parse()?).id("lobby".parse()?).policy(open_to_newcomers);
 /// # Ok::<(), unibus_proto::control::IdError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -35,6 +40,7 @@ pub struct NewRoom {
 
 impl NewRoom {
     /// A room that is encrypted and persisted ([`Policy::MATRIX`]), with a random id.
+    /// Example: [`NewRoom`].
     #[must_use]
     pub fn new(subject: RoomSubject) -> Self {
         Self {
@@ -44,14 +50,14 @@ impl NewRoom {
         }
     }
 
-    /// Another policy.
+    /// Another policy. Example: [`NewRoom`].
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// An id of one's own choice.
+    /// An id of one's own choice. Example: [`NewRoom`].
     #[must_use]
     pub fn id(mut self, id: RoomId) -> Self {
         self.id = Some(id);
@@ -136,6 +142,16 @@ impl Session {
     /// Invites many, one after the other; the room is looked at before the first and after the last, and
     /// not for each of them. As [`Session::invite`] otherwise.
     ///
+    /// ```no_run
+    /// use unibus_client::Identity;
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), Box<dyn std::error::Error>> {
+    /// let contacts = std::fs::read_to_string("team.txt")?; // one a line
+    /// let team: Result<Vec<_>, _> = contacts.lines().map(Identity::parse_contact).collect();
+    /// session.invite_all(&room, &team?).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Session::invite`]; those before the one that failed are invited.
     pub async fn invite_all(&self, room: &RoomId, parties: &[Party]) -> Result<(), Error> {
@@ -177,6 +193,13 @@ impl Session {
 
     /// Leaves a room. Its owner's client makes a new key when it hears of it.
     ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// session.leave(&room).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`]: the owner can't leave its own room.
     pub async fn leave(&self, room: &RoomId) -> Result<(), Error> {
@@ -198,6 +221,18 @@ impl Session {
 
     /// Removes somebody from a room that this identity owns, and makes a new key that they don't get.
     ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// let info = session.room_info(&room).await?;
+    /// let me = session.identity().endpoint();
+    /// // Everybody but the owner; what is said from now on they can't read.
+    /// for member in info.members.iter().filter(|member| member.party.endpoint != *me) {
+    ///     session.remove(&room, &member.party.endpoint).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`] where they are no member or this identity is not the owner. Where the removal
     /// went through and the new key did not, the error is that of [`Session::rekey`], which may be
@@ -216,6 +251,7 @@ impl Session {
             }
         }
         room.with(|known| known.note_removed(endpoint))?;
+        inner.remember(&room).await?;
         if room.policy()?.0.encrypted {
             inner.rekey(&room, Some(before + 1)).await?;
             return Ok(());
@@ -226,6 +262,14 @@ impl Session {
     /// Makes a new key for a room that this identity owns, sealed to its verified members only.
     /// Answers with the new epoch. Done by itself after [`Session::remove`], and when somebody leaves
     /// while the owner has a session open.
+    ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// let epoch = session.rekey(&room).await?; // such as when a member has lost a device
+    /// println!("what was recorded with the old keys tells nothing about epoch {epoch}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Invented`] where the server insists that somebody whom nobody admitted gets a key.
@@ -280,7 +324,8 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        room.with(|known| known.note_invited(&party.endpoint))
+        room.with(|known| known.note_invited(&party.endpoint))?;
+        self.remember(room).await
     }
 
     async fn invitation(
@@ -341,14 +386,15 @@ impl Inner {
             if !needed && enough.is_some_and(|enough| epoch >= enough) {
                 return Ok(epoch);
             }
-            let (record, owned, to) = room.with(|known| {
-                let owned = known.roster.owner() == self.identity.party();
-                let to = known.recipients().map(|member| member.party.clone());
-                (known.record.clone(), owned, to.collect::<Vec<_>>())
-            })?;
+            let owned = room.with(|known| known.roster.owner() == self.identity.party())?;
             if !owned {
                 return Err(Error::NotOwner(room.id.clone()));
             }
+            self.hold_against_keys(room).await?;
+            let (record, to) = room.with(|known| {
+                let to = known.recipients().map(|member| member.party.clone());
+                (known.record.clone(), to.collect::<Vec<_>>())
+            })?;
             let (epoch, key) = (record.epoch + 1, RoomKey::random(&mut rand::rng()));
             let body = Rekey {
                 epoch,
@@ -380,6 +426,50 @@ impl Inner {
             }
         }
         Err(Error::Closed)
+    }
+
+    /// Holds the members against the keys of the current epoch. An admission is signed once and for all, so
+    /// a server could show that of somebody who has gone; a key of the current epoch, signed by this
+    /// identity, is what everybody has who belongs to the room, and nobody who has gone before it.
+    async fn hold_against_keys(&self, room: &Room) -> Result<(), Error> {
+        let (policy, _) = room.policy()?;
+        if !policy.encrypted {
+            return Ok(());
+        }
+        // Before the keys are asked for: who is admitted meanwhile is judged the next time.
+        let (epoch, members) = room.with(|known| {
+            let members = known.recipients();
+            let members = members.map(|member| member.party.endpoint.clone());
+            let gone = known.gone().cloned();
+            (
+                known.record.epoch,
+                members.chain(gone).collect::<BTreeSet<_>>(),
+            )
+        })?;
+        let uri = format!("/rooms/{}/keys?epoch={epoch}", room.id);
+        let keys: Vec<KeyReply> = self.control.call(Ask::get(uri)).await?;
+        let (id, me) = (room.id.clone(), self.identity.party().sign_pub);
+        let proving = tokio::task::spawn_blocking(move || {
+            let proven = keys.into_iter().filter_map(|key| {
+                let recipient = &key.endpoint;
+                let slot = KeySlot {
+                    room: &id,
+                    epoch,
+                    recipient,
+                };
+                let sealed = SealedKey {
+                    sealed_key: key.key.sealed_key,
+                    signature: key.key.sealer_signature,
+                };
+                slot.is_by(&sealed, &me).then_some(key.endpoint)
+            });
+            proven.collect::<BTreeSet<_>>()
+        });
+        let proven = proving.await.map_err(|_| Error::Closed)?;
+        if room.with(|known| known.hold_against(epoch, &members, &proven))? {
+            self.look(room).await?;
+        }
+        Ok(())
     }
 
     /// Strikes those whom the server made up out of its records: it asks for a key for everybody who

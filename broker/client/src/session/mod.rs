@@ -24,6 +24,7 @@ use crate::control::{Ask, Control};
 use crate::error::Error;
 use crate::event::MyRoom;
 use crate::identity::Identity;
+use crate::memory::Memory;
 use crate::options::Options;
 
 pub use files::{FileInfo, Progress};
@@ -47,15 +48,19 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 ///
 /// ```no_run
 /// use unibus_client::{Identity, Options, Session};
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let me = Identity::load("me.json".as_ref())?;
-/// let options = Options::new().server("https://n0:8470", "tls://n0:4222").ca("ca.crt");
-/// let session = Session::connect(me, options).await?;
-/// for room in session.list_my_rooms().await? {
-///     println!("{} on {}", room.id, room.subject);
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let me = Identity::load("me.json".as_ref())?;
+///     let options = Options::new().server("https://n0:8470", "tls://n0:4222").ca("ca.crt");
+///     let session = Session::connect(me, options).await?;
+///     println!("connected as {}", session.identity().endpoint());
+///     for room in session.list_my_rooms().await? {
+///         println!("{} on {}", room.id, room.subject);
+///     }
+///     session.close().await;
+///     Ok(())
 /// }
-/// # Ok(())
-/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -72,6 +77,7 @@ struct Inner {
     nats: async_nats::Client,
     jetstream: jetstream::Context,
     rooms: Mutex<HashMap<RoomId, Arc<Room>>>,
+    memory: Option<Arc<Memory>>,
     /// Counts connections: everything that lives on one is made anew when it changes.
     connections: watch::Receiver<u64>,
     /// Counts hints that the rooms of this identity may have changed.
@@ -81,15 +87,19 @@ struct Inner {
 
 impl Session {
     /// Connects to both planes as `identity`, which an admin must have added to the users.
+    /// Example: [`Session`].
     ///
     /// # Errors
-    /// [`Error::Options`] for options that are not secure or can't be used, [`Error::Unreachable`]
+    /// [`Error::Options`] for options that are not secure or can't be used, or a memory that is damaged,
+    /// [`Error::Unreachable`]
     /// and [`Error::Messages`] where no server lets the identity in.
     pub async fn connect(
         identity: impl Into<Arc<Identity>>,
         options: Options,
     ) -> Result<Self, Error> {
         options.check()?;
+        let memory = options.memory.as_deref().map(Memory::open).transpose()?;
+        let memory = memory.map(Arc::new);
         let identity = identity.into();
         let control = Control::new(&options, Arc::clone(&identity))?;
         let (nats, connections) = open_messages(&options, Arc::clone(&identity)).await?;
@@ -103,6 +113,7 @@ impl Session {
             nats,
             jetstream,
             rooms: Mutex::default(),
+            memory,
             connections,
             stirred: watch::channel(0).0,
             closing: closing.clone(),
@@ -116,7 +127,7 @@ impl Session {
         })
     }
 
-    /// The identity of this session.
+    /// The identity of this session. Example: [`Session`].
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.inner.identity
@@ -124,6 +135,16 @@ impl Session {
 
     /// The rooms that this identity belongs to or is invited to, by id. What the server says: using a
     /// room verifies it.
+    ///
+    /// ```no_run
+    /// use unibus_client::MyRoom;
+    /// # async fn run(session: unibus_client::Session) -> Result<(), unibus_client::Error> {
+    /// let rooms: Vec<MyRoom> = session.list_my_rooms().await?;
+    /// let invitations = rooms.iter().filter(|room| !room.joined);
+    /// println!("{} rooms, {} of them invitations", rooms.len(), invitations.count());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As every call: [`Error::Refused`], [`Error::Unreachable`].
@@ -133,6 +154,13 @@ impl Session {
 
     /// Connects anew and looks at every room again. Servers follow membership live; this is for those
     /// that froze permissions when a client connected.
+    ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session) -> Result<(), unibus_client::Error> {
+    /// session.refresh_session().await?; // such as when the application comes back from the background
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Messages`] where the connection can't be made anew.
@@ -150,7 +178,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session: subscriptions end, nothing is sent any more.
+    /// Ends the session: subscriptions end, nothing is sent any more. Example: [`Session`].
     pub async fn close(&self) {
         self.inner.closing.cancel();
         // What was published is flushed; a connection that is gone already has nothing to flush.
@@ -159,6 +187,14 @@ impl Session {
 
     /// The connection to the message plane, for what rooms are not for. Permissions are those of the
     /// identity.
+    ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session) -> Result<(), Box<dyn std::error::Error>> {
+    /// // Not a room's: in cleartext, as any NATS client publishes.
+    /// session.nats().publish("kitchen.temperature", "21".into()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn nats(&self) -> &async_nats::Client {
         &self.inner.nats

@@ -23,14 +23,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Notices that are taken together: they say the same, look.
 const NOTICES_MAX: usize = 1024;
 
-/// Changes of the rooms that an identity belongs to, as they happen.
+/// Changes of the rooms that an identity belongs to, as they happen. Example: [`Session::watch_rooms`].
 #[derive(Debug)]
 pub struct RoomsWatch {
     changes: mpsc::Receiver<RoomsChange>,
 }
 
 impl RoomsWatch {
-    /// The next change; `None` when the session has ended.
+    /// The next change; `None` when the session has ended. Example: [`Session::watch_rooms`].
     pub async fn next(&mut self) -> Option<RoomsChange> {
         self.changes.recv().await
     }
@@ -41,9 +41,9 @@ impl Session {
     /// [`RoomsChange::Added`]; new invitations follow as they are made, without polling.
     ///
     /// ```no_run
-    /// use unibus_client::RoomsChange;
+    /// use unibus_client::{RoomsChange, RoomsWatch};
     /// # async fn run(session: unibus_client::Session) -> Result<(), unibus_client::Error> {
-    /// let mut rooms = session.watch_rooms().await?;
+    /// let mut rooms: RoomsWatch = session.watch_rooms().await?;
     /// while let Some(change) = rooms.next().await {
     ///     if let RoomsChange::Added(room) = change && !room.joined {
     ///         session.join(&room.id).await?;

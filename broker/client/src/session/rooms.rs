@@ -76,7 +76,7 @@ impl Room {
     }
 }
 
-/// A room as this session has verified it.
+/// A room as this session has verified it. Example: [`Session::room_info`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RoomInfo {
     /// Its record, signed by its owner.
@@ -91,9 +91,11 @@ impl Session {
     /// A room and its members, asked anew and verified.
     ///
     /// ```no_run
+    /// use unibus_client::RoomInfo;
     /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
-    /// let info = session.room_info(&room).await?;
-    /// println!("{} members, epoch {}", info.members.len(), info.record.epoch);
+    /// let RoomInfo { record, members, invented } = session.room_info(&room).await?;
+    /// println!("{} of {}, {} members, epoch {}", record.id, record.owner, members.len(), record.epoch);
+    /// assert!(invented.is_empty(), "the server lies: {invented:?}");
     /// # Ok(())
     /// # }
     /// ```
@@ -114,6 +116,15 @@ impl Session {
 impl Session {
     /// The key of an epoch of a room, for applications that keep keys themselves, such as backups of
     /// history. Whoever has it reads that epoch.
+    ///
+    /// ```no_run
+    /// use unibus_client::rooms::room_key::RoomKey;
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// let epoch = session.room_info(&room).await?.record.epoch;
+    /// let key: RoomKey = session.room_key(&room, epoch).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoKey`] where there is none for this identity.
@@ -190,12 +201,14 @@ impl Inner {
             match known.as_mut() {
                 Some(known) => known.update(record, &members)?,
                 None => {
-                    let (first, changes) = Known::first(record, &members)?;
+                    let remembered = self.memory.as_ref().and_then(|memory| memory.recall(id));
+                    let (first, changes) = Known::first(record, &members, remembered)?;
                     *known = Some(first);
                     changes
                 }
             }
         };
+        self.remember(room).await?;
         if !changes.is_empty() {
             room.with(|known| known.keyless.clear())?;
         }
@@ -210,6 +223,16 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what must outlive the session, where a file for it was named.
+    pub(super) async fn remember(&self, room: &Room) -> Result<(), Error> {
+        let Some(memory) = self.memory.clone() else {
+            return Ok(());
+        };
+        let (id, now) = (room.id.clone(), room.with(|known| known.remember())?);
+        let kept = tokio::task::spawn_blocking(move || memory.keep(&id, now));
+        kept.await.map_err(|_| Error::Closed)?
     }
 
     /// The key of an epoch: the one that is kept, or the one that the server keeps sealed.

@@ -27,10 +27,19 @@ const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_OVERHEAD_MAX;
 ///
 /// ```
 /// use unibus_client::Speech;
-/// # use unibus_client::rooms::frame::FrameId;
-/// # let root = FrameId::new(0, [0; 10]);
+/// use unibus_client::rooms::frame::{FrameId, FrameKind};
+/// # use unibus_client::rooms::blob::{BlobHash, BlobKey, BlobRef};
+/// # let (root, asked) = (FrameId::new(0, [0; 10]), FrameId::new(1, [0; 10]));
+/// # let stored = BlobRef {
+/// #     hash: BlobHash::of(b""), key: BlobKey::from_bytes([7; 32]), size: 0, name: None, media_type: None,
+/// # };
 /// let plain: Speech = "hello".into();
-/// let threaded = Speech::message("me too").in_thread(root);
+/// let answer = Speech::message("me too").in_thread(root).reply_to(asked);
+/// let picture = Speech::file(&stored); // what `put_blob` answered with
+/// let own = Speech::of("TEMPERATURE".parse::<FrameKind>()?, 21u8.to_be_bytes());
+/// // What somebody says is wiped when it is dropped, and never printed.
+/// assert!(!format!("{plain:?}").contains("hello"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct Speech {
@@ -41,13 +50,13 @@ pub struct Speech {
 }
 
 impl Speech {
-    /// A message.
+    /// A message. Example: [`Speech`].
     #[must_use]
     pub fn message(payload: impl Into<Vec<u8>>) -> Self {
         Self::of(FrameKind::message(), payload)
     }
 
-    /// A frame of a kind of one's own.
+    /// A frame of a kind of one's own. Example: [`Speech`].
     #[must_use]
     pub fn of(kind: FrameKind, payload: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -58,20 +67,20 @@ impl Speech {
         }
     }
 
-    /// A file that was stored with [`Session::put_blob`].
+    /// A file that was stored with [`Session::put_blob`]. Example: [`Speech`].
     #[must_use]
     pub fn file(file: &BlobRef) -> Self {
         Self::of(FrameKind::file(), file.encode())
     }
 
-    /// Puts it into the thread that began with `root`.
+    /// Puts it into the thread that began with `root`. Example: [`Speech`].
     #[must_use]
     pub fn in_thread(mut self, root: FrameId) -> Self {
         self.thread = Some(root);
         self
     }
 
-    /// Makes it a reply to a frame.
+    /// Makes it a reply to a frame. Example: [`Speech`].
     #[must_use]
     pub fn reply_to(mut self, frame: FrameId) -> Self {
         self.reply_to = Some(frame);
@@ -106,7 +115,7 @@ impl From<Vec<u8>> for Speech {
     }
 }
 
-/// What was sent.
+/// What was sent. Example: [`Session::publish`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Sent {
     /// The frame's id: what replies, threads and reactions name.
@@ -120,9 +129,11 @@ impl Session {
     /// it is stored on a majority of the nodes when this answers.
     ///
     /// ```no_run
+    /// use unibus_client::Sent;
     /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
-    /// let sent = session.publish(&room, "hello").await?;
-    /// session.react(&room, sent.id, "👍").await?;
+    /// let Sent { id, seq } = session.publish(&room, "hello").await?;
+    /// println!("stored on a majority of the nodes, at place {seq:?}");
+    /// session.react(&room, id, "👍").await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -137,6 +148,14 @@ impl Session {
 
     /// Says something as a reply to a frame.
     ///
+    /// ```no_run
+    /// # async fn run(session: unibus_client::Session, room: unibus_proto::control::RoomId) -> Result<(), unibus_client::Error> {
+    /// let question = session.publish(&room, "tea or coffee?").await?;
+    /// session.publish_reply(&room, question.id, "tea").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Session::publish`].
     pub async fn publish_reply(
@@ -148,7 +167,7 @@ impl Session {
         self.publish(room, speech.into().reply_to(to)).await
     }
 
-    /// Reacts to a frame, such as with an emoji.
+    /// Reacts to a frame, such as with an emoji. Example: [`Session::publish`].
     ///
     /// # Errors
     /// As [`Session::publish`].
