@@ -242,6 +242,9 @@ pub struct LimitArgs {
     /// Memory for recently stored messages, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "UNIBUS_CACHE_MB")]
     pub cache_mb: Option<u64>,
+    /// Memory for the log's last entries, in MiB [default: 64]
+    #[arg(long, value_name = "MIB", env = "UNIBUS_LOG_CACHE_MB")]
+    pub log_cache_mb: Option<u64>,
     /// Log written between two checkpoints of the store, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "UNIBUS_CHECKPOINT_LOG_MB")]
     pub checkpoint_log_mb: Option<u64>,

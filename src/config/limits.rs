@@ -45,6 +45,8 @@ pub struct Limits {
     pub pings_out_max: u32,
     /// Memory for recently stored messages, in bytes (`--cache-mb`, default 256 MiB).
     pub cache_bytes: u64,
+    /// Memory for the log's last entries, in bytes (`--log-cache-mb`, default 64 MiB).
+    pub log_cache_bytes: u64,
     /// Log between two checkpoints of the store, in bytes (`--checkpoint-log-mb`); `None` = the
     /// store's own default.
     pub checkpoint_log_bytes: Option<u64>,
@@ -213,6 +215,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(120),
             pings_out_max: 2,
             cache_bytes: 256 * MIB,
+            log_cache_bytes: 64 * MIB,
             checkpoint_log_bytes: None,
             http: HttpLimits::default(),
         }
@@ -232,6 +235,8 @@ pub struct LimitSettings {
     pub ping_interval_ms: Option<u64>,
     /// Mebibytes of message cache.
     pub cache_mib: Option<u64>,
+    /// Mebibytes of log entries kept in memory.
+    pub log_cache_mib: Option<u64>,
     /// Mebibytes of log between checkpoints.
     pub checkpoint_log_mib: Option<u64>,
     /// Bounds of the HTTP listeners.
@@ -255,6 +260,9 @@ impl Limits {
             cache_bytes: set
                 .cache_mib
                 .map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
+            log_cache_bytes: set
+                .log_cache_mib
+                .map_or(base.log_cache_bytes, |mib| mib.saturating_mul(MIB)),
             checkpoint_log_bytes: set.checkpoint_log_mib.map(|mib| mib.saturating_mul(MIB)),
             http: HttpLimits::new(&set.http),
             ..base
@@ -285,6 +293,9 @@ impl Limits {
         }
         if self.cache_bytes < 8 * MIB {
             return Err(limit("--cache-mb", self.cache_bytes / MIB, "at least 8"));
+        }
+        if self.log_cache_bytes < MIB {
+            return Err(limit("--log-cache-mb", 0, "at least 1"));
         }
         self.http.check()?;
         if self.checkpoint_log_bytes == Some(0) {

@@ -318,6 +318,7 @@ fn limits(args: &RunArgs) -> Result<Limits, ConfigError> {
         connections_max: args.limits.max_connections,
         ping_interval_ms: args.limits.ping_interval_ms,
         cache_mib: args.limits.cache_mb,
+        log_cache_mib: args.limits.log_cache_mb,
         checkpoint_log_mib: args.limits.checkpoint_log_mb,
         http: args.limits.http.clone(),
     })

@@ -83,10 +83,20 @@ impl Core {
             consumer: name.to_owned(),
         };
         let answer = tokio::time::timeout(LEADER_ANSWER_MAX, self.ask_leader(&request)).await;
-        match answer {
-            Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok().or(Some(info)),
-            _ => Some(info),
+        let Ok(Some(bytes)) = answer else {
+            return Some(info);
+        };
+        let Ok(mut live) = serde_json::from_slice::<ConsumerInfo>(&bytes) else {
+            return Some(info);
+        };
+        if live.config.is_push() {
+            // The answer takes another way than what was pushed before it, and would overtake it: a
+            // client that is told that nothing is pending, and has got nothing, takes the end for the
+            // beginning. What is replicated is behind what was sent.
+            live.delivered = info.delivered;
+            live.num_pending = info.num_pending;
         }
+        Some(live)
     }
 }
 

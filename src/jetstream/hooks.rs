@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use unibus_broker::{Broker, Service, ServiceId};
+use unibus_proto::jetstream::config::StreamConfig;
 use unibus_proto::subject::{collide, matches};
 use unibus_state::{Effect, State, Stream};
 
@@ -73,6 +74,8 @@ pub(super) struct Hooks {
     atomic: AtomicBool,
     /// (filter, stream) of those that do.
     atomic_filters: RwLock<Vec<(String, Arc<str>)>>,
+    /// (filter, stream) of those that take fast batches.
+    fast_filters: RwLock<Vec<(String, Arc<str>)>>,
     pub(super) republish: Outbox,
 }
 
@@ -197,17 +200,10 @@ impl Hooks {
             .streams()
             .any(|stream| stream.config().allow_msg_schedules);
         self.schedules.store(schedules, Ordering::Relaxed);
-        let atomic = state
-            .streams()
-            .filter(|stream| stream.config().allow_atomic);
-        let filters: Vec<_> = atomic
-            .flat_map(|stream| {
-                let filters = stream.config().subjects.iter().cloned();
-                filters.map(|filter| (filter, Arc::clone(stream.name())))
-            })
-            .collect();
+        let filters = filters_where(state, |config| config.allow_atomic);
         self.atomic.store(!filters.is_empty(), Ordering::Relaxed);
         *self.atomic_filters.write() = filters;
+        *self.fast_filters.write() = filters_where(state, |config| config.allow_batched);
     }
 
     /// Whether any stream takes atomic batches.
@@ -217,11 +213,12 @@ impl Hooks {
 
     /// The stream of a subject, if it takes atomic batches.
     pub(super) fn atomic_stream(&self, subject: &[u8]) -> Option<Arc<str>> {
-        let filters = self.atomic_filters.read();
-        let mut filters = filters.iter();
-        filters
-            .find(|(filter, _)| matches(filter.as_bytes(), subject))
-            .map(|(_, stream)| Arc::clone(stream))
+        stream_of(&self.atomic_filters.read(), subject)
+    }
+
+    /// The stream of a subject, if it takes fast batches.
+    pub(super) fn fast_stream(&self, subject: &[u8]) -> Option<Arc<str>> {
+        stream_of(&self.fast_filters.read(), subject)
     }
 
     fn refresh_consumers(&self, state: &State, names: HashSet<(String, String)>) {
@@ -346,6 +343,24 @@ impl Captures {
             }
         }
     }
+}
+
+/// (filter, stream) of the streams whose configuration is `wanted`.
+fn filters_where(state: &State, wanted: impl Fn(&StreamConfig) -> bool) -> Vec<(String, Arc<str>)> {
+    let streams = state.streams().filter(|stream| wanted(stream.config()));
+    streams
+        .flat_map(|stream| {
+            let filters = stream.config().subjects.iter().cloned();
+            filters.map(|filter| (filter, Arc::clone(stream.name())))
+        })
+        .collect()
+}
+
+fn stream_of(filters: &[(String, Arc<str>)], subject: &[u8]) -> Option<Arc<str>> {
+    let mut filters = filters.iter();
+    filters
+        .find(|(filter, _)| matches(filter.as_bytes(), subject))
+        .map(|(_, stream)| Arc::clone(stream))
 }
 
 fn subjects_of<'a>(state: &'a State, stream: &str) -> &'a [String] {

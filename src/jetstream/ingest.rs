@@ -16,9 +16,11 @@ use unibus_broker::{Broker, Inbound, Internal, Publication, Service};
 use unibus_proto::jetstream::error::CLUSTER_NOT_AVAILABLE;
 use unibus_proto::jetstream::info::{write_pub_ack, write_pub_ack_of, write_pub_refusal};
 use unibus_raft::{Proposal, ProposeError, Proposed, Replica};
+use unibus_state::command::Series;
 use unibus_state::{Command, CommandBatch, EncodedBatch, Outcome};
 
 use super::batches::{self, Stage};
+use super::fast::{self, FastBatches, Sent};
 use super::hooks::Hooks;
 use super::internal;
 use super::text;
@@ -58,6 +60,8 @@ enum Slot {
     Silent,
     /// A publisher; its reply subject is in the arena.
     Reply { at: usize, len: usize },
+    /// A fast batch.
+    Series(Sent),
     /// An API request.
     Call(oneshot::Sender<Result<Answered, ProposeError>>),
 }
@@ -90,6 +94,7 @@ pub(super) struct Ingest {
     queued_bytes: AtomicUsize,
     queued_commands: AtomicUsize,
     stopped: AtomicBool,
+    fast: FastBatches,
 }
 
 impl std::fmt::Debug for Ingest {
@@ -110,6 +115,7 @@ impl Ingest {
             queued_bytes: AtomicUsize::new(0),
             queued_commands: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
+            fast: FastBatches::default(),
         })
     }
 
@@ -150,6 +156,15 @@ impl Ingest {
         }
         let slot = queue.slot(reply);
         self.queued(queue, slot);
+    }
+
+    /// Queues messages of a fast batch, which is told of their outcome.
+    pub(super) fn series(&self, series: &Series, sent: Sent) {
+        let mut queue = self.queue.lock();
+        if let Err(error) = queue.batch.push(&Command::Series(series.clone())) {
+            return tracing::error!(%error, "a command does not encode");
+        }
+        self.queued(queue, Slot::Series(sent));
     }
 
     /// Queues one API mutation. One that can't be framed is answered at once: the sender is gone.
@@ -204,7 +219,8 @@ impl Ingest {
     fn is_full(&self) -> bool {
         !self.stopped.load(Ordering::Acquire)
             && (self.queued_bytes.load(Ordering::Relaxed) > QUEUE_BYTES_MAX
-                || self.queued_commands.load(Ordering::Relaxed) > QUEUE_COMMANDS_MAX)
+                || self.queued_commands.load(Ordering::Relaxed) > QUEUE_COMMANDS_MAX
+                || self.fast.is_full())
     }
 
     fn queued(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, slot: Slot) {
@@ -325,6 +341,11 @@ impl Service for Capture {
         {
             return true;
         }
+        if fast::is_part(m.reply) {
+            let stream = self.hooks.fast_stream(m.subject);
+            self.ingest.fast.take(stream, m, &self.ingest, &self.broker);
+            return true;
+        }
         self.ingest.publish(m)
     }
 
@@ -363,7 +384,7 @@ impl Answerer {
             );
         }
         let mut settled = slots.into_iter().zip(proposed.outcomes);
-        let mut deferred = Vec::new();
+        let (mut deferred, mut series) = (Vec::new(), Vec::new());
         loop {
             let scratch = &mut self.scratch;
             // One wake-up of each receiver for a whole turn of answers.
@@ -373,6 +394,7 @@ impl Answerer {
                         Slot::Silent => {}
                         // The caller may have gone.
                         Slot::Call(sender) => drop(sender.send(Ok(Answered { index, outcome }))),
+                        Slot::Series(sent) => series.push((sent, outcome)),
                         Slot::Reply { at, len } if is_control(&outcome) => {
                             deferred.push((replies[at..at + len].to_vec(), outcome));
                         }
@@ -387,6 +409,11 @@ impl Answerer {
                 break;
             }
             tokio::task::yield_now().await;
+        }
+        for (sent, outcome) in series {
+            let ingest = &*self.ingest;
+            ingest.fast.settled(sent, &outcome, ingest, &self.broker);
+            ingest.drained.notify_waiters();
         }
         if !deferred.is_empty() {
             let (broker, replica) = (self.broker.clone(), self.replica.clone());
@@ -404,6 +431,12 @@ impl Answerer {
                 }
                 // Silence is the only true answer when nobody knows what became of the message.
                 Slot::Reply { .. } if may_be_applied(error) => {}
+                Slot::Series(sent) if may_be_applied(error) => self.ingest.fast.lost(&sent),
+                Slot::Series(sent) => {
+                    let outcome = Outcome::Refused(CLUSTER_NOT_AVAILABLE.into());
+                    let ingest = &*self.ingest;
+                    ingest.fast.settled(sent, &outcome, ingest, &self.broker);
+                }
                 Slot::Reply { at, len } => {
                     self.scratch.clear();
                     write_pub_refusal(&mut self.scratch, "", &CLUSTER_NOT_AVAILABLE);
@@ -412,6 +445,7 @@ impl Answerer {
                 }
             }
         }
+        self.ingest.drained.notify_waiters();
     }
 }
 

@@ -23,6 +23,7 @@ mod consumer_info;
 mod core;
 mod delivery;
 mod domain;
+mod fast;
 mod flow;
 mod forward;
 pub mod fuzzing;

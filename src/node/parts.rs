@@ -54,6 +54,7 @@ fn replica_options(config: &NodeConfig) -> ReplicaOptions {
     options.election_min = config.timing.election_min;
     options.election_max = config.timing.election_max;
     options.cache_bytes = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
+    options.log_cache_bytes = usize::try_from(config.limits.log_cache_bytes).unwrap_or(usize::MAX);
     if let Some(bytes) = config.limits.checkpoint_log_bytes {
         options.checkpoint_log_bytes = bytes;
     }

@@ -169,6 +169,79 @@ async fn replicas_are_raised_in_place_while_the_stream_serves() -> anyhow::Resul
 }
 
 #[tokio::test]
+async fn five_replicas_are_reached_and_left_while_the_stream_serves() -> anyhow::Result<()> {
+    let options = ClusterOptions {
+        nodes: 5,
+        ..Default::default()
+    };
+    let mut cluster = Cluster::start(binary(), options).await?;
+    let context = jetstream::new(cluster.client(0).await?);
+    context.create_stream(config(1)).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = tokio::spawn({
+        let (context, stop) = (context.clone(), stop.clone());
+        async move {
+            let mut published = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                let ack = context.publish("s.a", "x".into()).await?.await?;
+                published += 1;
+                anyhow::ensure!(ack.sequence == published, "{ack:?} is not {published}");
+            }
+            Ok(published)
+        }
+    });
+    let other = jetstream::new(cluster.client(4).await?);
+    for replicas in [3, 5] {
+        let info = other.update_stream(config(replicas)).await?;
+        assert_eq!(info.config.num_replicas, replicas);
+    }
+    let info = other.get_stream("S").await?.cached_info().clone();
+    let peers = info.cluster.context("no cluster")?.replicas;
+    assert_eq!(peers.len(), 4);
+    stop.store(true, Ordering::Relaxed);
+    let mut published = publishing.await??;
+    // Two of five may die, the leader among them: what was acknowledged is there, and more is taken.
+    let leader = cluster.leader(0).await?;
+    let dead = [leader, (leader + 1) % 5];
+    for node in dead {
+        cluster.nodes[node].kill();
+    }
+    let alive = (0..5)
+        .find(|node| !dead.contains(node))
+        .context("all are dead")?;
+    let context = jetstream::new(cluster.client(alive).await?);
+    eventually("a majority of three serves", PATIENCE, || async {
+        let ack = context
+            .publish_with_headers("s.a", id(1), "x".into())
+            .await?
+            .await?;
+        Ok(ack)
+    })
+    .await?;
+    published += 1;
+    for node in dead {
+        cluster.nodes[node].start()?;
+        cluster.nodes[node].ready(PATIENCE).await?;
+    }
+    for replicas in [3, 1] {
+        let info = context.update_stream(config(replicas)).await?;
+        assert_eq!(info.config.num_replicas, replicas);
+        context.publish("s.a", "x".into()).await?.await?;
+        published += 1;
+    }
+    for node in 0..5 {
+        let context = jetstream::new(cluster.client(node).await?);
+        let info = context.get_stream("S").await?.cached_info().clone();
+        assert_eq!(
+            (info.config.num_replicas, info.state.messages),
+            (1, published),
+            "node {node}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_retry_across_a_failover_is_a_duplicate() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
     let leader = cluster.leader(0).await?;

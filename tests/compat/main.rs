@@ -2,6 +2,7 @@
 
 mod consumers;
 mod core;
+mod features;
 mod kv;
 mod objects;
 mod secure;

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use unibus_state::{BlockId, BlockSink, Location, StreamUid, first_damaged};
 
@@ -459,7 +459,7 @@ pub(crate) struct BlockWriter<'a> {
 struct OpenChunk {
     key: BlockKey,
     start: u32,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -522,7 +522,7 @@ impl BlockSink for BlockWriter<'_> {
         let mut chunk = OpenChunk {
             key,
             start: at.offset,
-            bytes: BytesMut::with_capacity(at.len as usize),
+            bytes: Vec::with_capacity(at.len as usize),
         };
         chunk.extend(record);
         self.open.push(chunk);
@@ -544,11 +544,14 @@ impl OpenChunk {
         }
     }
 
+    /// What it grew by in advance is given back: the cache counts what is in it.
     fn close(self) -> Chunk {
+        let mut bytes = self.bytes;
+        bytes.shrink_to_fit();
         Chunk {
             key: self.key,
             start: self.start,
-            bytes: self.bytes.freeze(),
+            bytes: Bytes::from(bytes),
         }
     }
 }

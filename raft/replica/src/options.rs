@@ -27,6 +27,8 @@ pub struct ReplicaOptions {
     pub checkpoint_log_bytes: u64,
     /// Recently written message bytes that are kept in memory.
     pub cache_bytes: usize,
+    /// The log's last entries that are kept in memory, from which followers are fed and entries applied.
+    pub log_cache_bytes: usize,
     /// How fast stored messages are read again to find damage, bytes per second; 0 turns it off.
     pub scrub_bytes_per_second: u64,
     /// Pause before each pass over all of them.
@@ -72,6 +74,7 @@ impl ReplicaOptions {
             election_max: Duration::from_millis(600),
             checkpoint_log_bytes: 256 << 20,
             cache_bytes: 256 << 20,
+            log_cache_bytes: 64 << 20,
             scrub_bytes_per_second: 8 << 20,
             scrub_pause: Duration::from_secs(3600),
             sled_cache_bytes: 64 << 20,

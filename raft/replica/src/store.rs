@@ -146,6 +146,7 @@ fn examine(options: &ReplicaOptions) -> Result<Examined, StartError> {
 fn log_options(options: &ReplicaOptions) -> LogOptions {
     LogOptions {
         segment_bytes: options.log_segment_bytes,
+        cache_bytes: options.log_cache_bytes,
         spares_max: spares_max(options),
         ..LogOptions::default()
     }

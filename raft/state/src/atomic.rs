@@ -31,7 +31,7 @@ struct Overlay {
     bytes: u64,
 }
 
-fn append_ref(message: &Append) -> AppendRef<'_> {
+pub(crate) fn append_ref(message: &Append) -> AppendRef<'_> {
     AppendRef {
         subject: &message.subject,
         header_len: message.header_len,

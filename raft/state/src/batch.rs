@@ -44,6 +44,7 @@ mod kind {
     pub(super) const RESTORE_CONSUMERS: u8 = 38;
     pub(super) const RESTORE_END: u8 = 39;
     pub(super) const RESTORE_ABORT: u8 = 40;
+    pub(super) const SERIES: u8 = 41;
 }
 
 /// Commands being gathered by a proposer.
@@ -148,6 +149,10 @@ impl CommandBatch {
             }
             Command::Atomic(body) => {
                 self.push_body(kind::ATOMIC, &bodies::encode_atomic(body));
+                Ok(())
+            }
+            Command::Series(body) => {
+                self.push_body(kind::SERIES, &bodies::encode_series(body));
                 Ok(())
             }
             Command::ScheduleRun(run) => {
@@ -304,6 +309,7 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
         kind::COPY => Command::Copy(bodies::decode_copy(body)?),
         kind::ATOMIC => Command::Atomic(bodies::decode_atomic(body)?),
+        kind::SERIES => Command::Series(bodies::decode_series(body)?),
         kind::SCHEDULE_RUN => Command::ScheduleRun(bodies::decode_run(body)?),
         kind::RESTORE_BEGIN => Command::RestoreBegin(json(body)?),
         kind::RESTORE_MESSAGES => Command::RestoreMessages(bodies::decode_restored(body)?),

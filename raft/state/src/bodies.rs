@@ -4,7 +4,9 @@
 use bytes::Bytes;
 
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
-use crate::command::{Append, AtomicBatch, CopiedMessage, CopyBatch, RestoreMessages, ScheduleRun};
+use crate::command::{
+    Append, AtomicBatch, CopiedMessage, CopyBatch, RestoreMessages, ScheduleRun, Series,
+};
 
 /// Bytes of a copied message besides subject and data.
 const COPIED_BYTES_MIN: usize = 8 + 8 + 4 + 4 + 4;
@@ -107,14 +109,44 @@ fn decode_copied(reader: &mut Reader<'_>) -> Result<CopiedMessage, CodecError> {
 
 /// `id | count | (privileged | subject | header_len | data)…`
 pub(crate) fn encode_atomic(batch: &AtomicBatch) -> Vec<u8> {
-    let bytes: usize = batch.messages.iter().map(|m| m.data.len() + 128).sum();
-    let mut out = Vec::with_capacity(bytes + 128);
+    let mut out = room_for(&batch.messages);
     put_blob(&mut out, batch.id.as_bytes());
-    out.extend_from_slice(&len_u32(batch.messages.len()).to_le_bytes());
-    for message in &batch.messages {
-        put_append(&mut out, message);
-    }
+    put_appends(&mut out, &batch.messages);
     out
+}
+
+/// `go_on | messages`
+pub(crate) fn encode_series(series: &Series) -> Vec<u8> {
+    let mut out = room_for(&series.messages);
+    out.push(u8::from(series.go_on));
+    put_appends(&mut out, &series.messages);
+    out
+}
+
+pub(crate) fn decode_series(body: &[u8]) -> Result<Series, CodecError> {
+    let mut reader = Reader::new(body);
+    let go_on = reader.flag()?;
+    let messages = read_appends(&mut reader)?;
+    reader.finish()?;
+    Ok(Series { go_on, messages })
+}
+
+fn room_for(messages: &[Append]) -> Vec<u8> {
+    let bytes: usize = messages.iter().map(|m| m.data.len() + 128).sum();
+    Vec::with_capacity(bytes + 128)
+}
+
+/// `count | message…`
+fn put_appends(out: &mut Vec<u8>, messages: &[Append]) {
+    out.extend_from_slice(&len_u32(messages.len()).to_le_bytes());
+    for message in messages {
+        put_append(out, message);
+    }
+}
+
+fn read_appends(reader: &mut Reader<'_>) -> Result<Vec<Append>, CodecError> {
+    let count = reader.count(1 + 4 + 4 + 4)?;
+    (0..count).map(|_| read_append(reader)).collect()
 }
 
 /// `privileged | subject | header_len | data`
@@ -144,10 +176,7 @@ fn read_append(reader: &mut Reader<'_>) -> Result<Append, CodecError> {
 pub(crate) fn decode_atomic(body: &[u8]) -> Result<AtomicBatch, CodecError> {
     let mut reader = Reader::new(body);
     let id = reader.text()?.to_owned();
-    let count = reader.count(1 + 4 + 4 + 4)?;
-    let messages = (0..count)
-        .map(|_| read_append(&mut reader))
-        .collect::<Result<Vec<_>, _>>()?;
+    let messages = read_appends(&mut reader)?;
     reader.finish()?;
     Ok(AtomicBatch { id, messages })
 }
@@ -201,9 +230,18 @@ mod tests {
             }],
         };
         let bytes = encode_atomic(&batch);
-        assert_eq!(decode_atomic(&bytes), Ok(batch));
+        assert_eq!(decode_atomic(&bytes), Ok(batch.clone()));
         for cut in 0..bytes.len() {
             assert!(decode_atomic(&bytes[..cut]).is_err(), "{cut}");
+        }
+        let series = Series {
+            go_on: true,
+            messages: batch.messages,
+        };
+        let bytes = encode_series(&series);
+        assert_eq!(decode_series(&bytes), Ok(series));
+        for cut in 0..bytes.len() {
+            assert!(decode_series(&bytes[..cut]).is_err(), "{cut}");
         }
     }
 

@@ -200,6 +200,15 @@ pub struct AtomicBatch {
     pub messages: Vec<Append>,
 }
 
+/// `Series`: messages of a fast batch (ADR-50), in order, each stored or refused by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// What follows a refused message is stored all the same; otherwise nothing of it is.
+    pub go_on: bool,
+    /// In order.
+    pub messages: Vec<Append>,
+}
+
 /// `ScheduleRun`: what the leader read of a schedule that was due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduleRun {
@@ -311,6 +320,8 @@ pub enum Command {
     Copy(CopyBatch),
     /// Store a batch as a whole.
     Atomic(AtomicBatch),
+    /// Store messages of a fast batch.
+    Series(Series),
     /// Run a schedule.
     ScheduleRun(ScheduleRun),
     /// Start to restore a stream.

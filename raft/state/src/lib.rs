@@ -32,6 +32,7 @@ mod routes;
 mod rows;
 mod schedules;
 mod sequences;
+mod series;
 mod subject_table;
 mod validate;
 mod validate_sources;

@@ -54,6 +54,15 @@ pub enum Outcome {
         /// The value that the last of them led to, in a counter stream.
         val: Option<String>,
     },
+    /// Messages of a fast batch, up to the last or the first refused one, are stored or were before.
+    Series {
+        /// The stream.
+        stream: Arc<str>,
+        /// The sequence of the last that is stored; 0 where none is.
+        seq: u64,
+        /// Places in the series of those that are refused, and why.
+        refused: Vec<(u32, ApiError)>,
+    },
     /// Created, updated, deleted: read the details from the state.
     Done,
     /// Messages were removed.
@@ -175,6 +184,7 @@ mod kind {
     pub(super) const PUBLISHED_SAME: u8 = 8;
     pub(super) const COUNTED: u8 = 9;
     pub(super) const BATCHED: u8 = 10;
+    pub(super) const SERIES: u8 = 11;
 }
 
 /// `format:u8 | count:u32 | outcome…`, to answer a follower's proposal.
@@ -230,6 +240,16 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
             // No value is an empty one.
             put_blob(out, val.as_deref().unwrap_or_default().as_bytes());
         }
+        Outcome::Series {
+            stream,
+            seq,
+            refused,
+        } => {
+            out.push(kind::SERIES);
+            put_blob(out, stream.as_bytes());
+            out.extend_from_slice(&seq.to_le_bytes());
+            put_errors(out, refused);
+        }
         Outcome::Done => out.push(kind::DONE),
         Outcome::Purged { count } => {
             out.push(kind::PURGED);
@@ -245,18 +265,7 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
             out.extend_from_slice(&num_pending.to_le_bytes());
             out.push(u8::from(*created));
         }
-        Outcome::Refused(refusal) => {
-            out.push(kind::REFUSED);
-            out.push(u8::from(refusal.stream.is_some()));
-            put_blob(
-                out,
-                refusal.stream.as_deref().unwrap_or_default().as_bytes(),
-            );
-            out.push(u8::from(refusal.silent));
-            out.extend_from_slice(&refusal.error.code.to_le_bytes());
-            out.extend_from_slice(&refusal.error.err_code.to_le_bytes());
-            put_blob(out, refusal.error.description.as_bytes());
-        }
+        Outcome::Refused(refusal) => put_refusal(out, refusal),
         Outcome::NoStream => out.push(kind::NO_STREAM),
         Outcome::Silent => out.push(kind::SILENT),
         Outcome::CheckFailed { check } => {
@@ -264,6 +273,37 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
             out.extend_from_slice(&check.to_le_bytes());
         }
     }
+}
+
+fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
+    out.push(kind::REFUSED);
+    out.push(u8::from(refusal.stream.is_some()));
+    let stream = refusal.stream.as_deref().unwrap_or_default();
+    put_blob(out, stream.as_bytes());
+    out.push(u8::from(refusal.silent));
+    put_error(out, &refusal.error);
+}
+
+fn put_errors(out: &mut Vec<u8>, errors: &[(u32, ApiError)]) {
+    out.extend_from_slice(&len_u32(errors.len()).to_le_bytes());
+    for (at, error) in errors {
+        out.extend_from_slice(&at.to_le_bytes());
+        put_error(out, error);
+    }
+}
+
+fn put_error(out: &mut Vec<u8>, error: &ApiError) {
+    out.extend_from_slice(&error.code.to_le_bytes());
+    out.extend_from_slice(&error.err_code.to_le_bytes());
+    put_blob(out, error.description.as_bytes());
+}
+
+fn read_error(reader: &mut Reader<'_>) -> Result<ApiError, CodecError> {
+    Ok(ApiError {
+        code: reader.u16()?,
+        err_code: reader.u16()?,
+        description: Cow::Owned(reader.text()?.to_owned()),
+    })
 }
 
 /// Reads what [`encode_outcomes`] wrote.
@@ -314,11 +354,7 @@ fn decode_outcome(
             Outcome::Refused(Refusal {
                 stream: named.then(|| stream.into()),
                 silent: reader.flag()?,
-                error: ApiError {
-                    code: reader.u16()?,
-                    err_code: reader.u16()?,
-                    description: Cow::Owned(reader.text()?.to_owned()),
-                },
+                error: read_error(reader)?,
             })
         }
         kind::COUNTED => Outcome::Counted {
@@ -332,6 +368,16 @@ fn decode_outcome(
             batch: reader.text()?.to_owned(),
             count: reader.u64()?,
             val: Some(reader.text()?.to_owned()).filter(|val| !val.is_empty()),
+        },
+        kind::SERIES => Outcome::Series {
+            stream: reader.text()?.into(),
+            seq: reader.u64()?,
+            refused: {
+                let count = reader.count(4 + 2 + 2 + 4)?;
+                (0..count)
+                    .map(|_| Ok((reader.u32()?, read_error(reader)?)))
+                    .collect::<Result<_, CodecError>>()?
+            },
         },
         kind::NO_STREAM => Outcome::NoStream,
         kind::SILENT => Outcome::Silent,
@@ -381,6 +427,11 @@ mod tests {
                 batch: "b".into(),
                 count: 2,
                 val: None,
+            },
+            Outcome::Series {
+                stream: stream.clone(),
+                seq: 11,
+                refused: vec![(2, error::MAXIMUM_BYTES), (3, error::STREAM_SEALED)],
             },
             Outcome::Done,
             Outcome::Purged { count: 3 },

@@ -11,8 +11,8 @@ use unibus_proto::jetstream::info::AccountInfo;
 
 use crate::batch::Entry;
 use crate::command::{
-    AppendRef, AtomicBatch, Command, CommandRef, CopyBatch, MessageDelete, StreamDelete,
-    StreamPurge, StreamPut,
+    Append, AppendRef, Command, CommandRef, CopyBatch, MessageDelete, StreamDelete, StreamPurge,
+    StreamPut,
 };
 use crate::compiled::Compiled;
 use crate::limits::{Limits, Used};
@@ -274,7 +274,12 @@ impl State {
             Command::ConsumerPause(pause) => self.pause_consumer(&pause, step),
             Command::ConsumerReset(reset) => self.reset_consumer(&reset, step),
             Command::Copy(batch) => self.copy(&batch, step),
-            Command::Atomic(batch) => Ok(self.atomic(&batch, step)),
+            Command::Atomic(batch) => Ok(self.batch(&batch.messages, step, |stream, ctx| {
+                stream.append_batch(&batch, ctx)
+            })),
+            Command::Series(series) => Ok(self.batch(&series.messages, step, |stream, ctx| {
+                stream.append_series(&series, ctx)
+            })),
             Command::RestoreBegin(begin) => self.begin_restore(begin, step),
             Command::RestoreMessages(batch) => self.restore_messages(&batch, step),
             Command::RestoreConsumers(batch) => self.restore_consumers(batch, step),
@@ -486,8 +491,14 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    fn atomic(&mut self, batch: &AtomicBatch, step: &mut Step<'_>) -> Outcome {
-        let mut slots = batch.messages.iter().map(|m| self.routes.find(&m.subject));
+    /// Messages that are meant for one stream: stores them with `store`.
+    fn batch(
+        &mut self,
+        messages: &[Append],
+        step: &mut Step<'_>,
+        store: impl FnOnce(&mut Stream, &mut Context<'_>) -> Outcome,
+    ) -> Outcome {
+        let mut slots = messages.iter().map(|m| self.routes.find(&m.subject));
         let Some(Some(slot)) = slots.next() else {
             return Outcome::NoStream;
         };
@@ -495,8 +506,7 @@ impl State {
         if !slots.all(|other| other == Some(slot)) {
             return Outcome::Refused(error::ATOMIC_PUBLISH_INCOMPLETE.into());
         }
-        let bytes: usize = batch
-            .messages
+        let bytes: usize = messages
             .iter()
             .map(|m| m.subject.len() + m.data.len())
             .sum();
@@ -508,7 +518,7 @@ impl State {
             return Outcome::NoStream;
         };
         let before = stream.last_seq;
-        let outcome = stream.append_batch(batch, &mut step.ctx);
+        let outcome = store(stream, &mut step.ctx);
         if stream.last_seq != before {
             step.advanced(slot, stream, applies);
         }

@@ -240,9 +240,6 @@ fn check_reserved(config: &StreamConfig, filter: &[u8]) -> Result<(), ApiError> 
 fn check_features(config: &StreamConfig) -> Result<(), ApiError> {
     let counter = config.allow_msg_counter;
     let asynchronous = config.persist_mode == PersistMode::Async;
-    if config.allow_batched {
-        return Err(bad("fast batches are not supported by this server"));
-    }
     let refused = [
         (
             counter && config.retention != Retention::Limits,

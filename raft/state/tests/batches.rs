@@ -9,7 +9,7 @@ use bench::{Bench, config, refused};
 use bytes::Bytes;
 use proptest::prelude::*;
 use unibus_proto::jetstream::config::{Discard, StreamConfig};
-use unibus_state::command::{Append, AtomicBatch, Command};
+use unibus_state::command::{Append, AtomicBatch, Command, Series};
 use unibus_state::{Outcome, RowOp, State};
 
 fn counting() -> Bench {
@@ -171,6 +171,41 @@ fn a_batch_fits_or_is_refused() {
         commit(&mut bench, three(2)),
         Outcome::Batched { seq: 2, .. }
     ));
+}
+
+#[test]
+fn a_series_ends_at_what_is_refused_unless_it_goes_on() {
+    let mut bench = Bench::with(StreamConfig {
+        allow_batched: true,
+        ..config(&["s.>"])
+    });
+    let series = || {
+        vec![
+            message("s.a", "Nats-Msg-Id: one\r\n", "1"),
+            message("s.a", "Nats-Msg-Id: one\r\n", "1"),
+            message("s.a", "Nats-Expected-Last-Sequence: 7\r\n", "2"),
+            message("s.b", "", "3"),
+        ]
+    };
+    let mut run = |go_on| {
+        let messages = series();
+        let outcome = bench.run(&Command::Series(Series { go_on, messages }));
+        let Outcome::Series { seq, refused, .. } = outcome else {
+            panic!("{outcome:?}");
+        };
+        let refused: Vec<_> = (refused.iter().map(|(at, e)| (*at, e.err_code))).collect();
+        (seq, refused, bench.live())
+    };
+    assert_eq!(run(false), (1, vec![(2, 10071)], vec![1]));
+    assert_eq!(run(true), (2, vec![(2, 10071)], vec![1, 2]));
+    let mut plain = Bench::with(config(&["s.>"]));
+    let messages = series();
+    let outcome = plain.run(&Command::Series(Series {
+        go_on: true,
+        messages,
+    }));
+    assert_eq!(refused(outcome).1, 10205);
+    assert!(plain.live().is_empty());
 }
 
 proptest! {

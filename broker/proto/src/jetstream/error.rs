@@ -220,6 +220,10 @@ errors! {
     ATOMIC_PUBLISH_DUPLICATE_ID = 400, 10201, "atomic publish batch contains duplicate message id";
     SCHEDULE_SOURCE_INVALID = 400, 10203, "message schedules source is invalid";
     BATCH_PUBLISH_DISABLED = 400, 10205, "batch publish is disabled";
+    BATCH_PUBLISH_INVALID_PATTERN = 400, 10206, "batch publish pattern is invalid";
+    BATCH_PUBLISH_INVALID_ID = 400, 10207, "batch publish ID is invalid";
+    BATCH_PUBLISH_UNKNOWN_ID = 400, 10208, "batch publish ID unknown";
+    BATCH_PUBLISH_TOO_MANY_INFLIGHT = 429, 10211, "batch publish too many inflight";
     MIRROR_WITH_BATCH_PUBLISH = 400, 10209, "stream mirrors can not also use batch publishing";
     ATOMIC_PUBLISH_TOO_MANY_INFLIGHT = 429, 10210, "atomic publish too many inflight";
     SCHEDULE_SCHEDULER_INVALID = 400, 10212, "message schedules invalid scheduler";
