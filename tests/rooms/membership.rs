@@ -20,6 +20,7 @@ async fn comings_and_goings() -> anyhow::Result<()> {
     a_newcomer_reads_what_the_policy_says(&world).await?;
     a_member_that_the_server_made_up_gets_no_key(&world).await?;
     Box::pin(who_has_gone_is_not_brought_back(&world)).await?;
+    many_at_once_look_once(&world).await?;
     cleartext_rooms_are_signed(&world).await
 }
 
@@ -317,6 +318,43 @@ async fn who_has_gone_is_not_brought_back(world: &World) -> anyhow::Result<()> {
     );
     rooms.put(room.to_string(), now).await?;
     later.publish(&room, "for you three").await?;
+    Ok(())
+}
+
+/// Requests that the control planes of all nodes have taken.
+async fn requests(world: &World) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for node in &world.cluster.nodes {
+        let text = node.metrics().await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("unibus_control_requests_total "));
+        sum += line.expect("the metric").parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// Hundreds who publish in a room that their session does not know yet need its record once, not each.
+async fn many_at_once_look_once(world: &World) -> anyhow::Result<()> {
+    let (alice, bob) = (world.person(0).await?, world.person(1).await?);
+    let room = alice.create_room(NewRoom::new("many.one".parse()?)).await?;
+    admit_to_room(&alice, &room, &bob).await?;
+    let identity = Identity::from_secrets([23; 32], [24; 32])?;
+    world.admit(&identity).await?;
+    let carol = world.connect(identity, 2).await?;
+    alice.invite(&room, carol.identity().party()).await?;
+    bob.publish(&room, "first").await?;
+    let before = requests(world).await?;
+    let first = futures::future::join_all((0..200).map(|_| bob.room_info(&room))).await;
+    assert!(first.iter().all(Result::is_ok));
+    // Who has not joined is told so after a look, that others may have had for them.
+    let refused = futures::future::join_all((0..200).map(|_| carol.publish(&room, "hello?"))).await;
+    let all = refused
+        .iter()
+        .all(|one| matches!(one, Err(Error::NotJoined(_))));
+    assert!(all, "{refused:?}");
+    let asked = requests(world).await? - before;
+    assert!(asked < 100, "{asked} requests for 400 calls");
     Ok(())
 }
 

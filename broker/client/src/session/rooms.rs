@@ -36,8 +36,8 @@ pub(super) enum Change {
 pub(super) struct Room {
     pub(super) id: RoomId,
     known: Mutex<Option<Known>>,
-    /// One look at a time; when the last one was.
-    looking: tokio::sync::Mutex<Option<Instant>>,
+    /// One look at a time.
+    looking: tokio::sync::Mutex<Looks>,
     changes: broadcast::Sender<Change>,
     /// One new key at a time: whoever waits may find that it was made.
     pub(super) rekeying: tokio::sync::Mutex<()>,
@@ -45,12 +45,21 @@ pub(super) struct Room {
     pub(super) followed: std::sync::atomic::AtomicBool,
 }
 
+/// When a room was looked at last.
+#[derive(Debug, Default)]
+struct Looks {
+    /// When the last one ended, however it did.
+    ended: Option<Instant>,
+    /// When the last one began that went well.
+    began: Option<Instant>,
+}
+
 impl Room {
     fn new(id: RoomId) -> Self {
         Self {
             id,
             known: Mutex::new(None),
-            looking: tokio::sync::Mutex::new(None),
+            looking: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
             rekeying: tokio::sync::Mutex::new(()),
             followed: std::sync::atomic::AtomicBool::new(false),
@@ -154,12 +163,21 @@ impl Inner {
     }
 
     /// Asks for the room's record and members, verifies them, tells what has changed, and fetches the
-    /// current key.
+    /// current key. Whoever waits while others look takes what they see, if they began later than it
+    /// asked: hundreds who publish at once, and know nothing yet, look once.
     pub(super) async fn look(&self, room: &Room) -> Result<(), Error> {
-        let mut last = room.looking.lock().await;
+        let asked = Instant::now();
+        let mut looks = room.looking.lock().await;
+        if looks.began.is_some_and(|began| began > asked) {
+            return Ok(());
+        }
+        let began = Instant::now();
         let outcome = self.look_alone(room).await;
-        *last = Some(Instant::now());
-        drop(last);
+        looks.ended = Some(Instant::now());
+        if outcome.is_ok() {
+            looks.began = Some(began);
+        }
+        drop(looks);
         if let Err(error) = &outcome {
             self.tell_trouble(room, error);
         }
@@ -168,7 +186,8 @@ impl Inner {
 
     /// Looks again unless that happened a moment ago.
     pub(super) async fn look_if_stale(&self, room: &Room) -> Result<(), Error> {
-        let fresh = matches!(*room.looking.lock().await, Some(last) if last.elapsed() < LOOK_PAUSE);
+        let ended = room.looking.lock().await.ended;
+        let fresh = ended.is_some_and(|ended| ended.elapsed() < LOOK_PAUSE);
         if fresh { Ok(()) } else { self.look(room).await }
     }
 
