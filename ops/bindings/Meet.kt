@@ -23,7 +23,7 @@ suspend inline fun <reified T : BusException> refused(crossinline call: suspend 
     try {
         call()
     } catch (error: BusException) {
-        check(error is T && error.message.isNotEmpty()) { "refused with $error" }
+        check(error is T && !error.message.isNullOrEmpty()) { "refused with $error" }
         return
     }
     error("not refused")
@@ -64,7 +64,7 @@ suspend fun meet(identity: String, control: String, nats: String, contact: Strin
 
     refused<BusException.Invalid> { session.join("no such room") }
     refused<BusException.Refused> { session.join("nosuchroom") }
-    session.close()
+    session.disconnect()
     while (withTimeout(60_000) { events.next() } != null) { /* what was on its way */ }
     println("done")
 }

@@ -3,14 +3,19 @@
 # at the shell on the other side. Needs Java 17, pip and apt-get: the compiler and kotlinx.coroutines come out of
 # the Python package kotlin-jupyter-kernel, JNA out of Debian's libjna-java and libjna-jni; nothing is installed,
 # all of it is kept in FOLDER. Listens on loopback only.
-# usage: ops/bindings/kotlin.sh FOLDER
+# `--no-build` takes the binding in FOLDER and the programs as they are.
+# usage: ops/bindings/kotlin.sh FOLDER [--no-build]
 set -euo pipefail
-[ $# -eq 1 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
+build=yes
+[ "${2:-}" = --no-build ] && build='' && set -- "$1"
+[ $# -eq 1 ] || { sed -n '2,7s/^# //p' "$0"; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
-ops/bindings/generate.sh "$out" kotlin
-cargo build --release --workspace --bins
+if [ -n "$build" ]; then
+  ops/bindings/generate.sh "$out" kotlin
+  cargo build --release
+fi
 bin=$(pwd)/${CARGO_TARGET_DIR:-target}/release
 
 kernel=$out/kernel/run_kotlin_kernel/jars
@@ -23,7 +28,10 @@ if [ ! -e "$jna" ]; then
   (mkdir -p "$out/deb" && cd "$out/deb" && apt-get download -qq libjna-java libjna-jni 2> /dev/null)
   for package in "$out"/deb/*.deb; do dpkg-deb --extract "$package" "$out/jna"; done
 fi
-natives=$(dirname "$(find "$out/jna" -name libjnidispatch.system.so | head -n 1)")
+# Where JNA looks for its own part when nobody has installed it.
+natives=$out/jna/natives
+mkdir -p "$natives/com/sun/jna/linux-x86-64"
+cp "$(find "$out/jna" -name libjnidispatch.system.so | head -n 1)" "$natives/com/sun/jna/linux-x86-64/libjnidispatch.so"
 compiler=$(ls "$kernel"/*-all.jar)
 library=$(ls "$kernel"/kotlin-stdlib-*.jar)
 classpath=$compiler:$library:$jna
@@ -42,7 +50,7 @@ nats=14522 http=18670
 "$bin/unibus-node" --bind 127.0.0.1 --port $nats --http-port $http --monitor-port 0 --bus-auth enforce \
   --data-dir "$dir/data" --config-dir "$dir/config" --internal-id-file "$dir/internal.json" > "$dir/node.log" 2>&1 &
 pids+=($!)
-fail() { echo "$1"; tail -n 20 "$dir"/*.log; exit 1; }
+fail() { echo "$1"; tail -n 60 "$dir"/*.log; exit 1; }
 export UNIBUS_SERVER=nats://127.0.0.1:$nats UNIBUS_CONTROL=http://127.0.0.1:$http
 let_in() {
   "$bin/unibus" identity new "$dir/$1.json" --json > "$dir/$1.card"
@@ -57,7 +65,7 @@ let_in() {
 }
 let_in ann; let_in bob
 contact=$(sed -n 's/.*"contact": "\([^"]*\)".*/\1/p' "$dir/bob.card")
-java -Djna.library.path="$out/kotlin" -Djna.boot.library.path="$natives" -cp "$out/classes:$classpath" MeetKt \
+java -Djna.library.path="$out/kotlin" -cp "$out/classes:$classpath:$natives" MeetKt \
   "$dir/ann.json" "$UNIBUS_CONTROL" "$UNIBUS_SERVER" "$contact" > "$dir/meet.log" 2> "$dir/java.log" &
 meet=$!
 pids+=($meet)

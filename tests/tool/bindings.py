@@ -75,7 +75,7 @@ async def main(folder, identity, control, nats, contact):
             assert error.words, error
         else:
             raise AssertionError(f"not refused with {kind}")
-    await session.close()
+    await session.disconnect()
     while await asyncio.wait_for(events.next(), 60) is not None:
         pass
     print("done", flush=True)

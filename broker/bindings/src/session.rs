@@ -282,8 +282,9 @@ impl Session {
         Ok(Box::pin(self.inner.refresh_session()).await?)
     }
 
-    /// Ends the session: subscriptions end, nothing is sent any more.
-    pub async fn close(&self) {
+    /// Ends the session: subscriptions end, nothing is sent any more. (`close` is taken: in Kotlin it gives
+    /// an object's memory back.)
+    pub async fn disconnect(&self) {
         Box::pin(self.inner.close()).await;
     }
 }
