@@ -431,6 +431,10 @@ async fn a_granted_user_hears_nothing_of_the_control_plane(world: &World) -> any
     join(world, &owner, &id, &guest).await?;
     let blob = owner.request("POST", "/blobs", fresh("blob").as_bytes());
     blob.send(world.http[0]).await?.expect(201);
+    // What the node's own identity writes with an ordinary client does cross the message plane.
+    let claim = format!("$KV.UNIBUS_nonces.{}", fresh(""));
+    let internal = world.internal().await?;
+    internal.request(claim, "{}".into()).await?;
     // The twin, which comes after all of it.
     let twin = fresh("twin.");
     let speaker = world.client(0, &person).await?;

@@ -20,6 +20,7 @@ fn a_short_campaign_finds_nothing() {
     }
     let plan = Plan {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_unibus-node")),
+        previous: None,
         nodes: 3,
         seed: 1,
         faults_for: Duration::from_secs(20),

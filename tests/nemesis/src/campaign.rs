@@ -21,6 +21,9 @@ use crate::work::{Ctx, consume, log, nonces, register, rooms};
 pub struct Plan {
     /// The node's binary.
     pub binary: PathBuf,
+    /// The binary of an older version, with which the nodes begin: one after the other is moved to `binary`
+    /// between the faults.
+    pub previous: Option<PathBuf>,
     /// Nodes of the cluster.
     pub nodes: usize,
     /// Everything that is decided by chance follows from it (but not the cluster's own timing).
@@ -95,7 +98,8 @@ struct Shared {
 }
 
 async fn whole(plan: &Plan, site: Site) -> anyhow::Result<Outcome> {
-    let mut lab = Lab::start(&plan.binary, site, plan.seed).await?;
+    let first = plan.previous.as_ref().unwrap_or(&plan.binary);
+    let mut lab = Lab::start(first, site, plan.seed).await?;
     let recorder = Recorder::new();
     let ctx = Ctx::new(recorder.clone());
     make(&lab).await?;
@@ -109,14 +113,19 @@ async fn whole(plan: &Plan, site: Site) -> anyhow::Result<Outcome> {
     let watch = tokio::spawn(watch_leader(ctx.clone(), lab.addresses()));
 
     let kinds = crate::faults::kinds(&plan.kinds)?;
-    let mut nemesis = Nemesis::new(plan.seed, kinds, recorder.clone());
+    let newest = plan.binary.clone();
+    let mut nemesis = Nemesis::new(plan.seed, kinds, newest, recorder.clone());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let until = tokio::time::Instant::now() + plan.faults_for;
     while tokio::time::Instant::now() < until {
         nemesis.strike(&mut lab).await?;
     }
     heal(&mut lab)?;
-    let recovered = lab.ready().await;
+    let mut recovered = lab.ready().await;
+    if recovered.is_ok() {
+        nemesis.upgrade_all(&mut lab).await?;
+        recovered = lab.ready().await;
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
     ctx.stop();
     while clients.join_next().await.is_some() {}

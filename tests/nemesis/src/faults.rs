@@ -2,6 +2,7 @@
 //! each for a while, then a pause in which the cluster may recover.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -12,11 +13,15 @@ use rand::{RngExt, SeedableRng};
 use crate::history::{FaultSpan, Recorder};
 use crate::host::{Host, faketime};
 use crate::lab::Lab;
+use crate::stores;
 use crate::switch::Link;
 
 /// How long a planned stop, and the start after it, may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a node's move to the newest version is called in reports.
+const UPGRADE: &str = "upgrade";
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,10 +48,16 @@ pub(crate) enum Kind {
     Power,
     /// One node after the other is stopped and started.
     Rolling,
+    /// A file of a node that was killed is damaged before it starts again.
+    Damage,
+    /// A node that was killed comes back without its store.
+    DiskLost,
+    /// A node is removed from the cluster, works on for a while, and joins again with an empty store.
+    Membership,
 }
 
 /// Every kind, with the word that names it on the command line.
-pub(crate) const KINDS: [(Kind, &str); 11] = [
+pub(crate) const KINDS: [(Kind, &str); 14] = [
     (Kind::Kill, "kill"),
     (Kind::Pause, "pause"),
     (Kind::Partition, "partition"),
@@ -58,6 +69,9 @@ pub(crate) const KINDS: [(Kind, &str); 11] = [
     (Kind::DiskFull, "disk-full"),
     (Kind::Power, "power"),
     (Kind::Rolling, "rolling-restart"),
+    (Kind::Damage, "damage"),
+    (Kind::DiskLost, "disk-lost"),
+    (Kind::Membership, "membership"),
 ];
 
 /// The kinds of these names, all where there are none.
@@ -86,17 +100,20 @@ pub(crate) struct Nemesis {
     rng: SmallRng,
     kinds: Vec<Kind>,
     recorder: Recorder,
+    /// The version that nodes of an older one are moved to, in between.
+    newest: PathBuf,
     /// Faults of each kind that were done.
     pub(crate) done: BTreeMap<&'static str, u64>,
 }
 
 impl Nemesis {
-    pub(crate) fn new(seed: u64, kinds: Vec<Kind>, recorder: Recorder) -> Self {
+    pub(crate) fn new(seed: u64, kinds: Vec<Kind>, newest: PathBuf, recorder: Recorder) -> Self {
         let able = |kind: &Kind| *kind != Kind::Clock || faketime().is_some();
         Self {
             rng: SmallRng::seed_from_u64(seed),
             kinds: kinds.into_iter().filter(able).collect(),
             recorder,
+            newest,
             done: BTreeMap::new(),
         }
     }
@@ -106,6 +123,9 @@ impl Nemesis {
     /// # Errors
     /// When it could not be done or undone.
     pub(crate) async fn strike(&mut self, lab: &mut Lab) -> anyhow::Result<()> {
+        if self.rng.random_range(0..2) == 0 {
+            self.upgrade_one(lab).await?;
+        }
         let kind = self.kinds[self.rng.random_range(0..self.kinds.len())];
         let nodes = self.victims(kind, lab).await;
         let (started, name) = (self.recorder.now(), word(kind));
@@ -151,7 +171,12 @@ impl Nemesis {
             nodes.retain(|node| *node != leader);
             nodes.insert(0, leader);
         }
-        let most = (all.len() - 1) / 2;
+        let most = match kind {
+            // A store that is lost or damaged is gone for good: it is one at a time, for its peers have
+            // to bring it back before the next.
+            Kind::Damage | Kind::DiskLost | Kind::Membership => 1,
+            _ => (all.len() - 1) / 2,
+        };
         nodes.truncate(self.rng.random_range(1..=most));
         nodes
     }
@@ -172,6 +197,9 @@ impl Nemesis {
                 for node in nodes {
                     self.restart(&mut lab.hosts[*node]).await?;
                 }
+            }
+            Kind::Damage | Kind::DiskLost | Kind::Membership => {
+                return self.lose_store(kind, nodes[0], lab).await;
             }
             _ => {
                 for node in nodes {
@@ -242,11 +270,81 @@ impl Nemesis {
         Ok(format!("{seconds:+} s"))
     }
 
+    /// Takes a node's store away, or some of it, and waits until the node votes again.
+    async fn lose_store(
+        &mut self,
+        kind: Kind,
+        node: usize,
+        lab: &mut Lab,
+    ) -> anyhow::Result<String> {
+        let name = lab.hosts[node].name.clone();
+        let peer = (node + 1) % lab.hosts.len();
+        let mut detail = String::new();
+        if kind == Kind::Membership {
+            self.operate(lab, peer, &["cluster", "remove", &name]).await;
+            let outside = self.rng.random_range(500..5000);
+            tokio::time::sleep(Duration::from_millis(outside)).await;
+        }
+        let host = &mut lab.hosts[node];
+        host.kill();
+        if kind == Kind::Damage {
+            detail = stores::damage(&host.data_dir(), &mut self.rng)?;
+        } else {
+            stores::lose(&host.data_dir())?;
+        }
+        self.come_back(host).await?;
+        self.operate(lab, peer, &["cluster", "add", &name]).await;
+        Ok(detail)
+    }
+
+    /// An operator's command at a node; one that does not come to work is a finding.
+    async fn operate(&self, lab: &Lab, node: usize, command: &[&str]) {
+        let asked = || async { lab.operate(node, command) };
+        let worked = unibus_testkit::eventually("the command", START_PATIENCE, asked).await;
+        if let Err(error) = worked {
+            self.recorder.finding(format!("{command:?}: {error:#}"));
+        }
+    }
+
+    /// Moves one node to the newest version, if there is one of another.
+    async fn upgrade_one(&mut self, lab: &mut Lab) -> anyhow::Result<bool> {
+        let is_older = |host: &Host| host.binary != self.newest;
+        let Some(node) = lab.hosts.iter().position(is_older) else {
+            return Ok(false);
+        };
+        let started = self.recorder.now();
+        lab.hosts[node].binary.clone_from(&self.newest);
+        self.restart(&mut lab.hosts[node]).await?;
+        *self.done.entry(UPGRADE).or_default() += 1;
+        self.recorder.fault(FaultSpan {
+            kind: UPGRADE,
+            nodes: vec![node],
+            started,
+            ended: self.recorder.now(),
+            detail: String::new(),
+        });
+        Ok(true)
+    }
+
+    /// Moves all that are left.
+    ///
+    /// # Errors
+    /// When a process can't be started.
+    pub(crate) async fn upgrade_all(&mut self, lab: &mut Lab) -> anyhow::Result<()> {
+        while self.upgrade_one(lab).await? {}
+        Ok(())
+    }
+
     /// A planned restart; one that does not work is a finding.
     async fn restart(&self, host: &mut Host) -> anyhow::Result<()> {
         if let Err(error) = host.stop(STOP_PATIENCE).await {
             self.recorder.finding(format!("{error:#}"));
         }
+        self.come_back(host).await
+    }
+
+    /// Starts a node and waits until it is well.
+    async fn come_back(&self, host: &mut Host) -> anyhow::Result<()> {
         host.start()?;
         let ready = || async {
             match host.health().await? {
@@ -297,7 +395,7 @@ fn end(kind: Kind, nodes: &[usize], lab: &mut Lab) -> anyhow::Result<()> {
                 lab.hosts[*node].start()?;
             }
         }
-        Kind::Rolling => {}
+        Kind::Rolling | Kind::Damage | Kind::DiskLost | Kind::Membership => {}
     }
     Ok(())
 }

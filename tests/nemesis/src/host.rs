@@ -33,7 +33,8 @@ pub(crate) struct Host {
     /// Read by libfaketime: how far the clock is off.
     clock: PathBuf,
     log: PathBuf,
-    binary: PathBuf,
+    /// What the next start runs.
+    pub(crate) binary: PathBuf,
     args: Vec<String>,
     child: Option<Child>,
 }

@@ -267,6 +267,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Runs an operator's command of the node's program on its host, as the node's own identity.
+    ///
+    /// # Errors
+    /// What it printed, when it did not work.
+    pub(crate) fn operate(&self, node: usize, command: &[&str]) -> anyhow::Result<()> {
+        let host = &self.hosts[node];
+        let (enter, program) = (host.enter(), host.binary.display().to_string());
+        let identity = host.data_dir().join("internal.json").display().to_string();
+        let url = format!("nats://127.0.0.1:{CLIENT_PORT}");
+        let mut args = vec![enter.as_str(), &program];
+        args.extend(command);
+        args.extend(["--nats-url", &url, "--internal-id-file", &identity]);
+        args.extend(["--wait", "20"]);
+        run("nsenter", &args)
+    }
+
     /// The place of the node that leads, as the first node that says so tells.
     pub(crate) async fn leader(&self) -> Option<usize> {
         for host in &self.hosts {

@@ -11,6 +11,7 @@ mod http;
 mod kills;
 mod lab;
 mod report;
+mod stores;
 mod switch;
 mod sys;
 mod work;

@@ -37,9 +37,14 @@ enum Command {
         #[arg(long, default_value_t = 40)]
         seconds: u64,
         /// Only these faults, separated by commas: kill, pause, partition, one-way, bridge,
-        /// slow-network, clock, disk-stall, disk-full, power, rolling-restart [default: all]
+        /// slow-network, clock, disk-stall, disk-full, power, rolling-restart, damage, disk-lost,
+        /// membership [default: all]
         #[arg(long, value_delimiter = ',')]
         faults: Vec<String>,
+        /// The binary of an older version: the nodes begin with it and are moved to --binary one by
+        /// one, between the faults
+        #[arg(long)]
+        previous: Option<PathBuf>,
         /// Folder for the summary and a picture of each run
         #[arg(long)]
         report: Option<PathBuf>,
@@ -90,11 +95,13 @@ fn work(args: Args) -> anyhow::Result<usize> {
             runs,
             seconds,
             faults,
+            previous,
             report,
             keep,
         } => {
             let plan = |seed| Plan {
                 binary: binary.clone(),
+                previous: previous.clone(),
                 nodes,
                 seed,
                 faults_for: Duration::from_secs(seconds),

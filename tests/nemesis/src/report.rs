@@ -15,7 +15,7 @@ const CHART: f64 = 70.0;
 /// Operations are counted by this much time.
 const BUCKET_US: Micros = 250_000;
 
-const COLOURS: [(&str, &str); 11] = [
+const COLOURS: [(&str, &str); 15] = [
     ("kill", "#c0392b"),
     ("power", "#7b241c"),
     ("pause", "#d68910"),
@@ -27,6 +27,10 @@ const COLOURS: [(&str, &str); 11] = [
     ("disk-stall", "#7d6608"),
     ("disk-full", "#a04000"),
     ("rolling-restart", "#566573"),
+    ("upgrade", "#aab7b8"),
+    ("damage", "#6c3483"),
+    ("disk-lost", "#17202a"),
+    ("membership", "#1e8449"),
 ];
 
 /// The picture of one run: what was done to whom, who led, and what clients got done.
@@ -40,7 +44,7 @@ pub fn picture(outcome: &Outcome) -> String {
     let end = end.unwrap_or(1).max(1);
     let x = |at: Micros| LEFT + WIDTH * at as f64 / end as f64;
     let lanes = outcome.nodes as f64 * LANE;
-    let height = 60.0 + lanes + 2.0 * (CHART + 30.0) + 60.0;
+    let height = 60.0 + lanes + 2.0 * (CHART + 30.0) + 78.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0} {height:.0}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -184,9 +188,13 @@ fn draw_axis(svg: &mut String, y: f64, end: Micros, x: &impl Fn(Micros) -> f64) 
     }
 }
 
-fn draw_legend(svg: &mut String, y: f64) {
+fn draw_legend(svg: &mut String, mut y: f64) {
     let mut left = LEFT;
     for (name, colour) in COLOURS {
+        let width = 26.0 + name.len() as f64 * 7.0;
+        if left + width > LEFT + WIDTH {
+            (left, y) = (LEFT, y + 18.0);
+        }
         let _ = writeln!(
             svg,
             "<rect x=\"{left:.0}\" y=\"{:.0}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>\
@@ -194,7 +202,7 @@ fn draw_legend(svg: &mut String, y: f64) {
             y - 9.0,
             left + 14.0
         );
-        left += 26.0 + name.len() as f64 * 7.0;
+        left += width;
     }
 }
 
