@@ -26,7 +26,7 @@ pub use route::route_decoder;
 pub use signed_request::signed_request;
 pub use sublist::sublist;
 pub use unibus_node::frontdoor::conf::fuzzing::configuration;
-pub use unibus_node::jetstream::fuzzing::leader_frames;
+pub use unibus_node::jetstream::fuzzing::{leader_frames, stream_archive};
 pub use unibus_raft::fuzzing::group_frames;
 pub use unibus_state::fuzzing::state_machine;
 

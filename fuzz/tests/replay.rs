@@ -210,6 +210,19 @@ fn leader_frames() {
 }
 
 #[test]
+fn stream_archive() {
+    let words: [&[u8]; 6] = [
+        b"meta.inf",
+        b"msgs/1.blk",
+        b"obs/c/meta.inf",
+        b"obs/c/obs.dat",
+        b"ustar\x0000",
+        b"\x16\x02",
+    ];
+    short_run("stream_archive", unibus_fuzz::stream_archive, &words);
+}
+
+#[test]
 fn log_recovery() {
     short_run("log_recovery", unibus_fuzz::log_recovery, &[]);
 }

@@ -40,7 +40,7 @@ pub(super) fn encode(ledger: &Ledger) -> Vec<u8> {
 }
 
 /// Fills in what `bytes` say; `None` when they are damaged.
-pub(super) fn decode(bytes: &[u8], consumer: &mut RestoredConsumer) -> Option<()> {
+pub(in crate::jetstream) fn decode(bytes: &[u8], consumer: &mut RestoredConsumer) -> Option<()> {
     let mut rest = bytes.strip_prefix(&[MAGIC, VERSION])?;
     let position = |rest: &mut &[u8]| {
         Some(Position {

@@ -14,7 +14,8 @@ mod writer;
 use highway::{HighwayHash as _, HighwayHasher, Key};
 use sha2::{Digest as _, Sha256};
 
-pub(super) use reader::{ArchiveError, Item, read};
+pub(super) use consumer_state::decode as decode_consumer_state;
+pub(super) use reader::{ArchiveError, Item, read, read_unpacked};
 pub(super) use writer::{Contents, Messages, write};
 
 const META: &str = "meta.inf";

@@ -94,7 +94,16 @@ pub(in crate::jetstream) fn read(
     first_seq: u64,
     emit: Emit<'_>,
 ) -> Result<(), ArchiveError> {
-    let mut archive = tar::Archive::new(minlz::Reader::new(input));
+    read_unpacked(minlz::Reader::new(input), first_seq, emit)
+}
+
+/// As [`read`], of an archive that is not compressed.
+pub(in crate::jetstream) fn read_unpacked(
+    input: impl Read,
+    first_seq: u64,
+    emit: Emit<'_>,
+) -> Result<(), ArchiveError> {
+    let mut archive = tar::Archive::new(input);
     let mut reading = Reading {
         emit,
         stream: String::new(),

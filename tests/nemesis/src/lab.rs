@@ -300,12 +300,16 @@ impl Lab {
         None
     }
 
-    /// A client of one node, and of no other.
+    /// A client of one node, and of no other. A node may hear of the user a moment after the others.
     ///
     /// # Errors
     /// When the node does not take it in time.
     pub(crate) async fn client(&self, node: usize) -> anyhow::Result<async_nats::Client> {
-        connect(&self.hosts[node].url(), self.user).await
+        let host = &self.hosts[node];
+        let url = host.url();
+        let login = || connect(&url, self.user);
+        let client = eventually("a client's login", PATIENCE, login).await;
+        client.with_context(|| format!("{}\n{}", host.name, host.log_tail(6)))
     }
 
     /// Addresses of the nodes.
