@@ -95,6 +95,8 @@ pub(super) struct Ingest {
     queued_commands: AtomicUsize,
     stopped: AtomicBool,
     fast: FastBatches,
+    /// Told in acknowledgements.
+    pub(super) domain: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Ingest {
@@ -106,7 +108,7 @@ impl std::fmt::Debug for Ingest {
 }
 
 impl Ingest {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(domain: Option<Arc<str>>) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::new(Queue::new()),
             wake: Notify::new(),
@@ -116,6 +118,7 @@ impl Ingest {
             queued_commands: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             fast: FastBatches::default(),
+            domain,
         })
     }
 
@@ -386,7 +389,7 @@ impl Answerer {
         let mut settled = slots.into_iter().zip(proposed.outcomes);
         let (mut deferred, mut series) = (Vec::new(), Vec::new());
         loop {
-            let scratch = &mut self.scratch;
+            let (scratch, domain) = (&mut self.scratch, self.ingest.domain.as_deref());
             // One wake-up of each receiver for a whole turn of answers.
             let more = self.broker.batch(|out| {
                 for (slot, outcome) in settled.by_ref().take(ANSWERS_PER_TURN) {
@@ -399,7 +402,7 @@ impl Answerer {
                             deferred.push((replies[at..at + len].to_vec(), outcome));
                         }
                         Slot::Reply { at, len } => {
-                            acknowledge(out, scratch, &replies[at..at + len], &outcome);
+                            acknowledge(out, scratch, domain, &replies[at..at + len], &outcome);
                         }
                     }
                 }
@@ -417,7 +420,8 @@ impl Answerer {
         }
         if !deferred.is_empty() {
             let (broker, replica) = (self.broker.clone(), self.replica.clone());
-            tokio::spawn(answer_everywhere(broker, replica, index, deferred));
+            let domain = self.ingest.domain.clone();
+            tokio::spawn(answer_everywhere(broker, replica, domain, index, deferred));
         }
     }
 
@@ -453,6 +457,7 @@ impl Answerer {
 async fn answer_everywhere(
     broker: Broker,
     replica: Replica,
+    domain: Option<Arc<str>>,
     index: u64,
     answers: Vec<(Vec<u8>, Outcome)>,
 ) {
@@ -474,7 +479,7 @@ async fn answer_everywhere(
     let mut scratch = Vec::new();
     broker.batch(|out| {
         for (reply, outcome) in answers {
-            acknowledge(out, &mut scratch, &reply, &outcome);
+            acknowledge(out, &mut scratch, domain.as_deref(), &reply, &outcome);
         }
     });
 }
@@ -492,7 +497,13 @@ fn may_be_applied(error: &ProposeError) -> bool {
 }
 
 /// Tells a publisher what became of its message.
-fn acknowledge(out: &mut Internal<'_>, scratch: &mut Vec<u8>, reply: &[u8], outcome: &Outcome) {
+fn acknowledge(
+    out: &mut Internal<'_>,
+    scratch: &mut Vec<u8>,
+    domain: Option<&str>,
+    reply: &[u8],
+    outcome: &Outcome,
+) {
     scratch.clear();
     let mut header_len = 0;
     match outcome {
@@ -501,10 +512,10 @@ fn acknowledge(out: &mut Internal<'_>, scratch: &mut Vec<u8>, reply: &[u8], outc
             seq,
             duplicate,
         } => {
-            write_pub_ack(scratch, stream, *seq, *duplicate);
+            write_pub_ack(scratch, stream, domain, *seq, *duplicate);
         }
         Outcome::Counted { stream, seq, val } => {
-            write_pub_ack_of(scratch, stream, *seq, None, Some(val));
+            write_pub_ack_of(scratch, stream, domain, *seq, None, Some(val));
         }
         Outcome::Batched {
             stream,
@@ -514,7 +525,7 @@ fn acknowledge(out: &mut Internal<'_>, scratch: &mut Vec<u8>, reply: &[u8], outc
             val,
         } => {
             let batch = Some((batch.as_str(), *count));
-            write_pub_ack_of(scratch, stream, *seq, batch, val.as_deref());
+            write_pub_ack_of(scratch, stream, domain, *seq, batch, val.as_deref());
         }
         Outcome::Refused(refusal) => {
             if refusal.silent {

@@ -177,7 +177,7 @@ impl JetStream {
         leader_link: Arc<dyn Transport>,
         hooks: &JetStreamHooks,
     ) -> Self {
-        let ingest = Ingest::new();
+        let ingest = Ingest::new(options.domain.as_deref().map(Arc::from));
         let reader = Reader::new();
         let core = Arc::new(Core {
             broker: broker.clone(),

@@ -91,6 +91,7 @@ pub(super) fn broker_options(config: &NodeConfig, addresses: &Addresses) -> Brok
         auth_required: config.auth.is_enforced(),
         always_nonce: true,
         jetstream: config.jetstream.is_some(),
+        domain: config.jetstream.as_ref().and_then(|js| js.domain.clone()),
         api_level: if config.jetstream.is_some() {
             API_LEVEL
         } else {

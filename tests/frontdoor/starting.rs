@@ -2,6 +2,7 @@
 
 use async_nats::RequestErrorKind;
 use futures::StreamExt;
+use tokio::io::AsyncBufReadExt;
 
 use crate::server::{Server, configuration, output};
 
@@ -54,6 +55,42 @@ async fn streams_outlive_the_process() {
     let context = async_nats::jetstream::new(server.connect().await.unwrap());
     let bucket = context.get_key_value("b").await.unwrap();
     assert_eq!(bucket.get("k").await.unwrap().unwrap(), "v");
+}
+
+#[tokio::test]
+async fn a_domain_is_told_and_its_api_is_reached_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("s").display().to_string();
+    let text = format!("jetstream {{ store_dir: '{store}', domain: hub }}");
+    let file = configuration(dir.path(), &text);
+    let flags = ["-a", "127.0.0.1", "-p", "-1", "-c", &file];
+    let server = Server::start_in(dir, &flags).await.unwrap();
+    let address = server.url().replace("nats://", "");
+    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut greeting = String::new();
+    let mut reader = tokio::io::BufReader::new(socket);
+    reader.read_line(&mut greeting).await.unwrap();
+    assert!(greeting.contains(r#""domain":"hub""#), "{greeting}");
+    let client = server.connect().await.unwrap();
+    let hub = async_nats::jetstream::with_domain(client.clone(), "hub");
+    let bucket = async_nats::jetstream::kv::Config {
+        bucket: "b".into(),
+        ..Default::default()
+    };
+    let store = hub.create_key_value(bucket).await.unwrap();
+    let revision = store.put("k", "v".into()).await.unwrap();
+    let entry = store.entry("k").await.unwrap().unwrap();
+    assert_eq!((entry.revision, &entry.value[..]), (revision, &b"v"[..]));
+    let answer = client.request("$KV.b.k", "w".into()).await.unwrap();
+    let wanted = format!(
+        r#"{{"stream":"KV_b","domain":"hub","seq":{}}}"#,
+        revision + 1
+    );
+    assert_eq!(answer.payload, wanted);
+    // Of another domain there is nobody here.
+    let other = client.request("$JS.other.API.INFO", "".into());
+    let error = other.await.unwrap_err();
+    assert_eq!(error.kind(), RequestErrorKind::NoResponders);
 }
 
 #[tokio::test]

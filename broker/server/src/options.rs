@@ -29,6 +29,8 @@ pub struct BrokerOptions {
     pub always_nonce: bool,
     /// `jetstream` of INFO.
     pub jetstream: bool,
+    /// `domain` of INFO.
+    pub domain: Option<String>,
     /// `api_lvl` of INFO.
     pub api_level: u8,
     /// What is refused by size, count or time.
@@ -65,6 +67,7 @@ impl Default for BrokerOptions {
             auth_required: false,
             always_nonce: false,
             jetstream: false,
+            domain: None,
             api_level: 0,
             limits: Limits::default(),
         }

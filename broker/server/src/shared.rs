@@ -202,6 +202,7 @@ fn server_info(options: &BrokerOptions) -> ServerInfo {
         max_payload: options.limits.payload_bytes_max as u64,
         jetstream: options.jetstream,
         cluster: options.cluster.clone(),
+        domain: options.domain.clone(),
         connect_urls: options.connect_urls.clients.clone(),
         ws_connect_urls: options.connect_urls.websockets.clone(),
         api_lvl: options.api_level,

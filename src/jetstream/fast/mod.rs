@@ -156,7 +156,7 @@ impl FastBatches {
         }
         let next = session.next_series();
         if next.is_empty() {
-            if let Some(last) = session.end_of(&key.0, &key.1) {
+            if let Some(last) = session.end_of(&key.0, ingest.domain.as_deref(), &key.1) {
                 answers.extend(last);
                 held.batches.remove(key);
             }

@@ -176,7 +176,7 @@ impl Session {
     }
 
     /// The last answer, where the batch has ended.
-    pub(super) fn end_of(&self, stream: &str, id: &[u8]) -> Option<Answers> {
+    pub(super) fn end_of(&self, stream: &str, domain: Option<&str>, id: &[u8]) -> Option<Answers> {
         let end = self.end.as_ref()?;
         let count = match self.go_on {
             true => self.next - 1,
@@ -184,7 +184,8 @@ impl Session {
         };
         let id = String::from_utf8_lossy(id);
         let mut text = Vec::new();
-        write_pub_ack_of(&mut text, stream, self.seq, Some((&id, count)), None);
+        let batch = Some((&*id, count));
+        write_pub_ack_of(&mut text, stream, domain, self.seq, batch, None);
         Some(vec![(end.reply.clone(), text)])
     }
 

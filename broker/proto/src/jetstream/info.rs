@@ -292,19 +292,36 @@ pub struct PubAck {
 }
 
 /// Appends nats-server's exact bytes of a publish acknowledgement, without other allocation.
-pub fn write_pub_ack(out: &mut Vec<u8>, stream: &str, seq: u64, duplicate: bool) {
+pub fn write_pub_ack(
+    out: &mut Vec<u8>,
+    stream: &str,
+    domain: Option<&str>,
+    seq: u64,
+    duplicate: bool,
+) {
     let tail = if duplicate {
         ",\"duplicate\": true}"
     } else {
         "}"
     };
     // Stream names are checked at creation: nothing in them needs escaping but `"`.
-    let written = if stream.contains(['"', '\\']) || stream.chars().any(char::is_control) {
-        serde_json::to_string(stream)
+    let plain = |name: &str| !name.contains(['"', '\\']) && !name.chars().any(char::is_control);
+    let written = match domain {
+        None if plain(stream) => {
+            write!(out, "{{\"stream\":\"{stream}\",\"seq\":{seq}{tail}").is_ok()
+        }
+        None => serde_json::to_string(stream)
             .map(|name| write!(out, "{{\"stream\":{name},\"seq\":{seq}{tail}"))
-            .is_ok()
-    } else {
-        write!(out, "{{\"stream\":\"{stream}\",\"seq\":{seq}{tail}").is_ok()
+            .is_ok(),
+        Some(domain) => serde_json::to_string(stream)
+            .and_then(|stream| Ok((stream, serde_json::to_string(domain)?)))
+            .map(|(stream, domain)| {
+                write!(
+                    out,
+                    "{{\"stream\":{stream},\"domain\":{domain},\"seq\":{seq}{tail}"
+                )
+            })
+            .is_ok(),
     };
     debug_assert!(written, "writing to a Vec can't fail");
 }
@@ -313,6 +330,7 @@ pub fn write_pub_ack(out: &mut Vec<u8>, stream: &str, seq: u64, duplicate: bool)
 pub fn write_pub_ack_of(
     out: &mut Vec<u8>,
     stream: &str,
+    domain: Option<&str>,
     seq: u64,
     batch: Option<(&str, u64)>,
     val: Option<&str>,
@@ -320,6 +338,8 @@ pub fn write_pub_ack_of(
     #[derive(Serialize)]
     struct Ack<'a> {
         stream: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<&'a str>,
         seq: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         val: Option<&'a str>,
@@ -330,6 +350,7 @@ pub fn write_pub_ack_of(
     }
     let ack = Ack {
         stream,
+        domain,
         seq,
         val,
         batch: batch.map(|(id, _)| id),
@@ -365,7 +386,7 @@ mod tests {
 
     fn ack(seq: u64, duplicate: bool) -> String {
         let mut out = Vec::new();
-        write_pub_ack(&mut out, "S", seq, duplicate);
+        write_pub_ack(&mut out, "S", None, seq, duplicate);
         String::from_utf8(out).unwrap()
     }
 
@@ -374,10 +395,13 @@ mod tests {
         assert_eq!(ack(1, false), r#"{"stream":"S","seq":1}"#);
         assert_eq!(ack(2, true), r#"{"stream":"S","seq":2,"duplicate": true}"#);
         let mut out = Vec::new();
-        write_pub_ack_of(&mut out, "B", 2, Some(("A", 2)), None);
+        write_pub_ack(&mut out, "S", Some("hub"), 1, false);
+        assert_eq!(out, br#"{"stream":"S","domain":"hub","seq":1}"#);
+        let mut out = Vec::new();
+        write_pub_ack_of(&mut out, "B", None, 2, Some(("A", 2)), None);
         assert_eq!(out, br#"{"stream":"B","seq":2,"batch":"A","count":2}"#);
         out.clear();
-        write_pub_ack_of(&mut out, "C", 1, None, Some("-4"));
+        write_pub_ack_of(&mut out, "C", Some("d"), 1, None, Some("-4"));
         assert_eq!(out, br#"{"stream":"C","seq":1,"val":"-4"}"#);
         let mut out = Vec::new();
         write_pub_refusal(&mut out, "S", &ApiError::wrong_last_sequence(2));
