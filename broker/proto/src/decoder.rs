@@ -80,6 +80,9 @@ enum Verb {
     Err,
 }
 
+/// What follows headers and payload.
+const CRLF: &[u8] = b"\r\n";
+
 /// Every verb and whether an SP or TAB must follow it.
 const VERBS: [(&[u8], Verb, bool); 10] = [
     (b"PUB", Verb::Pub, true),
@@ -349,6 +352,24 @@ impl Decoder {
         self.wanted = full_len - have;
         Ok(None)
     }
+}
+
+/// How many operations that publish the same way follow the first one in `buf`: byte for byte the same
+/// control line, so the same subject, reply and sizes, and other data. The first one has `op_len` bytes,
+/// `data_len` of them headers and payload.
+///
+/// A publisher tends to repeat its line, and where nobody hears it that is all there is to know of what
+/// follows.
+#[must_use]
+pub fn repeats(buf: &[u8], op_len: usize, data_len: usize) -> usize {
+    let line = op_len.checked_sub(data_len + CRLF.len());
+    let Some(line) = line.and_then(|len| buf.get(..len)) else {
+        return 0;
+    };
+    let rest = buf.get(op_len..).unwrap_or_default();
+    rest.chunks_exact(op_len)
+        .take_while(|op| op.starts_with(line) && op.ends_with(CRLF))
+        .count()
 }
 
 /// The verb at the start of `buf` and its length; `None` while more bytes could still make one. Any

@@ -18,7 +18,7 @@ use futures::future::{BoxFuture, join_all};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
-use unibus_proto::decoder::{Decoder, DecoderLimits};
+use unibus_proto::decoder::{ClientOp, Decoder, DecoderLimits};
 use unibus_proto::encoder;
 
 use crate::burst::Burst;
@@ -34,14 +34,21 @@ use crate::stats::count;
 use crate::trace;
 use crate::violation::Violation;
 
-/// One read takes at most this many bytes; shared by all connections of a thread.
-const SCRATCH_BYTES: usize = 64 * 1024;
+/// One read takes at most this many bytes; shared by all connections of a thread. Each read makes the
+/// kernel tell the sender how much room there is: few large ones cost half of many small ones.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// An unfinished operation of more than this is not kept and put before the next read again and again, but
+/// read into a buffer of the connection's own.
+const LARGE_BYTES: usize = 64 * 1024;
 
 /// Reads of one turn, before other tasks get theirs.
 const READS_PER_TURN: usize = 8;
 
-/// An unfinished operation at the end of a read that would need more than the scratch is read into the
-/// connection's own buffer, with this much room for what follows it.
+/// Bytes after which a turn ends although there may be more to read.
+const TURN_BYTES: usize = 512 * 1024;
+
+/// Room for what follows in the buffer that a large operation is read into.
 const LOOKAHEAD_BYTES: usize = 16 * 1024;
 
 /// After this long without traffic a connection gives its buffers back.
@@ -160,13 +167,18 @@ impl Connection {
         if let Poll::Ready(reason) = self.poll_output(cx) {
             return Poll::Ready(Turn::Close(reason));
         }
+        let mut bytes = 0;
         for _ in 0..READS_PER_TURN {
             match ready!(self.poll_read(cx)) {
                 Err(reason) => return Poll::Ready(Turn::Close(reason)),
-                Ok(()) => {
+                Ok(read) => {
+                    bytes += read;
                     let deciding = self.session.deciding.is_some();
                     if deciding || self.session.new_grant.is_some() || self.must_wait() {
                         return Poll::Ready(Turn::Wait);
+                    }
+                    if bytes >= TURN_BYTES {
+                        break;
                     }
                 }
             }
@@ -224,10 +236,10 @@ impl Connection {
         }
     }
 
-    /// One read and the burst it makes.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+    /// One read and the burst it makes: the bytes read.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Close>> {
         let kept = self.kept.len();
-        if kept + self.decoder.wanted() > SCRATCH_BYTES {
+        if kept + self.decoder.wanted() > LARGE_BYTES {
             return self.poll_read_large(cx);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -242,25 +254,26 @@ impl Connection {
             let consumed = self.burst(data)?;
             self.kept.clear();
             self.kept.extend_from_slice(&data[consumed..]);
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(read))
         })
     }
 
-    /// The same for an operation that is larger than the scratch.
-    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+    /// The same for a large operation.
+    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Close>> {
         self.kept.reserve(self.decoder.wanted() + LOOKAHEAD_BYTES);
         let read = {
             let read = pin!(self.io.read_buf(&mut self.kept));
             ready!(read.poll(cx))
         };
-        if !read.is_ok_and(|read| read > 0) {
+        let read = read.unwrap_or(0);
+        if read == 0 {
             return Poll::Ready(Err(Close::Gone));
         }
         let mut data = std::mem::take(&mut self.kept);
         let consumed = self.burst(&data)?;
         data.advance(consumed);
         self.kept = data;
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(read))
     }
 
     /// Acts on the complete operations in `data`. Returns how many bytes they had.
@@ -307,11 +320,18 @@ impl Connection {
         {
             match self.decoder.decode(&data[*consumed..]) {
                 Ok(Some((op, used))) => {
+                    let rest = &data[*consumed..];
                     *consumed += used;
                     if traced {
                         trace::incoming(self.session.outbound.id, &op);
                     }
                     ended = self.session.handle(op, &mut burst).err();
+                    if let ClientOp::Pub(op) = &op
+                        && !traced
+                        && burst.is_open()
+                    {
+                        *consumed += self.session.skip_unheard(op, used, rest);
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {

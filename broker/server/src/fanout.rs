@@ -85,6 +85,8 @@ pub(crate) struct Fanout {
     seen: (TableGeneration, u64),
     target_of: HashTable<TargetId>,
     fed: Vec<FedService>,
+    /// The last message published had nobody to go to.
+    unheard: bool,
 }
 
 struct FedService(Arc<dyn Service>);
@@ -146,6 +148,7 @@ impl Fanout {
             seen: (TableGeneration::default(), 0),
             target_of: HashTable::new(),
             fed: Vec::new(),
+            unheard: false,
         }
     }
 
@@ -204,6 +207,7 @@ impl Fanout {
         reach: &Reach<'_>,
         allowed: impl FnOnce(&[u8]) -> bool,
     ) -> Option<usize> {
+        self.unheard = false;
         let found = self.cache.lookup(message.subject);
         let cached = match found {
             Lookup::Found(at) => Some(at),
@@ -222,11 +226,18 @@ impl Fanout {
         if !plan.allowed {
             return None;
         }
+        self.unheard = plan.is_empty();
         let mut receivers = self.stage.deliver(plan, message, reach);
         if let Some(origin) = reach.services {
             receivers += feed(plan, message, origin, &mut self.fed);
         }
         Some(receivers)
+    }
+
+    /// Whether the last [`Self::publish`] had nobody to ask: as long as the tables stay locked, another
+    /// message with its subject is nobody's either.
+    pub(crate) const fn is_unheard(&self) -> bool {
+        self.unheard
     }
 
     /// The same for a publisher that may publish this once, whatever its cache says of the subject.

@@ -78,6 +78,14 @@ impl Plan {
         &mut self.queues[at]
     }
 
+    /// Whether there is nobody to deliver to, nor a service to ask.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.plain.is_empty()
+            && self.queues.is_empty()
+            && self.peers.is_empty()
+            && self.services.is_empty()
+    }
+
     fn hops(&self) -> usize {
         let queued: usize = self
             .queues

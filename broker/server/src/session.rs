@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use unibus_proto::decoder::{ClientOp, PubOp};
+use unibus_proto::decoder::{self, ClientOp, PubOp};
 use unibus_proto::encoder;
 use unibus_proto::handshake::ServerInfo;
 use unibus_proto::permissions::Permissions;
@@ -279,6 +279,23 @@ impl Session {
         }
         self.route(op, burst);
         Ok(())
+    }
+
+    /// Acts on what follows `op`, which was handled last and takes the first `op_len` bytes of `data`: all
+    /// that only repeats it while nobody hears it and nobody is to be told. Returns the bytes of that.
+    pub(crate) fn skip_unheard(&mut self, op: &PubOp<'_>, op_len: usize, data: &[u8]) -> usize {
+        let told = self.flags.verbose || self.flags.pedantic || op.reply.is_some();
+        if told || !self.fanout.is_unheard() {
+            return 0;
+        }
+        let count = decoder::repeats(data, op_len, op.data.len());
+        let (msgs, bytes) = (count as u64, (count * op.data.len()) as u64);
+        self.received.msgs += msgs;
+        self.received.bytes += bytes;
+        let tally = self.fanout.tally();
+        tally.in_msgs += msgs;
+        tally.in_bytes += bytes;
+        count * op_len
     }
 
     fn route(&mut self, op: &PubOp<'_>, burst: &mut Burst<'_>) {

@@ -653,3 +653,39 @@ proptest! {
         prop_assert_eq!(decode_cut(&stream, 0..stream.len()), whole, "byte by byte");
     }
 }
+
+#[test]
+fn what_repeats_a_publication_has_its_line_and_its_end() {
+    let first = b"PUB a.b 3\r\nabc\r\n";
+    let count = |rest: &[u8]| super::repeats(&[first, rest].concat(), first.len(), 3);
+    assert_eq!(count(b""), 0);
+    assert_eq!(count(b"PUB a.b 3\r\nxyz\r\n"), 1);
+    assert_eq!(
+        count(b"PUB a.b 3\r\n\r\n1\r\nPUB a.b 3\r\nxyz\r\nPING\r\n"),
+        2
+    );
+    // Another size, subject, reply or spelling is another operation.
+    for other in [
+        &b"PUB a.b 2\r\nxy\r\n\r\n"[..],
+        b"PUB a.c 3\r\nxyz\r\n",
+        b"PUB a.b r 3\r\nxyz\r\n",
+        b"pub a.b 3\r\nxyz\r\n",
+        b"PING\r\n",
+    ] {
+        assert_eq!(count(other), 0, "{}", String::from_utf8_lossy(other));
+    }
+    // Unfinished, or with another end: for the decoder to judge.
+    assert_eq!(count(b"PUB a.b 3\r\nxyz\r"), 0);
+    assert_eq!(count(b"PUB a.b 3\r\nxyzab"), 0);
+    // Agrees with the decoder, one by one.
+    let many = b"PUB a.b 3\r\nxyz\r\n".repeat(5);
+    let whole = [&first[..], &many].concat();
+    let mut decoder = Decoder::new(LIMITS);
+    let (mut at, mut decoded) = (0, 0);
+    while let Some((_, used)) = decoder.decode(&whole[at..]).unwrap() {
+        at += used;
+        decoded += 1;
+    }
+    assert_eq!(super::repeats(&whole, first.len(), 3), decoded - 1);
+    assert_eq!(super::repeats(b"", 0, 0), 0);
+}

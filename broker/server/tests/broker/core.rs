@@ -1,5 +1,7 @@
 //! nats-surface §1: framing, subscriptions, deliveries, statuses.
 
+use unibus_broker::ConnectionQuery;
+
 use crate::support::{Node, until};
 
 #[tokio::test]
@@ -51,6 +53,43 @@ async fn a_message_reaches_every_matching_subscription() {
         ["MSG foo.bar 1 reply.to 5", "MSG foo.bar 2 reply.to 5"]
     );
     sub.flush().await;
+}
+
+#[tokio::test]
+async fn what_nobody_hears_counts_and_who_comes_to_listen_hears_the_rest() {
+    let node = Node::start().await;
+    let mut raw = node.client().await;
+    let unheard = "PUB foo 3\r\nabc\r\n".repeat(1000);
+    let heard = "PUB foo 3\r\n\r\n1\r\nPUB foo 3\r\nabc\r\n";
+    raw.send(&format!(
+        "{unheard}SUB foo 1\r\n{heard}UNSUB 1\r\n{unheard}PUB bar 3\r\nabc\r\n"
+    ))
+    .await;
+    raw.expect("MSG foo 1 3\r\n\r\n1\r\nMSG foo 1 3\r\nabc\r\n")
+        .await;
+    raw.flush().await;
+    // What a burst received is booked when it is over.
+    raw.flush().await;
+    let page = node.broker.connections(&ConnectionQuery::default());
+    let report = &page.connections[0];
+    assert_eq!((report.in_msgs, report.in_bytes), (2003, 6009));
+}
+
+#[tokio::test]
+async fn repeated_publications_are_each_answered() {
+    let node = Node::start().await;
+    let mut raw = node.client().await;
+    let asking = "PUB foo in 0\r\n\r\n".repeat(3);
+    raw.send(&format!("SUB in 1\r\n{asking}")).await;
+    assert_eq!(raw.count_messages().await, 3);
+    let mut verbose = node.dial().await;
+    let quiet = "PUB foo 0\r\n\r\n".repeat(3);
+    verbose
+        .send(&format!(
+            "CONNECT {{\"verbose\":true,\"pedantic\":false}}\r\n{quiet}PING\r\n"
+        ))
+        .await;
+    verbose.expect("+OK\r\n+OK\r\n+OK\r\n+OK\r\nPONG\r\n").await;
 }
 
 #[tokio::test]

@@ -85,6 +85,19 @@ async fn a_service_is_a_responder_as_long_as_it_takes() {
 }
 
 #[tokio::test]
+async fn a_service_sees_each_of_repeated_publications() {
+    let node = Node::start().await;
+    let echo = Echo::new(node.broker.clone());
+    let service = Arc::clone(&echo);
+    node.broker.add_service("svc.>", service);
+    let mut raw = node.client().await;
+    raw.send("PUB svc.a 1\r\n1\r\nPUB svc.a 1\r\n2\r\nPUB svc.a 1\r\n3\r\n")
+        .await;
+    raw.flush().await;
+    assert_eq!(*echo.seen.lock(), ["1", "2", "3"]);
+}
+
+#[tokio::test]
 async fn a_service_behind_holds_the_publisher_back() {
     let node = Node::start().await;
     let echo = Echo::new(node.broker.clone());
