@@ -192,7 +192,6 @@ impl JetStream {
             reign: reign::Reign::default(),
         });
         let mut tasks = Vec::from(ingest.start(broker.clone(), replica.clone()));
-        tasks.push(tokio::spawn(Arc::clone(&reader).run(Arc::clone(&core))));
         tasks.push(tokio::spawn(delivery::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(forward::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));

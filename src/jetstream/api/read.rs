@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use unibus_proto::jetstream::api::{
     LIST_PAGE_MAX, MsgGetRequest, MsgGetResponse, NAMES_PAGE_MAX, PagedRequest, SUBJECTS_PAGE_MAX,
     StreamInfoRequest, StreamInfoResponse, StreamListResponse, StreamNamesResponse,
@@ -46,55 +46,75 @@ pub(super) struct Question {
 /// Gathers questions.
 #[derive(Debug)]
 pub(in crate::jetstream) struct Reader {
-    waiting: Mutex<VecDeque<Question>>,
-    wake: Notify,
+    waiting: Mutex<Waiting>,
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    questions: VecDeque<Question>,
+    /// A task has been started that will take them.
+    expected: bool,
 }
 
 impl Reader {
     pub(in crate::jetstream) fn new() -> Arc<Self> {
         Arc::new(Self {
             waiting: Mutex::default(),
-            wake: Notify::new(),
+            permits: Arc::new(Semaphore::new(BATCHES_MAX)),
         })
     }
 
-    pub(super) fn ask(&self, read: Read, kind: &'static str, internal: bool, ticket: Ticket) {
-        self.waiting.lock().push_back(Question {
+    /// Takes a question. What else the connection asks within the same read joins it.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        read: Read,
+        kind: &'static str,
+        internal: bool,
+        ticket: Ticket,
+    ) {
+        let question = Question {
             read,
             kind,
             internal,
             ticket,
-        });
-        self.wake.notify_one();
-    }
-
-    /// Answers until the task is aborted.
-    pub(in crate::jetstream) async fn run(self: Arc<Self>, core: Arc<Core>) {
-        let permits = Arc::new(Semaphore::new(BATCHES_MAX));
-        loop {
-            self.wake.notified().await;
-            loop {
-                // Questions pile up while all permits are out: that is what makes batches.
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                    return;
-                };
-                let batch = self.take();
-                if batch.is_empty() {
-                    break;
-                }
-                let core = Arc::clone(&core);
-                tokio::spawn(async move {
-                    answer_all(&core, batch).await;
-                    drop(permit);
-                });
-            }
-        }
-    }
-
-    fn take(&self) -> Vec<Question> {
+        };
         let mut waiting = self.waiting.lock();
-        let count = waiting.len().min(BATCH_MAX);
-        waiting.drain(..count).collect()
+        waiting.questions.push_back(question);
+        self.start(&mut waiting);
+    }
+
+    /// Has what waits answered, by a task of its own. Questions pile up while all permits are out: that is
+    /// what makes batches.
+    fn start(self: &Arc<Self>, waiting: &mut Waiting) {
+        if waiting.expected || waiting.questions.is_empty() {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return;
+        };
+        waiting.expected = true;
+        tokio::spawn(Arc::clone(self).serve(permit));
+    }
+
+    async fn serve(self: Arc<Self>, permit: OwnedSemaphorePermit) {
+        let batch: Vec<Question> = {
+            let mut waiting = self.waiting.lock();
+            waiting.expected = false;
+            let count = waiting.questions.len().min(BATCH_MAX);
+            let batch = waiting.questions.drain(..count).collect();
+            self.start(&mut waiting);
+            batch
+        };
+        let core = batch
+            .first()
+            .map(|question| Arc::clone(question.ticket.core()));
+        if let Some(core) = core {
+            answer_all(&core, batch).await;
+        }
+        drop(permit);
+        // Who came while all permits were out has waited for this one.
+        self.start(&mut self.waiting.lock());
     }
 }
 

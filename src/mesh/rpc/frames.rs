@@ -7,8 +7,10 @@ use unibus_raft::{GroupId, RpcClass};
 
 use super::super::limits::{RPC_BODY_BYTES_MAX, RPC_ERROR_TEXT_BYTES_MAX, RPC_INLINE_BYTES_MAX};
 
-/// Bytes asked of a stream at once.
+/// Bytes asked of a stream of many frames at once,
 const READ_BYTES: usize = 64 * 1024;
+/// and of a stream of one: larger bodies say their length.
+const READ_ONE_BYTES: usize = 512;
 /// What a frame costs beside its body, for the size of a batch.
 const HEAD_BYTES: usize = 16;
 /// A body's announced length is trusted this far before its bytes are there.
@@ -123,6 +125,8 @@ impl Batch {
 pub(crate) struct FrameReader {
     recv: RecvStream,
     buffer: BytesMut,
+    /// Least bytes asked for at once.
+    read_bytes: usize,
 }
 
 impl FrameReader {
@@ -130,7 +134,21 @@ impl FrameReader {
         Self {
             recv,
             buffer: BytesMut::new(),
+            read_bytes: READ_BYTES,
         }
+    }
+
+    /// For a stream that carries one frame.
+    pub(crate) fn for_one(recv: RecvStream) -> Self {
+        Self {
+            read_bytes: READ_ONE_BYTES,
+            ..Self::new(recv)
+        }
+    }
+
+    /// There will be many frames after all.
+    pub(crate) fn expect_many(&mut self) {
+        self.read_bytes = READ_BYTES;
     }
 
     /// Waits until `wanted` bytes are buffered; false if the stream ends cleanly before the first.
@@ -138,7 +156,7 @@ impl FrameReader {
         while self.buffer.len() < wanted {
             let missing = wanted - self.buffer.len();
             self.buffer
-                .reserve(missing.clamp(READ_BYTES, RESERVE_BYTES_MAX));
+                .reserve(missing.clamp(self.read_bytes, RESERVE_BYTES_MAX));
             let count = self
                 .recv
                 .read_buf(&mut self.buffer)

@@ -42,7 +42,7 @@ async fn serve_stream(
     send: SendStream,
     recv: RecvStream,
 ) -> Result<(), FrameError> {
-    let mut reader = FrameReader::new(recv);
+    let mut reader = FrameReader::for_one(recv);
     let kind = reader.byte().await?;
     let class = reader.class().await?;
     // A stream that is closed already says so at the first write.
@@ -50,6 +50,7 @@ async fn serve_stream(
     if kind == StreamKind::Unordered as u8 && !class.is_ordered() {
         serve_one(shared, peer, class, send, reader).await
     } else if kind == StreamKind::Ordered as u8 && class.is_ordered() {
+        reader.expect_many();
         serve_lane(shared, peer, class, send, reader).await
     } else {
         Err(FrameError::Malformed("stream kind and class do not fit"))

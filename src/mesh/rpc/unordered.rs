@@ -60,7 +60,7 @@ pub(super) async fn call(
     batch.body(request);
     batch.write(&mut cut.send).await.map_err(|e| lost(&e))?;
     cut.done = cut.send.finish().is_ok();
-    let answer = FrameReader::new(recv)
+    let answer = FrameReader::for_one(recv)
         .answer()
         .await
         .map_err(|e| lost(&e))?;
