@@ -66,7 +66,7 @@ fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn kind_of(store: &Path, path: &Path) -> String {
     let inside = path.strip_prefix(store).unwrap_or(path);
     let folder = inside.components().next().map(|part| part.as_os_str());
-    let end = path.extension().or(path.file_name());
+    let end = path.extension().or_else(|| path.file_name());
     let text = |part: Option<&std::ffi::OsStr>| {
         part.map_or(String::new(), |part| part.to_string_lossy().into_owned())
     };
