@@ -275,7 +275,7 @@ pub enum Unreadable {
 }
 
 /// A room as [`Session::list_my_rooms`](crate::Session::list_my_rooms) shows it: what the server
-/// says, not verified. Example: [`Session::list_my_rooms`].
+/// says, not verified. Example: [`Session::list_my_rooms`](crate::Session::list_my_rooms).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MyRoom {
     /// Its id.
@@ -294,7 +294,7 @@ pub struct MyRoom {
     pub needs_rekey: bool,
 }
 
-/// What [`Session::watch_rooms`](crate::Session::watch_rooms) tells. Example: [`Session::watch_rooms`].
+/// What a watch of one's rooms tells. Example: [`Session::watch_rooms`](crate::Session::watch_rooms).
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RoomsChange {

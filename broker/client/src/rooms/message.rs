@@ -22,7 +22,7 @@ const MESSAGE_FORM: &str = "UNIBUS-MESSAGE-1";
 /// A message key is used once: its nonce needs no value.
 const NONCE: [u8; 12] = [0; 12];
 
-/// The ciphertext was not made with this key for this frame, or it is damaged. Example: [`Frame`].
+/// The ciphertext was not made with this key for this frame, or it is damaged. Example: [`Frame`](super::frame::Frame).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
 #[error("the message can't be decrypted: it is damaged, or was encrypted for something else")]
 pub struct DecryptError;
