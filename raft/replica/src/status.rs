@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
+use openraft::type_config::alias::WatchReceiverOf;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
 use crate::replica::{Metrics, RaftCore};
+use crate::types::TypeConfig;
 
 /// Who leads, as this node knows it.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -142,6 +145,40 @@ pub(crate) fn leadership(metrics: &Metrics, contact: &Contact, stale: Duration) 
     }
 }
 
+/// openraft's views of itself.
+struct Views {
+    all: WatchReceiverOf<TypeConfig, Metrics>,
+    server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    data: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
+}
+
+impl Views {
+    fn new(raft: &RaftCore) -> Self {
+        Self {
+            all: raft.metrics(),
+            server: raft.server_metrics(),
+            data: raft.data_metrics(),
+        }
+    }
+
+    /// What is known by now. Whoever is woken by one of the smaller views must not go by the one of
+    /// everything: that is sent last, and then there may be nothing to wake him again until a heartbeat.
+    fn latest(&self) -> Metrics {
+        let mut latest = self.all.borrow_watched().clone();
+        {
+            let server = self.server.borrow_watched();
+            latest.state = server.state;
+            latest.current_leader = server.current_leader;
+            latest.current_term = server.vote.leader_id.term;
+            latest.membership_config = server.membership_config.clone();
+        }
+        let data = self.data.borrow_watched();
+        latest.last_applied = data.last_applied;
+        latest.last_quorum_acked = data.last_quorum_acked;
+        latest
+    }
+}
+
 /// Publishes [`Leadership`] whenever it changes, until the replica stops.
 pub(crate) async fn watch_leadership(
     raft: RaftCore,
@@ -151,15 +188,11 @@ pub(crate) async fn watch_leadership(
     stale: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
-    let metrics = raft.metrics();
-    let mut server = raft.server_metrics();
-    let mut data = raft.data_metrics();
+    let mut views = Views::new(&raft);
     while !*stop.borrow() {
-        let (now, elected) = {
-            let metrics = metrics.borrow_watched();
-            let elected = metrics.current_leader == Some(metrics.id);
-            (leadership(&metrics, &contact, stale), elected)
-        };
+        let metrics = views.latest();
+        let elected = metrics.current_leader == Some(metrics.id);
+        let now = leadership(&metrics, &contact, stale);
         publish.send_if_modified(|published| {
             let changed = *published != now;
             *published = now;
@@ -169,8 +202,8 @@ pub(crate) async fn watch_leadership(
         // about to become ready: to be acknowledged by a quorum, and to have applied an entry of its own.
         let settling = elected && !now.is_leader;
         tokio::select! {
-            changed = server.changed() => if changed.is_err() { break },
-            _ = data.changed(), if settling => {}
+            changed = views.server.changed() => if changed.is_err() { break },
+            _ = views.data.changed(), if settling => {}
             () = tokio::time::sleep(heartbeat) => {}
             _ = stop.changed() => break,
         }

@@ -156,3 +156,23 @@ async fn a_successor_that_does_not_answer_is_passed_over() {
     eventually("the third leads", || third.leadership().borrow().is_leader).await;
     nodes[old].propose(messages(&["after"])).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_node_waits_for_a_heartbeat_to_learn_who_leads() {
+    let net = Net::without_timers();
+    let nodes = three(&net).await;
+    for _ in 0..30 {
+        let old = leader_of(&nodes);
+        nodes[old].transfer_leadership().await;
+        eventually("another leader that all know", || {
+            let known: BTreeSet<_> = nodes
+                .iter()
+                .map(|node| node.leadership().borrow().leader)
+                .collect();
+            let leads = is_led_by_another(&others(&nodes, old));
+            leads && known.len() == 1 && !known.contains(&None)
+        })
+        .await;
+        nodes[old].propose(messages(&["after"])).await.unwrap();
+    }
+}

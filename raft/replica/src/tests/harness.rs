@@ -26,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Handlers by node, and the pairs that can't talk.
 #[derive(Default)]
 pub(crate) struct Net {
+    /// No timer of consensus ends while a test runs: everything has to follow from what happens.
+    without_timers: bool,
     handlers: Mutex<BTreeMap<NodeId, Arc<dyn RpcHandler>>>,
     cut: Mutex<BTreeSet<NodeId>>,
     /// Nodes that look connected, and from and to which nothing gets through.
@@ -39,6 +41,13 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    pub(crate) fn without_timers() -> Arc<Self> {
+        Arc::new(Self {
+            without_timers: true,
+            ..Self::default()
+        })
+    }
+
     pub(crate) fn isolate(&self, id: NodeId) {
         self.cut.lock().insert(id);
     }
@@ -220,6 +229,11 @@ impl Node {
         options.heartbeat = Duration::from_millis(150);
         options.election_min = Duration::from_millis(1000);
         options.election_max = Duration::from_millis(1600);
+        if self.net.without_timers {
+            options.heartbeat = Duration::from_secs(1000);
+            options.election_min = Duration::from_secs(3000);
+            options.election_max = Duration::from_secs(6000);
+        }
         options.no_leader_timeout = Duration::from_secs(4);
         options.propose_timeout = self.propose_timeout;
         options.read_timeout = Duration::from_secs(10);
