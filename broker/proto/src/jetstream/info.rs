@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(out, br#"{"stream":"B","seq":2,"batch":"A","count":2}"#);
         out.clear();
         write_pub_ack_of(&mut out, "C", Some("d"), 1, None, Some("-4"));
-        assert_eq!(out, br#"{"stream":"C","seq":1,"val":"-4"}"#);
+        assert_eq!(out, br#"{"stream":"C","domain":"d","seq":1,"val":"-4"}"#);
         let mut out = Vec::new();
         write_pub_refusal(&mut out, "S", &ApiError::wrong_last_sequence(2));
         assert_eq!(
