@@ -404,6 +404,42 @@ fn a_reset_starts_again() {
 }
 
 #[test]
+fn a_refused_message_without_deliveries_left_is_given_up_behind_others_that_are_due() {
+    let mut host = with(
+        2,
+        ConsumerConfig {
+            max_deliver: 2,
+            ..pull_config()
+        },
+    );
+    host.pull(&batch(2), "x");
+    host.all();
+    host.say(2, "-NAK");
+    host.pull(&batch(1), "y");
+    assert_eq!(
+        host.all(),
+        [
+            "Naked { stream_seq: 2, consumer_seq: 2, deliveries: 1 }",
+            "y 2#3 x2 +0"
+        ]
+    );
+    host.wait(30);
+    host.say(2, "-NAK");
+    assert_eq!(
+        host.all(),
+        [
+            "Naked { stream_seq: 2, consumer_seq: 2, deliveries: 2 }",
+            "MaxDeliveries { stream_seq: 2, deliveries: 2 }"
+        ]
+    );
+    assert_eq!(
+        host.cursor.ledger().pending().len(),
+        1,
+        "the first is due and waits for a request"
+    );
+}
+
+#[test]
 fn dead_letters_are_settled_once_they_are_stored() {
     let mut letters = ConsumerConfig {
         max_deliver: 2,

@@ -132,7 +132,9 @@ impl ConsumerCursor {
             consumer_seq,
             deliveries: entry.deliveries.into(),
         });
-        match delay_ns {
+        // One that has run out of deliveries is given up now, whatever waits to be delivered before it.
+        let given_up = self.is_exhausted(seq).then_some(0);
+        match delay_ns.or(given_up) {
             Some(delay) => {
                 let due = self.now_ns.saturating_add(delay);
                 let patience = self.redelivery.patience().after(entry.deliveries);
