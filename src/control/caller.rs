@@ -15,8 +15,8 @@ use super::refusal::Refusal;
 use crate::access::{Directory, Role, Status, UserRecord};
 use crate::config::args::BusAuth;
 
-/// Value of a claim: nothing.
-pub(super) const CLAIMED: &[u8] = b"{}";
+/// Value of a claimed nonce: nothing.
+const CLAIMED: &[u8] = b"{}";
 
 /// A request as far as authentication looks at it.
 #[derive(Clone, Copy, Debug)]

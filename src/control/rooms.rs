@@ -4,6 +4,7 @@
 
 use data_encoding::{BASE64, HEXLOWER};
 use hyper::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use unibus_proto::control::{
     CreateRoom, EndpointId, MemberRecord, MemberRole, MyRoom, Party, ReverseRecord, RoomId,
@@ -13,7 +14,7 @@ use unibus_proto::jetstream::config::StreamConfig;
 use unibus_state::command::StreamPut;
 
 use super::buckets::Bucket;
-use super::caller::{CLAIMED, Caller};
+use super::caller::Caller;
 use super::plane::{Call, Plane};
 use super::records::{Draft, Entry, Records};
 use super::refusal::Refusal;
@@ -114,12 +115,21 @@ fn check_free(
     }
     draft.expect(Bucket::Rooms, asked.id.as_str(), found.revision);
     let subject = asked.subject.as_str();
-    // Read before the directory is asked: a room on this subject that comes in between fails the
-    // expectation.
-    let claim = subject_claim(subject);
-    let revision = records.revision_of(Bucket::Nonces, &claim)?;
-    draft.expect(Bucket::Nonces, &claim, revision);
-    draft.put_bytes(Bucket::Nonces, &claim, CLAIMED.into());
+    // The directory hears of a room a moment after it is in the records: of the newest, the claim tells.
+    let key = subject_claim(subject);
+    let claim: Entry<SubjectClaim> = records.get(Bucket::Nonces, &key)?;
+    if let Some(SubjectClaim { room }) = claim.value {
+        let claimer: Entry<RoomRecord> = records.get(Bucket::Rooms, room.as_str())?;
+        if claimer
+            .value
+            .is_some_and(|room| room.subject == asked.subject)
+        {
+            return taken("the room's subject is taken");
+        }
+    }
+    draft.expect(Bucket::Nonces, &key, claim.revision);
+    let room = asked.id.clone();
+    draft.put(Bucket::Nonces, &key, &SubjectClaim { room });
     // Who creates a room may use its subject: it must not be one that somebody else relies on.
     if plane.directory.room_on(subject).is_some()
         || plane.directory.is_granted(subject)
@@ -128,6 +138,12 @@ fn check_free(
         return taken("the room's subject is taken");
     }
     Ok(())
+}
+
+/// What a claimed subject was claimed for.
+#[derive(Debug, Deserialize, Serialize)]
+struct SubjectClaim {
+    room: RoomId,
 }
 
 /// The key under which whoever creates a room claims its subject: room records are found by their ids
