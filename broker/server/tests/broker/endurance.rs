@@ -21,9 +21,19 @@ fn scaled(usual: usize, full: usize) -> usize {
     }
 }
 
+/// A node that sends no PING while a test runs, which at full size is longer than its first interval.
+async fn patient() -> Node {
+    Node::limited(|limits| {
+        limits.first_ping = Duration::from_secs(3600);
+        limits.ping_interval = Duration::from_secs(3600);
+    })
+    .await
+}
+
+/// Both ends of each connection are in this process: at full size it opens more than 20,000 files.
 #[tokio::test]
 async fn idle_connections_hold() {
-    let node = Node::start().await;
+    let node = patient().await;
     let mut clients = Vec::new();
     for _ in 0..scaled(300, 10_000) {
         clients.push(node.client().await);
@@ -36,7 +46,7 @@ async fn idle_connections_hold() {
 
 #[tokio::test]
 async fn many_clients_with_many_subscriptions_hold() {
-    let node = Node::start().await;
+    let node = patient().await;
     let (count, each) = (scaled(30, 1_000), scaled(100, 1_000));
     let mut clients = Vec::new();
     for number in 0..count {
@@ -86,7 +96,7 @@ async fn babble(addr: SocketAddr, first: &[u8]) {
 
 #[tokio::test]
 async fn random_bytes_end_their_own_connection_only() {
-    let (node, ca) = (Node::start().await, Authority::new());
+    let (node, ca) = (patient().await, Authority::new());
     let websocket = WebSocketSettings {
         host: "127.0.0.1".to_owned(),
         port: 1,
