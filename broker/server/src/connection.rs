@@ -327,6 +327,7 @@ impl Connection {
                     }
                     ended = self.session.handle(op, &mut burst).err();
                     if let ClientOp::Pub(op) = &op
+                        && ended.is_none()
                         && !traced
                         && burst.is_open()
                     {
