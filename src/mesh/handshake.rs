@@ -306,7 +306,9 @@ async fn arbitrate(
     } else {
         Arbiter::Peer
     };
-    let peer = Arc::new(Peer::new(connection.clone(), hello, name, dialed));
+    let version_max = *shared.own.versions.end();
+    let peer = Peer::new(connection.clone(), hello, name, dialed, version_max);
+    let peer = Arc::new(peer);
     let stream = match arbiter {
         // Opened before anything else, so that it is the first stream that the peer accepts.
         Arbiter::Us => open_messages(connection).await?,

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-/// The protocol versions this build speaks on routes.
+/// The protocol versions this build speaks on routes. From 2 on, questions for a read index share a stream.
 pub(crate) const PROTOCOL_MIN: u32 = 1;
-pub(crate) const PROTOCOL_MAX: u32 = 1;
+pub(crate) const PROTOCOL_MAX: u32 = 2;
 
 /// ALPN of routes.
 pub(crate) const ALPN: &[u8] = b"unibus-route/1";

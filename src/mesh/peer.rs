@@ -45,7 +45,14 @@ impl fmt::Debug for Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(connection: Connection, hello: Hello, name: String, dialed: bool) -> Self {
+    /// With the highest protocol version that this node speaks.
+    pub(crate) fn new(
+        connection: Connection,
+        hello: Hello,
+        name: String,
+        dialed: bool,
+        version_max: u32,
+    ) -> Self {
         let addr = connection.remote_address();
         Self {
             name,
@@ -56,7 +63,7 @@ impl Peer {
                 initialized: hello.initialized,
                 ..PeerLocalStatus::default()
             }),
-            calls: Calls::new(hello.node),
+            calls: Calls::new(hello.node, hello.protocol_max.min(version_max)),
             hello,
             connection,
             stream_end: Mutex::default(),

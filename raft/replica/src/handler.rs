@@ -11,10 +11,11 @@ use unibus_proto::NodeId;
 use crate::change;
 use crate::codec;
 use crate::errors::{AdmitError, ProposeError};
+use crate::lease;
 use crate::membership;
 use crate::network::Kind;
 use crate::queue::Answer;
-use crate::read::{lease, read_index};
+use crate::read::read_index;
 use crate::replica::{GROUP, Inner};
 use crate::rpc::{
     JoinAnswer, ProposeAnswer, decode_barrier, decode_change, decode_join, decode_propose,
@@ -54,7 +55,7 @@ impl RpcHandler for Handler {
             }
             .boxed(),
             RpcClass::Propose => propose(&inner, request),
-            RpcClass::Read => read(inner, request).boxed(),
+            RpcClass::Read => read(inner, request),
             RpcClass::Barrier => barrier(inner, request).boxed(),
             RpcClass::Join => join(inner, from, request).boxed(),
             RpcClass::Leader | RpcClass::System => {
@@ -132,21 +133,23 @@ fn propose(inner: &Inner, request: Bytes) -> BoxFuture<'static, Result<Bytes, St
     .boxed()
 }
 
-async fn read(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {
-    decode_read(request).map_err(text)?;
+/// Answered at once where the lease allows it; only asking a quorum is left to the future.
+fn read(inner: Arc<Inner>, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    if let Err(error) = decode_read(request) {
+        return ready(Err(text(error))).boxed();
+    }
+    let index = inner.lease.read_index();
     let leads = inner.leadership.borrow().leader == Some(inner.id);
-    let index = if leads {
+    if index.is_some() || !leads {
+        return ready(Ok(encode_index(index))).boxed();
+    }
+    async move {
         // Concurrent requests of peers are rare (each batches), so none are batched here.
-        read_index(
-            &inner.raft,
-            lease(&inner.options),
-            inner.options.election_max,
-        )
-        .await
-    } else {
-        None
-    };
-    Ok(encode_index(index))
+        let lease = lease::length(&inner.options);
+        let index = read_index(&inner.raft, lease, inner.options.election_max).await;
+        Ok(encode_index(index))
+    }
+    .boxed()
 }
 
 async fn barrier(inner: Arc<Inner>, request: Bytes) -> Result<Bytes, String> {

@@ -62,15 +62,28 @@ pub(crate) async fn transfer(inner: &Arc<Inner>) {
     }
 }
 
-/// Tells the successor to stand for election until this node follows or stops.
+/// Tells the successor to stand for election until this node follows or stops; meanwhile, and for the rest of
+/// its term, this node answers no reads by its lease.
 async fn hand_over(inner: Arc<Inner>) {
+    inner.lease.suspend();
+    tell_successors(&inner).await;
+    // Behind the last call in the queue of consensus: none is left that could break the lease of a later term.
+    let term = inner
+        .raft
+        .with_raft_state(|state| state.vote_ref().leader_id.term);
+    if let Ok(term) = term.await {
+        inner.lease.resume_after(term);
+    }
+}
+
+async fn tell_successors(inner: &Arc<Inner>) {
     let me = inner.id;
     let mut leadership = inner.leadership.clone();
     let mut stop = inner.stop.subscribe();
     for attempt in 0.. {
-        let Some(target) = successor(&inner, attempt / CALLS_IN_A_ROW) else {
+        let Some(target) = successor(inner, attempt / CALLS_IN_A_ROW) else {
             // It does not lead any more, or its peers are away: then they elect, or come back.
-            if !leads(&inner) {
+            if !leads(inner) {
                 break;
             }
             tokio::select! {

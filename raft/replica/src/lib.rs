@@ -21,6 +21,7 @@ mod handler;
 mod handover;
 mod identity;
 mod indexes;
+mod lease;
 mod log;
 mod machine;
 mod manifest;

@@ -14,6 +14,7 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use unibus_proto::NodeId;
 
 use crate::codec::{self, CodecError};
+use crate::lease::Told;
 use crate::machine::Snapshot;
 use crate::replica::GROUP;
 use crate::snapshot::SnapshotDir;
@@ -65,6 +66,8 @@ pub(crate) struct Network {
     pub(crate) transport: Arc<dyn Transport>,
     /// A lost answer to entries is noticed by the transport, so this only bounds silence.
     pub(crate) append_timeout: Duration,
+    /// What followers have been told is committed.
+    pub(crate) told: Arc<Told>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -140,6 +143,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse, RPCError<TypeConfig>> {
         let message = codec::encode_append_request(&rpc).map_err(bad)?;
+        self.network.told.note(rpc.leader_commit.as_ref());
         let size = Duration::from_secs_f64(message.len() as f64 / APPEND_FLOOR_RATE);
         let timeout = option.hard_ttl().max(self.append_timeout + size);
         let request = frame(Kind::Append, &message);

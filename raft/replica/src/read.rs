@@ -1,6 +1,7 @@
-//! Linearizable reads: a round asks the leader (or its lease) for an index, and serves everything that was
-//! waiting when it began. On the leader there is one at a time, which costs least; on other nodes a few go
-//! side by side, because each is mostly waiting for the network.
+//! Linearizable reads: an index that covers everything acknowledged before the read began. The leader's lease
+//! gives it at once; other nodes ask the leader, a few times side by side, because each is mostly waiting
+//! for the network. What comes while those are out, or finds no answer, waits for a round that serves
+//! everything that was waiting when it began, and is tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::LinearizerOption;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
 use crate::errors::ReadError;
+use crate::lease::{self, Lease};
 use crate::options::ReplicaOptions;
 use crate::replica::{GROUP, RaftCore};
 use crate::rpc::{decode_index, encode_read};
@@ -22,6 +24,8 @@ use crate::transport::{RpcClass, Transport};
 
 /// Reads that may wait for the next round.
 const WAITING_MAX: usize = 65_536;
+/// Questions to a leader elsewhere that go out without waiting for a round.
+const DIRECT_MAX: usize = 4;
 /// Rounds at once where the leader is another node.
 const REMOTE_ROUNDS_MAX: usize = 4;
 /// Pause before a round that failed is tried again.
@@ -29,13 +33,15 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 type Answer = Result<u64, ReadError>;
 
-/// The reads that wait.
-#[derive(Debug, Default)]
+/// The reads of a node.
 pub(crate) struct Reads {
+    asker: Asker,
+    direct: Semaphore,
     waiting: Mutex<Waiting>,
     wake: Notify,
 }
 
+/// Those that wait for a round.
 #[derive(Debug, Default)]
 struct Waiting {
     answers: Vec<oneshot::Sender<Answer>>,
@@ -43,8 +49,32 @@ struct Waiting {
 }
 
 impl Reads {
-    /// Joins the next round; its index covers everything acknowledged before this call.
+    pub(crate) fn new(asker: Asker) -> Arc<Self> {
+        Arc::new(Self {
+            asker,
+            direct: Semaphore::new(DIRECT_MAX),
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// An index that covers everything acknowledged before this call.
     pub(crate) async fn index(&self) -> Answer {
+        if self.waiting.lock().closed {
+            return Err(ReadError::Stopped);
+        }
+        if let Some(index) = self.asker.lease.read_index() {
+            return Ok(index);
+        }
+        if let Ok(_permit) = self.direct.try_acquire()
+            && let Some(index) = self.asker.elsewhere().await
+        {
+            return Ok(index);
+        }
+        self.in_a_round().await
+    }
+
+    async fn in_a_round(&self) -> Answer {
         let (answer, receiver) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock();
@@ -60,6 +90,34 @@ impl Reads {
         receiver.await.unwrap_or(Err(ReadError::Stopped))
     }
 
+    /// Serves rounds until the replica stops.
+    pub(crate) async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut rounds = FuturesUnordered::new();
+        while !*stop.borrow() {
+            tokio::select! {
+                _ = stop.changed() => {}
+                () = self.wake.notified(), if rounds.len() < self.asker.rounds_max() => {
+                    let waiting = self.take();
+                    if !waiting.is_empty() {
+                        rounds.push(self.serve(waiting));
+                    }
+                }
+                Some(()) = rounds.next() => {}
+            }
+        }
+        // Those that are under way are told that the replica has stopped.
+        drop(rounds);
+        self.close();
+    }
+
+    async fn serve(&self, waiting: Vec<oneshot::Sender<Answer>>) {
+        let answer = self.asker.round().await;
+        for reader in waiting {
+            // A reader that dropped its future no longer wants to know.
+            drop(reader.send(answer.clone()));
+        }
+    }
+
     fn take(&self) -> Vec<oneshot::Sender<Answer>> {
         std::mem::take(&mut self.waiting.lock().answers)
     }
@@ -71,52 +129,23 @@ impl Reads {
     }
 }
 
-/// What the task behind [`Reads`] works with.
-pub(crate) struct Reader {
+/// Asks whoever leads.
+pub(crate) struct Asker {
     pub(crate) id: NodeId,
-    pub(crate) reads: Arc<Reads>,
     pub(crate) raft: RaftCore,
+    pub(crate) lease: Arc<Lease>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) leadership: watch::Receiver<Leadership>,
-    pub(crate) stop: watch::Receiver<bool>,
     pub(crate) options: ReplicaOptions,
 }
 
-impl Reader {
-    /// Runs until the replica stops.
-    pub(crate) async fn run(self) {
-        let mut stop = self.stop.clone();
-        let mut rounds = FuturesUnordered::new();
-        while !*stop.borrow() {
-            tokio::select! {
-                _ = stop.changed() => {}
-                () = self.reads.wake.notified(), if rounds.len() < self.rounds_max() => {
-                    let waiting = self.reads.take();
-                    if !waiting.is_empty() {
-                        rounds.push(self.serve(waiting));
-                    }
-                }
-                Some(()) = rounds.next() => {}
-            }
-        }
-        // Those that are under way are told that the replica has stopped.
-        drop(rounds);
-        self.reads.close();
-    }
-
+impl Asker {
+    /// On the leader there is one round at a time, which costs least.
     fn rounds_max(&self) -> usize {
         if self.leadership.borrow().is_leader {
             1
         } else {
             REMOTE_ROUNDS_MAX
-        }
-    }
-
-    async fn serve(&self, waiting: Vec<oneshot::Sender<Answer>>) {
-        let answer = self.round().await;
-        for reader in waiting {
-            // A reader that dropped its future no longer wants to know.
-            drop(reader.send(answer.clone()));
         }
     }
 
@@ -144,11 +173,19 @@ impl Reader {
         }
     }
 
+    /// The answer of a leader that is another node, asked once.
+    async fn elsewhere(&self) -> Option<u64> {
+        let leader = self.leadership.borrow().leader;
+        let leader = leader.filter(|leader| *leader != self.id)?;
+        self.remote(leader, Instant::now() + self.options.read_timeout)
+            .await
+    }
+
     async fn local(&self, deadline: Instant) -> Option<u64> {
         let wait = deadline
             .saturating_duration_since(Instant::now())
             .min(self.options.election_max);
-        read_index(&self.raft, lease(&self.options), wait).await
+        read_index(&self.raft, lease::length(&self.options), wait).await
     }
 
     async fn remote(&self, leader: NodeId, deadline: Instant) -> Option<u64> {
@@ -161,15 +198,7 @@ impl Reader {
     }
 }
 
-/// How old a quorum's acknowledgement may be for a read without asking again. openraft forgets a
-/// follower's promise to the leader when the follower restarts, so this stays well under the
-/// shortest time after a start in which a node gives no vote (see `handler`) and seeks none, and under
-/// the loyalty of followers that have not restarted.
-pub(crate) fn lease(options: &ReplicaOptions) -> Duration {
-    options.election_min * 3 / 4
-}
-
-/// The leader's answer: by its lease if that is valid, else by asking a quorum. `None` if this node
+/// Consensus's own answer: by its lease if that is valid, else by asking a quorum. `None` if this node
 /// can't show that it leads.
 pub(crate) async fn read_index(raft: &RaftCore, lease: Duration, wait: Duration) -> Option<u64> {
     let option = LinearizerOption::new(Some(lease), true).with_wait_timeout(wait);

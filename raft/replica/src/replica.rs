@@ -24,6 +24,7 @@ use crate::errors::{
 };
 use crate::handler::Handler;
 use crate::handover;
+use crate::lease::{Lease, Told};
 use crate::log::Log;
 use crate::machine::{Machine, Shared};
 use crate::membership;
@@ -32,7 +33,7 @@ use crate::network::Network;
 use crate::options::ReplicaOptions;
 use crate::propose::{Proposal, Proposer};
 use crate::queue::{Queue, QueueLimits};
-use crate::read::{Reader, Reads};
+use crate::read::{Asker, Reads};
 use crate::rpc::{Join, decode_index, encode_barrier};
 use crate::status::{self, Contact, Leadership, ReplicaStatus};
 use crate::store::{LOG, OpenStore};
@@ -100,6 +101,7 @@ pub(crate) struct Inner {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) reads: Arc<Reads>,
+    pub(crate) lease: Arc<Lease>,
     pub(crate) receiver: Receiver,
     pub(crate) contact: Arc<Contact>,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -131,6 +133,9 @@ impl Inner {
         index: u64,
         deadline: Instant,
     ) -> Result<(), ReadError> {
+        if *self.shared.applied.borrow() >= index {
+            return Ok(());
+        }
         let mut applied = self.shared.applied.subscribe();
         let mut stop = self.stop.subscribe();
         tokio::select! {
@@ -179,6 +184,36 @@ fn failed(error: impl std::fmt::Display) -> StartError {
     StartError::Raft(error.to_string())
 }
 
+async fn start_core(
+    options: &ReplicaOptions,
+    network: Network,
+    log: &Log,
+    machine: Machine,
+) -> Result<RaftCore, StartError> {
+    let config = Arc::new(raft_config(options)?);
+    let (id, group) = (network.id.0, log.group(GROUP));
+    let raft = Raft::new(id, config, network, group, machine).await;
+    raft.map_err(failed)
+}
+
+/// What waits for reads, and the lease that answers most of them.
+fn start_reads(
+    options: &ReplicaOptions,
+    raft: &RaftCore,
+    transport: &Arc<dyn Transport>,
+    leadership: &watch::Receiver<Leadership>,
+    lease: &Arc<Lease>,
+) -> Arc<Reads> {
+    Reads::new(Asker {
+        id: lease.id(),
+        raft: raft.clone(),
+        lease: Arc::clone(lease),
+        transport: Arc::clone(transport),
+        leadership: leadership.clone(),
+        options: options.clone(),
+    })
+}
+
 impl Replica {
     /// Starts consensus on a store that was opened. The observer is called before this returns, with
     /// what the checkpoint holds and what is replayed from the log.
@@ -195,20 +230,18 @@ impl Replica {
             blocks,
             rejoin,
         } = store;
-        let config = raft_config(&options)?;
         let machine = tokio::task::spawn_blocking(move || Machine::new(opened, blocks, observer))
             .await
             .map_err(failed)?;
         let shared = machine.shared();
+        let told = Arc::new(Told::default());
         let network = Network {
             id,
             transport: Arc::clone(&transport),
             append_timeout: APPEND_TIMEOUT,
+            told: Arc::clone(&told),
         };
-        let group = log.group(GROUP);
-        let raft = Raft::new(id.0, Arc::new(config), network, group, machine)
-            .await
-            .map_err(failed)?;
+        let raft = start_core(&options, network, &log, machine).await?;
         let returning = raft.is_initialized().await.map_err(failed)?;
         let silence = if returning {
             membership::lead_if_alone(&raft, id).await.map_err(failed)?;
@@ -221,6 +254,9 @@ impl Replica {
             .store
             .current()
             .map_or(0, |snapshot| snapshot.manifest.index());
+        let applied = shared.applied.subscribe();
+        let lease = Arc::new(Lease::new(id, &options, &raft, applied, told));
+        let reads = start_reads(&options, &raft, &transport, &leadership, &lease);
         let inner = Arc::new(Inner {
             id,
             raft,
@@ -230,7 +266,8 @@ impl Replica {
                 batches_max: options.queue_batches_max,
                 bytes_max: options.queue_bytes_max,
             }),
-            reads: Arc::default(),
+            reads,
+            lease,
             receiver: Receiver::default(),
             contact: Arc::new(Contact::new()),
             leadership,
@@ -257,6 +294,11 @@ impl Replica {
     #[cfg(test)]
     pub(crate) fn raft(&self) -> &RaftCore {
         &self.inner.raft
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.inner.lease
     }
 
     /// This node.
@@ -473,15 +515,7 @@ impl Inner {
             stop: self.stop.subscribe(),
             options: self.options.clone(),
         };
-        let reader = Reader {
-            id: self.id,
-            reads: Arc::clone(&self.reads),
-            raft: self.raft.clone(),
-            transport: Arc::clone(&self.transport),
-            leadership: self.leadership.clone(),
-            stop: self.stop.subscribe(),
-            options: self.options.clone(),
-        };
+        let reads = Arc::clone(&self.reads).run(self.stop.subscribe());
         let watching = status::watch_leadership(
             self.raft.clone(),
             Arc::clone(&self.contact),
@@ -493,7 +527,7 @@ impl Inner {
         let checkpoints = driver::run(Arc::clone(self), self.stop.subscribe());
         self.tasks.lock().extend([
             tokio::spawn(proposer.run()),
-            tokio::spawn(reader.run()),
+            tokio::spawn(reads),
             tokio::spawn(watching),
             tokio::spawn(checkpoints),
             tokio::spawn(mend::run(Arc::clone(self), self.stop.subscribe())),

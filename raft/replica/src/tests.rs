@@ -6,6 +6,7 @@ mod damage;
 mod failover;
 mod harness;
 mod indexes;
+mod reads;
 mod single;
 mod stored;
 mod suite;

@@ -1,4 +1,4 @@
-//! The calling side of one ordered class to one peer: a bounded queue, one stream, one writer.
+//! The calling side of one class to one peer: a bounded queue, one stream, one writer.
 //!
 //! A call is queued synchronously, so the order of the calls is the order on the wire. Until a
 //! request is taken from the queue the peer cannot have seen it; from then on it may have.
@@ -40,7 +40,7 @@ struct State {
     closed: bool,
 }
 
-/// One ordered class to one peer, over one connection.
+/// One class to one peer, over one connection.
 #[derive(Debug)]
 pub(crate) struct Lane {
     peer: NodeId,

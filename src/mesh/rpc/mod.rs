@@ -1,7 +1,7 @@
 //! Raft RPCs over a peer's connection.
 //!
-//! Unordered classes: one stream per call. Ordered classes: one long-lived stream per class with
-//! correlation ids; requests are written in the order of the calls, answers come back in any order.
+//! Unordered classes: one stream per call. Ordered classes, and [`SHARED`] ones: one long-lived stream per
+//! class with correlation ids; requests are written in the order of the calls, answers come back in any order.
 //! Every stream starts with its kind byte; integers are little-endian.
 
 mod frames;
@@ -45,6 +45,12 @@ fn priority(class: RpcClass) -> i32 {
     }
 }
 
+/// A class whose order does not matter and whose calls are many and tiny: between nodes that both speak
+/// [`SHARED_FROM`] they go on one stream, as those of ordered classes do.
+const SHARED: RpcClass = RpcClass::Read;
+/// The first protocol version of that.
+const SHARED_FROM: u32 = 2;
+
 /// The first byte of every stream but the control stream.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -65,12 +71,15 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn new(peer: NodeId) -> Self {
-        let ordered = RpcClass::ALL.into_iter().filter(|class| class.is_ordered());
+    /// With the highest protocol version that both sides speak.
+    pub(crate) fn new(peer: NodeId, version: u32) -> Self {
+        let in_lanes = RpcClass::ALL
+            .into_iter()
+            .filter(|class| class.is_ordered() || (*class == SHARED && version >= SHARED_FROM));
         Self {
             calling: RpcClass::ALL.map(|_| Semaphore::new(UNORDERED_CALLS_MAX)),
             serving: RpcClass::ALL.map(|_| Arc::new(Semaphore::new(UNORDERED_SERVED_MAX))),
-            lanes: ordered
+            lanes: in_lanes
                 .map(|class| Arc::new(Lane::new(peer, class)))
                 .collect(),
         }
@@ -123,5 +132,30 @@ pub(crate) fn call(
     {
         Some(lane) => lane.call(group, request),
         None => unordered::call(peer, class, group, request).boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unibus_proto::NodeId;
+    use unibus_raft::RpcClass;
+
+    use super::Calls;
+
+    #[test]
+    fn questions_for_a_read_index_share_a_stream_where_both_sides_know_how() {
+        let lanes = |version| {
+            let calls = Calls::new(NodeId(2), version);
+            calls
+                .lanes()
+                .iter()
+                .map(|lane| lane.class())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lanes(1), [RpcClass::Propose, RpcClass::Leader]);
+        assert_eq!(
+            lanes(2),
+            [RpcClass::Propose, RpcClass::Read, RpcClass::Leader]
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::{BufMut, Bytes};
 use futures::FutureExt;
@@ -11,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use unibus_raft::{GroupId, RpcClass};
 
 use super::frames::{Answer, Batch, FrameError, FrameReader, put_answer_head};
-use super::{StreamKind, priority};
+use super::{SHARED, StreamKind, priority};
 use crate::mesh::limits::{ORDERED_BATCH_BYTES, ORDERED_SERVED_MAX};
 use crate::mesh::peer::Peer;
 use crate::mesh::shared::{CloseCode, Shared};
@@ -49,7 +50,7 @@ async fn serve_stream(
     let _closed = send.set_priority(priority(class));
     if kind == StreamKind::Unordered as u8 && !class.is_ordered() {
         serve_one(shared, peer, class, send, reader).await
-    } else if kind == StreamKind::Ordered as u8 && class.is_ordered() {
+    } else if kind == StreamKind::Ordered as u8 && (class.is_ordered() || class == SHARED) {
         reader.expect_many();
         serve_lane(shared, peer, class, send, reader).await
     } else {
@@ -117,7 +118,7 @@ async fn answer_one(send: &mut SendStream, answer: Answer) -> Result<(), FrameEr
 
 type Answered = (u64, Answer, OwnedSemaphorePermit);
 
-/// The stream of an ordered class: handlers are called in the order of arrival, run side by side.
+/// The stream of many requests: handlers are called in the order of arrival, run side by side.
 async fn serve_lane(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
@@ -147,7 +148,12 @@ async fn read_lane(
             .acquire_owned()
             .await
             .map_err(FrameError::lost)?;
-        let answer = handle(shared, peer, class, group, request);
+        let mut answer = handle(shared, peer, class, group, request);
+        // What is answered without waiting needs no task of its own.
+        if let Poll::Ready(answer) = futures::poll!(&mut answer) {
+            let _gone = answers.send((correlation, answer, slot)).await;
+            continue;
+        }
         let answers = answers.clone();
         tokio::spawn(async move {
             let answer = answer.await;

@@ -312,11 +312,11 @@ async fn a_repeated_refusal_is_one_entry_that_counts() {
 async fn a_peer_without_a_common_version_gets_no_route_and_one_of_the_release_before_or_after_does()
 {
     let authority = Authority::new();
-    let now = *MeshOptions::VERSIONS.end();
+    let (oldest, newest) = (*MeshOptions::VERSIONS.start(), *MeshOptions::VERSIONS.end());
     // The release after this one speaks this version too; the one after that need not.
     for (other, too_far) in [
-        (now..=now + 1, now + 1..=now + 2),
-        (now - 1..=now, now - 1..=now - 1),
+        (newest..=newest + 1, newest + 1..=newest + 2),
+        (oldest - 1..=oldest, oldest - 1..=oldest - 1),
     ] {
         let authority = &authority;
         let speaking = |versions| {

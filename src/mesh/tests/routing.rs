@@ -292,7 +292,8 @@ async fn only_peers_are_held_on_tcp() {
     let authority = Authority::new();
     let one = authority.node(1, vec![]).await;
     let mut stranger = TcpStream::connect(one.addr()).await.unwrap();
-    assert_eq!(stranger.read(&mut [0]).await.unwrap(), 0);
+    // Ended without a word, whichever way the kernel says so.
+    assert!(!matches!(stranger.read(&mut [0]).await, Ok(1..)));
     let two = authority.node(2, vec![route_to(one.addr())]).await;
     one.has_peers(&[2]).await;
     two.has_peers(&[1]).await;

@@ -1,5 +1,6 @@
 //! What RPCs promise: answers, order, refusals, and honest errors when a peer dies.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use unibus_proto::NodeId;
 use unibus_raft::{GroupId, RpcClass, RpcHandler, Transport, TransportError};
 
 use super::fixture::{Authority, Node, route_to, until};
+use crate::mesh::MeshOptions;
 
 const GROUP: GroupId = GroupId(7);
 const TWO: NodeId = NodeId(2);
@@ -50,9 +52,22 @@ impl RpcHandler for Echo {
 }
 
 async fn pair() -> (Node, Node, Arc<Echo>) {
+    pair_of(MeshOptions::VERSIONS, MeshOptions::VERSIONS).await
+}
+
+/// Two nodes, each with the protocol versions that it speaks.
+async fn pair_of(ones: RangeInclusive<u32>, twos: RangeInclusive<u32>) -> (Node, Node, Arc<Echo>) {
     let authority = Authority::new();
-    let one = authority.node(1, vec![]).await;
-    let two = authority.node(2, vec![route_to(one.addr())]).await;
+    let one = Node::start(MeshOptions {
+        versions: ones,
+        ..authority.options(1, vec![])
+    })
+    .await;
+    let two = Node::start(MeshOptions {
+        versions: twos,
+        ..authority.options(2, vec![route_to(one.addr())])
+    })
+    .await;
     let echo = Arc::new(Echo::default());
     two.mesh.set_rpc_handler(Arc::<Echo>::clone(&echo));
     one.has_peers(&[2]).await;
@@ -87,9 +102,21 @@ async fn every_class_is_answered_whatever_the_size() {
 }
 
 #[tokio::test]
+async fn every_class_is_answered_between_this_version_and_the_one_before() {
+    let (before, now) = (1..=1, MeshOptions::VERSIONS);
+    for (ones, twos) in [(before.clone(), now.clone()), (now, before)] {
+        let (one, _two, _echo) = pair_of(ones, twos).await;
+        for class in RpcClass::ALL {
+            let body = Bytes::from(vec![class as u8; 100]);
+            assert_eq!(call(&one, class, body.clone()).await.unwrap(), body);
+        }
+    }
+}
+
+#[tokio::test]
 async fn refusals_and_panics_of_the_handler_reach_the_caller() {
     let (one, _two, _echo) = pair().await;
-    for class in [RpcClass::Vote, RpcClass::Propose] {
+    for class in [RpcClass::Vote, RpcClass::Propose, RpcClass::Read] {
         let refused = TransportError::Refused(TWO, "no such thing".to_owned());
         assert_eq!(call(&one, class, "refuse").await, Err(refused));
         let failed = TransportError::Refused(TWO, "the handler failed".to_owned());
