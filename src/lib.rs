@@ -11,6 +11,7 @@ pub mod jetstream;
 pub mod mesh;
 pub mod monitor;
 pub mod node;
+mod open_files;
 pub mod operate;
 pub mod pki;
 pub mod shutdown;

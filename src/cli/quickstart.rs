@@ -27,6 +27,7 @@ use crate::config::NodeConfig;
 use crate::config::args::{ClusterArgs, NodeArgs, RunArgs};
 use crate::mesh::RouteAddr;
 use crate::node::Node;
+use crate::open_files;
 use crate::pki::{self, NodeFolder};
 use crate::shutdown::{self, Shutdown};
 
@@ -70,6 +71,7 @@ pub(super) async fn quickstart(args: &QuickstartArgs) -> ExitCode {
 
 async fn whole(args: &QuickstartArgs) -> Result<()> {
     let mut shutdown = shutdown::on_signals().context("can't listen for signals")?;
+    open_files::raise(0);
     let place = Place::make(args.dir.as_deref())?;
     let mut nodes = Vec::with_capacity(NAMES.len());
     let outcome = tokio::select! {

@@ -13,7 +13,7 @@ use crate::config::args::RunArgs;
 use crate::frontdoor::files::Left;
 use crate::frontdoor::signals::{Signals, Wish};
 use crate::node::Node;
-use crate::telemetry;
+use crate::{open_files, telemetry};
 
 /// How long clients have, once told, before the first of them is closed.
 const LAME_DUCK_GRACE: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         tell(&format!("unibus-node: {words}"));
         ExitCode::from(FAILED)
     };
+    open_files::raise(config.limits.connections_max);
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => return failed(format!("can't listen for signals: {error}")),

@@ -15,6 +15,7 @@ use super::signals::{Signals, Wish};
 use super::{FAILED, reload, tell};
 use crate::config::NodeConfig;
 use crate::node::{self, ADVERTISED_VERSION, Node};
+use crate::open_files;
 
 /// Runs until a signal ends it.
 pub(super) async fn run(flags: &Flags, options: Options) -> ExitCode {
@@ -32,6 +33,7 @@ pub(super) async fn run(flags: &Flags, options: Options) -> ExitCode {
         Err(error) => return failed(&format!("can't listen for signals: {error}")),
     };
     announce(&built.config, &server_id, &options, flags);
+    open_files::raise(built.config.limits.connections_max);
     match Box::pin(serve(flags, options, built, &log, signals)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(words) => {

@@ -211,16 +211,47 @@ impl NodeProcess {
             .is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
+    /// A file of `/proc` about the process.
+    fn proc(&self, name: &str) -> anyhow::Result<String> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        let path = format!("/proc/{}/{name}", child.id());
+        std::fs::read_to_string(&path).with_context(|| path)
+    }
+
+    /// A line of `/proc/<pid>/status` that tells KiB, in bytes.
+    fn status_bytes(&self, key: &str) -> anyhow::Result<u64> {
+        let status = self.proc("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("no such line")?.parse::<u64>()? * 1024)
+    }
+
     /// Bytes of memory that the process had resident at most.
     ///
     /// # Errors
     /// When it does not run.
     pub fn peak_resident_bytes(&self) -> anyhow::Result<u64> {
-        let child = self.child.as_ref().context("the node does not run")?;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.context("no VmHWM")?.parse::<u64>()? * 1024)
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Bytes of memory that the process has resident.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// How many files the process may have open: its soft limit.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn open_files_max(&self) -> anyhow::Result<u64> {
+        let limits = self.proc("limits")?;
+        let mut lines = limits.lines();
+        let line = lines.find_map(|line| line.strip_prefix("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().next());
+        Ok(soft.context("no limit of open files")?.parse()?)
     }
 
     /// Processor time that the process has used, in user and kernel mode.
@@ -228,8 +259,7 @@ impl NodeProcess {
     /// # Errors
     /// When it does not run.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let child = self.child.as_ref().context("the node does not run")?;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+        let stat = self.proc("stat")?;
         // The name in parentheses may hold blanks; utime and stime are fields 14 and 15 (proc(5)).
         let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
