@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
+use super::batches::BatchArgs;
 use super::client_args::ClientArgs;
 use super::http_args::HttpArgs;
 use super::limits::parse_size;
@@ -236,6 +237,16 @@ pub struct LimitArgs {
     /// Most client connections [default: 65536]
     #[arg(long, value_name = "N", env = "UNIBUS_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
+    /// Most subscriptions of one connection; 0 is no limit [default: 0]
+    #[arg(long, value_name = "N", env = "UNIBUS_MAX_SUBSCRIPTIONS")]
+    pub max_subscriptions: Option<u64>,
+    /// Time that a client may take nothing of what waits for it before it is dropped, in milliseconds
+    /// [default: 10000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_WRITE_DEADLINE_MS")]
+    pub write_deadline_ms: Option<u64>,
+    /// Time that a new client has to say who it is, in milliseconds [default: 2000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_AUTH_TIMEOUT_MS")]
+    pub auth_timeout_ms: Option<u64>,
     /// Time between the server's PINGs to a silent client, in milliseconds [default: 120000]
     #[arg(long, value_name = "MS", env = "UNIBUS_PING_INTERVAL_MS")]
     pub ping_interval_ms: Option<u64>,
@@ -248,6 +259,9 @@ pub struct LimitArgs {
     /// Log written between two checkpoints of the store, in MiB [default: 256]
     #[arg(long, value_name = "MIB", env = "UNIBUS_CHECKPOINT_LOG_MB")]
     pub checkpoint_log_mb: Option<u64>,
+    /// Flags about the bounds of batches.
+    #[command(flatten)]
+    pub batches: BatchArgs,
     /// Flags about the bounds of the control plane.
     #[command(flatten)]
     pub http: HttpArgs,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::batches::{self, BatchArgs, BatchLimits};
 use super::http_args::HttpArgs;
 
 const KIB: u64 = 1024;
@@ -31,13 +32,13 @@ pub struct Limits {
     pub pending_bytes_max: usize,
     /// Most client connections (`--max-connections`, default 65,536).
     pub connections_max: usize,
-    /// Subscriptions of one connection; 0 = no limit.
+    /// Subscriptions of one connection; 0 = no limit (`--max-subscriptions`).
     pub subscriptions_max: usize,
     /// Tokens of the subject of a subscription; 0 = no limit.
     pub subscription_tokens_max: usize,
-    /// How long a write to a client may make no progress.
+    /// How long a write to a client may make no progress (`--write-deadline-ms`, default 10 s).
     pub write_deadline: Duration,
-    /// How long a new client has to authenticate.
+    /// How long a new client has to authenticate (`--auth-timeout-ms`, default 2 s).
     pub auth_timeout: Duration,
     /// Time between the server's PINGs (`--ping-interval-ms`).
     pub ping_interval: Duration,
@@ -50,6 +51,8 @@ pub struct Limits {
     /// Log between two checkpoints of the store, in bytes (`--checkpoint-log-mb`); `None` = the
     /// store's own default.
     pub checkpoint_log_bytes: Option<u64>,
+    /// Bounds of batches of messages.
+    pub batches: BatchLimits,
     /// Bounds of both HTTP listeners.
     pub http: HttpLimits,
 }
@@ -217,6 +220,7 @@ impl Default for Limits {
             cache_bytes: 256 * MIB,
             log_cache_bytes: 64 * MIB,
             checkpoint_log_bytes: None,
+            batches: BatchLimits::default(),
             http: HttpLimits::default(),
         }
     }
@@ -231,6 +235,12 @@ pub struct LimitSettings {
     pub pending_bytes_max: Option<u64>,
     /// Client connections.
     pub connections_max: Option<usize>,
+    /// Subscriptions of one connection; 0 = no limit.
+    pub subscriptions_max: Option<u64>,
+    /// Milliseconds that a write to a client may make no progress.
+    pub write_deadline_ms: Option<u64>,
+    /// Milliseconds that a new client has to authenticate.
+    pub auth_timeout_ms: Option<u64>,
     /// Milliseconds between PINGs.
     pub ping_interval_ms: Option<u64>,
     /// Mebibytes of message cache.
@@ -239,6 +249,8 @@ pub struct LimitSettings {
     pub log_cache_mib: Option<u64>,
     /// Mebibytes of log between checkpoints.
     pub checkpoint_log_mib: Option<u64>,
+    /// Bounds of batches.
+    pub batches: BatchArgs,
     /// Bounds of the HTTP listeners.
     pub http: HttpArgs,
 }
@@ -250,13 +262,25 @@ impl Limits {
     /// [`ConfigError::Limit`] naming the flag, what was found and what is wanted.
     pub fn new(set: &LimitSettings) -> Result<Self, ConfigError> {
         let base = Self::default();
+        let times = (1..=600_000, "from 1 to 600000");
+        batches::check([
+            (
+                "--write-deadline-ms",
+                set.write_deadline_ms,
+                times.0.clone(),
+                times.1,
+            ),
+            ("--auth-timeout-ms", set.auth_timeout_ms, times.0, times.1),
+        ])?;
+        let time = |ms: Option<u64>, default| ms.map_or(default, Duration::from_millis);
         let limits = Self {
             payload_bytes_max: size(set.payload_bytes_max, base.payload_bytes_max),
             pending_bytes_max: size(set.pending_bytes_max, base.pending_bytes_max),
             connections_max: set.connections_max.unwrap_or(base.connections_max),
-            ping_interval: set
-                .ping_interval_ms
-                .map_or(base.ping_interval, Duration::from_millis),
+            subscriptions_max: size(set.subscriptions_max, base.subscriptions_max),
+            write_deadline: time(set.write_deadline_ms, base.write_deadline),
+            auth_timeout: time(set.auth_timeout_ms, base.auth_timeout),
+            ping_interval: time(set.ping_interval_ms, base.ping_interval),
             cache_bytes: set
                 .cache_mib
                 .map_or(base.cache_bytes, |mib| mib.saturating_mul(MIB)),
@@ -264,6 +288,7 @@ impl Limits {
                 .log_cache_mib
                 .map_or(base.log_cache_bytes, |mib| mib.saturating_mul(MIB)),
             checkpoint_log_bytes: set.checkpoint_log_mib.map(|mib| mib.saturating_mul(MIB)),
+            batches: BatchLimits::new(&set.batches)?,
             http: HttpLimits::new(&set.http),
             ..base
         };
@@ -305,13 +330,13 @@ impl Limits {
     }
 }
 
-fn size(set: Option<u64>, default: usize) -> usize {
+pub(super) fn size(set: Option<u64>, default: usize) -> usize {
     set.map_or(default, |bytes| {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     })
 }
 
-fn limit(flag: &'static str, found: u64, wanted: &'static str) -> ConfigError {
+pub(super) fn limit(flag: &'static str, found: u64, wanted: &'static str) -> ConfigError {
     ConfigError::Limit {
         flag,
         found,

@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod auth;
+pub mod batches;
 pub mod client;
 pub mod client_args;
 pub mod files;

@@ -316,10 +316,14 @@ fn limits(args: &RunArgs) -> Result<Limits, ConfigError> {
         payload_bytes_max: args.limits.max_payload,
         pending_bytes_max: args.limits.max_pending,
         connections_max: args.limits.max_connections,
+        subscriptions_max: args.limits.max_subscriptions,
+        write_deadline_ms: args.limits.write_deadline_ms,
+        auth_timeout_ms: args.limits.auth_timeout_ms,
         ping_interval_ms: args.limits.ping_interval_ms,
         cache_mib: args.limits.cache_mb,
         log_cache_mib: args.limits.log_cache_mb,
         checkpoint_log_mib: args.limits.checkpoint_log_mb,
+        batches: args.limits.batches.clone(),
         http: args.limits.http.clone(),
     })
 }

@@ -264,3 +264,37 @@ fn rooms_are_encrypted_where_others_can_connect_or_where_it_is_asked_for() {
         assert_eq!(config(flags).unwrap().encrypted_rooms, encrypted, "{flags}");
     }
 }
+
+#[test]
+fn limits_of_clients_and_batches_are_what_the_flags_say() {
+    let limits = config("").unwrap().limits;
+    assert_eq!(limits, super::limits::Limits::default());
+    let flags = "--max-subscriptions 7 --write-deadline-ms 700 --auth-timeout-ms 90 --max-fast-batches 3 \
+                 --max-fast-waiting 1MB --max-atomic-batches 4 --max-atomic-staged 2MB \
+                 --batch-timeout-ms 500";
+    let limits = config(flags).unwrap().limits;
+    assert_eq!(limits.subscriptions_max, 7);
+    assert_eq!(limits.write_deadline, Duration::from_millis(700));
+    assert_eq!(limits.auth_timeout, Duration::from_millis(90));
+    let batches = super::batches::BatchLimits {
+        fast_max: 3,
+        fast_waiting_bytes_max: 1 << 20,
+        atomic_per_stream_max: 4,
+        atomic_staged_bytes_max: 2 << 20,
+        idle_max: Duration::from_millis(500),
+    };
+    assert_eq!(limits.batches, batches);
+    for (wrong, wanted) in [
+        ("--write-deadline-ms 0", "from 1 to 600000"),
+        ("--auth-timeout-ms 600001", "from 1 to 600000"),
+        ("--max-fast-batches 0", "from 1 to 1000000"),
+        ("--max-fast-waiting 1KB", "from 64KB"),
+        ("--max-atomic-batches 0", "from 1 to 1000000"),
+        ("--max-atomic-staged 65GB", "to 64GB"),
+        ("--batch-timeout-ms 99", "from 100 to 3600000"),
+    ] {
+        let text = config(wrong).unwrap_err().to_string();
+        let flag = wrong.split(' ').next().unwrap();
+        assert!(text.contains(flag) && text.contains(wanted), "{text}");
+    }
+}

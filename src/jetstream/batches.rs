@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -17,19 +17,14 @@ use unibus_state::atomic::BATCH_MESSAGES_MAX;
 use unibus_state::command::{AtomicBatch, Command};
 
 use super::ingest::{Ingest, answer_to};
+use crate::config::batches::BatchLimits;
 
 /// The header that makes a message part of a batch.
 const ID: &str = "Nats-Batch-Id";
 /// Bytes of a batch's id.
 const ID_BYTES_MAX: usize = 64;
-/// Batches that are staged for one stream at once.
-const PER_STREAM_MAX: usize = 50;
 /// Bytes of one batch: it has to fit one log entry.
 const BATCH_BYTES_MAX: usize = 32 << 20;
-/// Bytes of everything staged on this node.
-const STAGED_BYTES_MAX: usize = 256 << 20;
-/// A batch that hears nothing for this long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// One batch that is not committed yet.
 #[derive(Debug)]
@@ -45,9 +40,10 @@ struct Staged {
 type Batches = HashMap<(Arc<str>, String), Staged>;
 
 /// The batches of this node's publishers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stage {
     batches: Mutex<Batches>,
+    limits: BatchLimits,
 }
 
 /// What becomes of a message of a batch.
@@ -101,6 +97,13 @@ fn part(headers: &[u8]) -> Option<Result<Part, ApiError>> {
 }
 
 impl Stage {
+    pub(super) fn new(limits: BatchLimits) -> Self {
+        Self {
+            batches: Mutex::default(),
+            limits,
+        }
+    }
+
     /// Takes a message of a batch for `stream`. False: it is an ordinary message after all.
     pub(super) fn take(
         &self,
@@ -136,18 +139,19 @@ impl Stage {
     fn step(&self, stream: &Arc<str>, part: &Part, m: &Inbound<'_>) -> Step {
         let now = Instant::now();
         let mut batches = self.batches.lock();
-        batches.retain(|_, staged| now.duration_since(staged.touched) < IDLE_MAX);
+        batches.retain(|_, staged| now.duration_since(staged.touched) < self.limits.idle_max);
         let key = (Arc::clone(stream), part.id.clone());
         if part.seq == 1 && part.commit != Commit::WithoutThis {
             let held = batches
                 .keys()
                 .filter(|(of, id)| of == stream && *id != part.id);
-            if held.count() >= PER_STREAM_MAX {
+            if held.count() >= self.limits.atomic_per_stream_max {
                 return Step::Refused(error::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT);
             }
             batches.insert(key.clone(), Staged::new(now));
         }
         let total: usize = batches.values().map(|staged| staged.bytes).sum();
+        let room = self.limits.atomic_staged_bytes_max.saturating_sub(total);
         let Some(staged) = batches.get_mut(&key) else {
             return Step::Refused(error::ATOMIC_PUBLISH_INCOMPLETE);
         };
@@ -162,7 +166,7 @@ impl Stage {
             batches.remove(&key);
             return Step::Refused(error::ATOMIC_PUBLISH_INCOMPLETE);
         }
-        if part.commit != Commit::WithoutThis && !staged.push(m, total) {
+        if part.commit != Commit::WithoutThis && !staged.push(m, room) {
             staged.give_up();
             return Step::Refused(too_large());
         }
@@ -197,12 +201,12 @@ impl Staged {
         }
     }
 
-    /// False: there is no room.
-    fn push(&mut self, m: &Inbound<'_>, total: usize) -> bool {
+    /// False: there is no room, of so many bytes beside the batch's own bounds.
+    fn push(&mut self, m: &Inbound<'_>, room: usize) -> bool {
         let bytes = m.subject.len() + m.data.len();
         if self.messages.len() >= BATCH_MESSAGES_MAX
             || self.bytes + bytes > BATCH_BYTES_MAX
-            || total + bytes > STAGED_BYTES_MAX
+            || bytes > room
         {
             return false;
         }

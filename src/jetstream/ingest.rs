@@ -24,6 +24,7 @@ use super::fast::{self, FastBatches, Sent};
 use super::hooks::Hooks;
 use super::internal;
 use super::text;
+use crate::config::batches::BatchLimits;
 
 /// While this many proposals are on their way, what waits is collected instead of proposed: one
 /// being synced and one behind it keep the log busy.
@@ -108,7 +109,7 @@ impl std::fmt::Debug for Ingest {
 }
 
 impl Ingest {
-    pub(super) fn new(domain: Option<Arc<str>>) -> Arc<Self> {
+    pub(super) fn new(domain: Option<Arc<str>>, batches: BatchLimits) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::new(Queue::new()),
             wake: Notify::new(),
@@ -117,7 +118,7 @@ impl Ingest {
             queued_bytes: AtomicUsize::new(0),
             queued_commands: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
-            fast: FastBatches::default(),
+            fast: FastBatches::new(batches),
             domain,
         })
     }

@@ -75,6 +75,7 @@ use self::domain::DomainApi;
 use self::hooks::Hooks;
 use self::ingest::{Capture, Ingest};
 use self::inlet::{Acknowledgements, Inlet};
+use crate::config::batches::BatchLimits;
 
 /// How JetStream presents itself.
 #[derive(Clone, Debug)]
@@ -95,6 +96,8 @@ pub struct JetStreamOptions {
     pub strict: bool,
     /// What a consumer may ask for.
     pub consumer_limits: ConsumerLimits,
+    /// Bounds of the batches that publishers of this node send.
+    pub batches: BatchLimits,
 }
 
 /// What a consumer may ask for; `None` = no limit.
@@ -126,6 +129,7 @@ impl JetStreamOptions {
             limits: Limits::default(),
             strict: false,
             consumer_limits: ConsumerLimits::NONE,
+            batches: BatchLimits::default(),
         }
     }
 }
@@ -177,7 +181,8 @@ impl JetStream {
         leader_link: Arc<dyn Transport>,
         hooks: &JetStreamHooks,
     ) -> Self {
-        let ingest = Ingest::new(options.domain.as_deref().map(Arc::from));
+        let domain = options.domain.as_deref().map(Arc::from);
+        let ingest = Ingest::new(domain, options.batches);
         let reader = Reader::new();
         let core = Arc::new(Core {
             broker: broker.clone(),
@@ -202,7 +207,7 @@ impl JetStream {
             ingest,
             hooks: Arc::clone(&core.hooks),
             broker: broker.clone(),
-            stage: Stage::default(),
+            stage: Stage::new(core.options.batches),
         });
         core.hooks.attach(broker.clone(), capture.clone());
         replica.with_state(|state| core.hooks.resync(state));

@@ -89,6 +89,10 @@ impl Node {
     }
 
     async fn start_in(dir: tempfile::TempDir) -> Self {
+        Self::with_options(dir, JetStreamOptions::new("n1")).await
+    }
+
+    async fn with_options(dir: tempfile::TempDir, own: JetStreamOptions) -> Self {
         let hooks = JetStreamHooks::new();
         let replica = soon(open(dir.path(), &hooks)).await;
         let id = replica.id();
@@ -115,7 +119,7 @@ impl Node {
         let jetstream = JetStream::start(
             broker.clone(),
             replica.clone(),
-            JetStreamOptions::new("n1"),
+            own,
             Arc::new(Alone),
             &hooks,
         );

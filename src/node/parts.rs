@@ -175,6 +175,7 @@ pub(super) fn jetstream_options(config: &NodeConfig) -> JetStreamOptions {
         version: ADVERTISED_VERSION.to_owned(),
         api_level: API_LEVEL,
         limits: jetstream_limits(config),
+        batches: config.limits.batches,
         strict: config.jetstream.as_ref().is_some_and(|js| js.strict),
         ..JetStreamOptions::new(config.server_name.clone())
     }

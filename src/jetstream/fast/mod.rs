@@ -11,7 +11,7 @@ mod session;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,23 +24,17 @@ pub(super) use self::part::is_part;
 use self::part::{Operation, Part};
 use self::session::{Answers, Session, refusal};
 use super::ingest::{Ingest, answer_to};
-
-/// Batches of one node at once.
-const BATCHES_MAX: usize = 1000;
-/// Bytes of messages that wait for their series, over all batches: connections wait before their next
-/// read while there are more.
-const WAITING_BYTES_MAX: usize = 32 << 20;
-/// A batch that hears nothing for this long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+use crate::config::batches::BatchLimits;
 
 /// Stream and batch id.
 type Key = (Arc<str>, Vec<u8>);
 
 /// The fast batches of this node's publishers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FastBatches {
     held: Mutex<Held>,
     waiting_bytes: AtomicUsize,
+    limits: BatchLimits,
 }
 
 #[derive(Debug, Default)]
@@ -60,9 +54,17 @@ pub(super) struct Sent {
 }
 
 impl FastBatches {
-    /// Whether more waits than may.
+    pub(super) fn new(limits: BatchLimits) -> Self {
+        Self {
+            held: Mutex::default(),
+            waiting_bytes: AtomicUsize::new(0),
+            limits,
+        }
+    }
+
+    /// Whether more waits than may: connections wait before their next read then.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX
+        self.waiting_bytes.load(Ordering::Relaxed) > self.limits.fast_waiting_bytes_max
     }
 
     /// Takes a message for `stream`; `None` where no stream of its subject takes fast batches.
@@ -108,7 +110,7 @@ impl FastBatches {
         let reply = m.reply.unwrap_or_default();
         let now = Instant::now();
         let mut held = self.held.lock();
-        let idle = |session: &Session| session.is_idle(now, IDLE_MAX);
+        let idle = |session: &Session| session.is_idle(now, self.limits.idle_max);
         if held.batches.get(&key).is_some_and(idle) {
             held.batches.remove(&key);
         }
@@ -117,10 +119,10 @@ impl FastBatches {
                 let unknown = refusal(&key.0, &error::BATCH_PUBLISH_UNKNOWN_ID);
                 return answers.push((reply.to_vec(), unknown));
             }
-            if held.batches.len() >= BATCHES_MAX {
+            if held.batches.len() >= self.limits.fast_max {
                 held.batches.retain(|_, session| !idle(session));
             }
-            if held.batches.len() >= BATCHES_MAX {
+            if held.batches.len() >= self.limits.fast_max {
                 let many = refusal(&key.0, &error::BATCH_PUBLISH_TOO_MANY_INFLIGHT);
                 return answers.push((reply.to_vec(), many));
             }
@@ -240,5 +242,22 @@ fn append_of(m: &Inbound<'_>) -> Append {
 fn publish(broker: &Broker, answers: Answers) {
     for (reply, text) in answers {
         broker.publish(answer_to(&reply, 0, &text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_wait_where_more_waits_than_was_said() {
+        let batches = FastBatches::new(BatchLimits {
+            fast_waiting_bytes_max: 100,
+            ..BatchLimits::default()
+        });
+        batches.waiting_bytes.store(100, Ordering::Relaxed);
+        assert!(!batches.is_full());
+        batches.waiting_bytes.store(101, Ordering::Relaxed);
+        assert!(batches.is_full());
     }
 }

@@ -2,6 +2,7 @@
 //! sent one by one; where that one would not say what is stored (pings), this says more.
 
 use super::*;
+use crate::config::batches::BatchLimits;
 
 /// Publishes the messages of a batch, one by one, and compares what comes back over its reply subject:
 /// (operation, batch sequence, headers, what comes back for it).
@@ -218,5 +219,83 @@ async fn a_fast_batch_that_is_sent_at_once_is_stored_in_order() {
         let message = soon(stream.get_raw_message(seq)).await.unwrap();
         assert_eq!(message.payload, seq.to_string());
     }
+    node.stop().await;
+}
+
+/// A node that holds batches within these limits, and a client of it with the streams of these tests.
+async fn bounded(batches: BatchLimits) -> (Node, async_nats::Client) {
+    let options = JetStreamOptions {
+        batches,
+        ..JetStreamOptions::new("n1")
+    };
+    let node = Node::with_options(tempfile::tempdir().unwrap(), options).await;
+    let client = node.client().await;
+    fast_stream(&client).await;
+    let body = r#"{"name":"A","subjects":["A.>"],"allow_atomic":true}"#;
+    let created = client.request("$JS.API.STREAM.CREATE.A", body.into());
+    soon(created).await.unwrap();
+    (node, client)
+}
+
+/// Sends one message of a fast batch; what comes back for it first.
+async fn part(client: &async_nats::Client, place: &str) -> serde_json::Value {
+    let reply = format!("{}.{place}.$FI", client.new_inbox());
+    let mut answers = soon(client.subscribe(reply.clone())).await.unwrap();
+    let sent = client.publish_with_reply("F.a", reply, "x".into());
+    soon(sent).await.unwrap();
+    let answer = soon(answers.next()).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+/// Sends one message of an atomic batch; the code that it is refused with, 0 for none.
+async fn staged(client: &async_nats::Client, batch: &str, seq: &str, bytes: usize) -> u64 {
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Batch-Id", batch);
+    headers.insert("Nats-Batch-Sequence", seq);
+    let sent = client.request_with_headers("A.a", headers, vec![b'x'; bytes].into());
+    let answer = soon(sent).await.unwrap();
+    let answer = serde_json::from_slice::<serde_json::Value>(&answer.payload);
+    answer.map_or(0, |refused| refused["error"]["err_code"].as_u64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_more_than_the_node_may_hold_is_refused() {
+    let (node, client) = bounded(BatchLimits {
+        fast_max: 1,
+        atomic_per_stream_max: 2,
+        atomic_staged_bytes_max: 1000,
+        idle_max: Duration::from_secs(3600),
+        ..BatchLimits::default()
+    })
+    .await;
+    assert_eq!(part(&client, "a.1.fail.1.0").await["type"], "ack");
+    let second = part(&client, "b.1.fail.1.0").await;
+    assert_eq!(second["error"]["err_code"], 10211, "{second}");
+
+    assert_eq!(staged(&client, "a", "1", 500).await, 0);
+    assert_eq!(staged(&client, "b", "1", 1).await, 0);
+    assert_eq!(staged(&client, "c", "1", 1).await, 10210);
+    assert_eq!(staged(&client, "b", "2", 500).await, 10199);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_hears_nothing_for_as_long_as_was_said_is_given_up() {
+    let (node, client) = bounded(BatchLimits {
+        idle_max: Duration::from_millis(1),
+        ..BatchLimits::default()
+    })
+    .await;
+    assert_eq!(part(&client, "a.1.fail.1.0").await["type"], "ack");
+    // Each question keeps a batch for as long again: one of the usual ten seconds would never end here.
+    let forgotten = async {
+        while part(&client, "a.1.fail.1.4").await["error"]["err_code"] != 10208 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(forgotten).await;
+    assert_eq!(staged(&client, "a", "1", 1).await, 0);
+    tokio::time::sleep(Duration::from_millis(10)).await; // the limit itself is what is waited for
+    assert_eq!(staged(&client, "a", "2", 1).await, 10176);
     node.stop().await;
 }
