@@ -436,7 +436,9 @@ impl Answerer {
                 }
                 // Silence is the only true answer when nobody knows what became of the message.
                 Slot::Reply { .. } if may_be_applied(error) => {}
-                Slot::Series(sent) if may_be_applied(error) => self.ingest.fast.lost(&sent),
+                Slot::Series(sent) if may_be_applied(error) => {
+                    self.ingest.fast.lost(&sent, &self.broker);
+                }
                 Slot::Series(sent) => {
                     let outcome = Outcome::Refused(CLUSTER_NOT_AVAILABLE.into());
                     let ingest = &*self.ingest;

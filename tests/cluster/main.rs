@@ -1,6 +1,7 @@
 //! Clusters of real processes: messages, keys, failures and refusals, judged by standard clients.
 
 mod access;
+mod batches;
 mod boot;
 mod consumers;
 mod failover;

@@ -214,15 +214,26 @@ impl FastBatches {
         publish(broker, answers);
     }
 
-    /// Nobody knows what became of a series: silence is the only true answer.
-    pub(super) fn lost(&self, sent: &Sent) {
+    /// Nobody knows what became of a series, and nothing of the batch may follow it: the batch is forgotten,
+    /// and its publisher is told that it is, also where it has sent everything and only waits.
+    pub(super) fn lost(&self, sent: &Sent, broker: &Broker) {
         let mut held = self.held.lock();
         let same = |session: &Session| session.number == sent.number;
-        if held.batches.get(&sent.key).is_some_and(same)
-            && let Some(mut session) = held.batches.remove(&sent.key)
-        {
-            self.release(session.forget_waiting());
-        }
+        let is_held = held.batches.get(&sent.key).is_some_and(same);
+        let session = is_held.then(|| held.batches.remove(&sent.key)).flatten();
+        let reply = match session {
+            Some(mut session) => {
+                self.release(session.forget_waiting());
+                session.last_reply(&sent.parts)
+            }
+            None => None,
+        };
+        drop(held);
+        let unknown = refusal(&sent.key.0, &error::BATCH_PUBLISH_UNKNOWN_ID);
+        publish(
+            broker,
+            reply.map(|reply| (reply, unknown)).into_iter().collect(),
+        );
     }
 
     fn release(&self, bytes: usize) {

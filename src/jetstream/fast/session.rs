@@ -161,6 +161,12 @@ impl Session {
             .sum()
     }
 
+    /// Where the publisher listens for what comes of the batch as a whole: its end, or the last of these.
+    pub(super) fn last_reply(self, parts: &[(u64, Vec<u8>)]) -> Option<Vec<u8>> {
+        let end = self.end.map(|end| end.reply);
+        end.or_else(|| parts.last().map(|(_, reply)| reply.clone()))
+    }
+
     /// Takes what the next series may hold of what waits.
     pub(super) fn next_series(&mut self) -> Vec<(u64, Vec<u8>, Append)> {
         let mut bytes = 0;
