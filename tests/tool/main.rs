@@ -13,6 +13,7 @@ mod identities;
 mod logins;
 mod messages;
 mod objects;
+mod progress;
 mod rooms;
 mod streams;
 mod terminal;

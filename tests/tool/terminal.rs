@@ -45,6 +45,8 @@ impl vt100::Callbacks for Outside {
 /// What the terminal shows.
 struct Glass {
     parser: Mutex<vt100::Parser<Outside>>,
+    /// All bytes that came, also of what was overwritten since.
+    written: Mutex<Vec<u8>>,
     changed: Notify,
     ended: AtomicBool,
 }
@@ -70,6 +72,7 @@ impl Terminal {
         let (mut shown, keys) = pty.into_split();
         let glass = Arc::new(Glass {
             parser: Mutex::new(parser),
+            written: Mutex::default(),
             changed: Notify::new(),
             ended: AtomicBool::new(false),
         });
@@ -79,6 +82,7 @@ impl Terminal {
             // The last one to close the other end makes reading fail.
             while let Ok(count @ 1..) = shown.read(&mut bytes).await {
                 on_glass.parser.lock().process(&bytes[..count]);
+                on_glass.written.lock().extend_from_slice(&bytes[..count]);
                 on_glass.changed.notify_waiters();
             }
             on_glass.ended.store(true, Ordering::Release);
@@ -111,6 +115,11 @@ impl Terminal {
     /// The rows of the screen.
     pub(crate) fn screen(&self) -> String {
         self.glass.parser.lock().screen().contents()
+    }
+
+    /// Everything that the program wrote, with what it overwrote since and how.
+    pub(crate) fn written(&self) -> String {
+        String::from_utf8_lossy(&self.glass.written.lock()).into_owned()
     }
 
     /// Whether the program has the whole screen, as editors have, and the shell's lies below it.

@@ -80,6 +80,11 @@ impl Target {
         }
         Ok(Self::File(path.to_owned()))
     }
+
+    /// Whether what is written there appears where a bar would be.
+    pub(crate) fn is_terminal(&self) -> bool {
+        *self == Self::Stdout && std::io::stdout().is_terminal()
+    }
 }
 
 /// Stdout as a file, for those who write it piece by piece; what they write they flush.
@@ -125,13 +130,13 @@ pub(crate) async fn whole(
     written
 }
 
-/// A bar that shows itself where a person watches; `None` as total: of unknown length.
-pub(crate) fn progress(total: Option<u64>) -> ProgressBar {
+/// A bar that shows itself where a person watches and `wanted` says so; `None` as total: of unknown length.
+pub(crate) fn progress(total: Option<u64>, wanted: bool) -> ProgressBar {
     let bar = match total {
         Some(total) => ProgressBar::new(total),
         None => ProgressBar::no_length(),
     };
-    if !output::person_watches() {
+    if !wanted || !output::person_watches() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
     let known = "{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";

@@ -31,7 +31,7 @@ pub(super) async fn put(args: &PutArgs, session: &Session, json: bool) -> Result
         media_type: args.media_type.clone(),
         size: source.size,
     };
-    let bar = progress(source.size);
+    let bar = progress(source.size, !json);
     let stored = session
         .put_blob(source.reader, about, |step| show(&bar, step))
         .await;
@@ -95,8 +95,9 @@ fn show(bar: &ProgressBar, step: Progress) {
 pub(super) async fn get(args: &GetArgs, session: &Session, json: bool) -> Result {
     let file = find::reference(&args.which, session).await?;
     let name = file.name.clone().unwrap_or_default();
-    let bar = progress(Some(file.size));
-    let fetched = match Target::of(args.output.as_deref(), &name, args.force)? {
+    let target = Target::of(args.output.as_deref(), &name, args.force)?;
+    let bar = progress(Some(file.size), !json && !target.is_terminal());
+    let fetched = match target {
         Target::Stdout => {
             let to = stdout()?;
             let got = session.get_blob(&file, to, |step| show(&bar, step)).await;

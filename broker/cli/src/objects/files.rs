@@ -7,6 +7,7 @@ use async_nats::jetstream::object_store::{
 };
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
@@ -67,7 +68,7 @@ pub(super) async fn put(args: &PutArgs, store: &ObjectStore, json: bool) -> Resu
         headers: headers(&args.headers),
         ..ObjectMetadata::default()
     };
-    let bar = progress(source.size);
+    let bar = progress(source.size, !json);
     let mut counted = bar.wrap_async_read(source.reader);
     let stored = store.put(about, &mut counted).await;
     bar.finish_and_clear();
@@ -101,17 +102,19 @@ pub(super) async fn get(
         found => found.or_failed(|| format!("can't get {name:?}"))?,
     };
     let info = object.info.clone();
-    let path = match Target::of(output, name, force)? {
+    let target = Target::of(output, name, force)?;
+    let bar = progress(Some(info.size as u64), !json && !target.is_terminal());
+    let path = match target {
         Target::File(path) => path,
         Target::Stdout => {
             let write = async |piece: &[u8]| output::bytes(piece);
-            return copy(&mut object, info.size, name, write).await;
+            return copy(&mut object, &bar, name, write).await;
         }
     };
     let what = || format!("can't write {}", path.display());
     whole(&path, async |file| {
         let write = async |piece: &[u8]| file.write_all(piece).await.or_failed(what);
-        copy(&mut object, info.size, name, write).await
+        copy(&mut object, &bar, name, write).await
     })
     .await?;
     if json {
@@ -124,11 +127,10 @@ pub(super) async fn get(
 /// Moves an object's bytes; the library checks the digest at the end.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
-    size: usize,
+    bar: &ProgressBar,
     name: &str,
     mut write: impl AsyncFnMut(&[u8]) -> Result,
 ) -> Result {
-    let bar = progress(Some(size as u64));
     let mut piece = vec![0; PIECE];
     let done = loop {
         match from.read(&mut piece).await {
