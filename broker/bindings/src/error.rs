@@ -94,6 +94,7 @@ impl From<Error> for BusError {
         match error {
             Error::Options(_) => Self::Invalid { words },
             Error::Refused { status, .. } => Self::Refused { status, words },
+            Error::OlderNode { .. } => Self::Refused { status: 404, words },
             Error::NeedsRekey(_) => Self::NeedsRekey { words },
             Error::NotOwner(_) => Self::NotOwner { words },
             Error::NotJoined(_) => Self::NotJoined { words },

@@ -18,6 +18,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
+use unibus_proto::control::{KeyReply, RoomId, RoomRecord};
 use unibus_proto::signing::{NONCE_BYTES, body_hash, sign_request};
 
 use crate::error::Error;
@@ -130,6 +131,34 @@ impl Control {
     pub(crate) async fn call<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, Error> {
         let bytes = self.ask(ask).await.outcome?;
         self.json(&bytes)
+    }
+
+    /// The sealed keys of an epoch of a room that is this identity's own. Nodes of older builds do not know
+    /// the call, and answer 404 as to any path that leads nowhere: one that serves the room and not its keys
+    /// is such a node, and the next server is asked.
+    pub(crate) async fn epoch_keys(
+        &self,
+        room: &RoomId,
+        epoch: u64,
+    ) -> Result<Vec<KeyReply>, Error> {
+        let mut older = None;
+        for _ in &self.servers {
+            let asked = self.ask(Ask::get(format!("/rooms/{room}/keys?epoch={epoch}")));
+            let refused = match asked.await.outcome {
+                Ok(bytes) => return self.json(&bytes),
+                Err(refused) => refused,
+            };
+            if refused.status() != Some(404) {
+                return Err(refused);
+            }
+            let _there: RoomRecord = self.call(Ask::get(format!("/rooms/{room}"))).await?;
+            older = Some(self.server().to_owned());
+            self.current.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(Error::OlderNode {
+            server: older.unwrap_or_default(),
+            lacks: "the keys of an epoch (GET /rooms/{id}/keys)",
+        })
     }
 
     pub(crate) fn json<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Error> {
@@ -310,3 +339,6 @@ pub(crate) fn unix_ms() -> u64 {
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,17 @@ pub enum Error {
         /// What was wrong with it.
         what: String,
     },
+    /// The nodes run a build from before one of the calls of this one. What the call is for can't be done
+    /// safely without it.
+    #[error(
+        "{server} is older than this program and does not serve {lacks}: upgrade the nodes first"
+    )]
+    OlderNode {
+        /// The server that was tried last.
+        server: String,
+        /// What it does not serve.
+        lacks: &'static str,
+    },
     /// The message plane failed.
     #[error("{doing}: {cause}")]
     Messages {

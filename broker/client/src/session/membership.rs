@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 
 use rand::Rng;
 use unibus_proto::control::{
-    CreateRoom, EndpointId, History, Invite, KeyReply, MemberRole, Party, Policy, Rekey, RoomId,
-    RoomRecord, RoomSubject, SealedFor, SealedForEpoch, SealedKey, member_statement,
-    room_statement,
+    CreateRoom, EndpointId, History, Invite, MemberRole, Party, Policy, Rekey, RoomId, RoomRecord,
+    RoomSubject, SealedFor, SealedForEpoch, SealedKey, member_statement, room_statement,
 };
 
 use super::rooms::{Change, Room};
@@ -272,7 +271,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invented`] where the server insists that somebody whom nobody admitted gets a key.
+    /// [`Error::Invented`] where the server insists that somebody whom nobody admitted gets a key,
+    /// [`Error::OlderNode`] where no server tells who has the current one.
     pub async fn rekey(&self, room: &RoomId) -> Result<u64, Error> {
         let room = self.inner.room(room).await?;
         self.inner.rekey(&room, None).await
@@ -446,8 +446,7 @@ impl Inner {
                 members.chain(gone).collect::<BTreeSet<_>>(),
             )
         })?;
-        let uri = format!("/rooms/{}/keys?epoch={epoch}", room.id);
-        let keys: Vec<KeyReply> = self.control.call(Ask::get(uri)).await?;
+        let keys = self.control.epoch_keys(&room.id, epoch).await?;
         let (id, me) = (room.id.clone(), self.identity.party().sign_pub);
         let proving = tokio::task::spawn_blocking(move || {
             let proven = keys.into_iter().filter_map(|key| {
