@@ -146,3 +146,36 @@ async fn too_few_messages_in_time_is_a_failure() -> anyhow::Result<()> {
     world.run("sub silent --wait 200ms").await.done();
     Ok(())
 }
+
+#[tokio::test]
+async fn somebody_who_hears_everything_is_in_nobodys_way() -> anyhow::Result<()> {
+    let world = World::enforced().await?;
+    let all = ["--role", "service", "--pub", ">", "--sub", ">"];
+    world.person("auditor", &all).await?;
+    world.person("alice", &[]).await?;
+    let everything = world.listening("sub > --identity auditor.json").await?;
+    world
+        .run_as("alice", "room create clear.one --policy nats")
+        .await
+        .done();
+    let heard = "room sub clear.one --count 1 --identity alice.json";
+    let heard = world.listening(heard).await?;
+    world
+        .run_as("alice", "room pub clear.one hello")
+        .await
+        .done();
+    let heard = ended(heard).await.done();
+    assert!(heard.out.contains("hello"), "{heard:?}");
+    // Nor does it take what it says to itself for something that it hears.
+    let echo = "reply > --echo --count 1 --identity auditor.json";
+    let echo = world.listening(echo).await?;
+    let answered = world
+        .run_as("auditor", "req any.body hello --raw")
+        .await
+        .done();
+    assert_eq!(answered.out, "hello\n");
+    let echo = ended(echo).await.done();
+    assert!(echo.err.is_empty(), "{echo:?}");
+    drop(everything);
+    Ok(())
+}

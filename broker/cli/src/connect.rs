@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerError};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -26,6 +27,8 @@ pub(crate) struct Bus {
     pub(crate) timeout: Duration,
     domain: Option<String>,
     complaints: Arc<Complaints>,
+    /// A subject of this connection alone, which it says a word to and hears it from.
+    echo: String,
 }
 
 /// What the server refused, as it said it.
@@ -69,6 +72,7 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Bus> {
         .await
         .map_err(|error| refusal(&names, settings, &error))?;
     Ok(Bus {
+        echo: client.new_inbox(),
         client,
         timeout: settings.timeout(),
         domain: settings.js_domain.clone(),
@@ -252,19 +256,19 @@ impl Bus {
             .await
     }
 
-    /// The answer that nobody serves a fresh inbox follows the effects of all that went before; so does
-    /// a refusal of that very question, which says nothing about the command.
+    /// Whether a message is this connection's word to itself, which who listens to everything hears too.
+    pub(crate) fn is_echo(&self, message: &async_nats::Message) -> bool {
+        message.subject.as_str() == self.echo
+    }
+
+    /// A word to oneself comes back after the effects of all that went before, whoever else listens; so
+    /// does a refusal of that very word, which says nothing about the command.
     async fn settled(&self, kind: &str, grace: Duration) -> Result {
-        let inbox = self.client.new_inbox();
-        let prefix = inbox.rsplit_once('.').map_or(&*inbox, |(prefix, _)| prefix);
+        let prefix = self.echo.rsplit_once('.').map_or(&*self.echo, |two| two.0);
         let deadline = Instant::now() + self.timeout;
         let answered = timeout_at(deadline, async {
             tokio::select! {
-                answer = self.client.request(inbox.clone(), "".into()) => match answer {
-                    Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
-                    Err(error) => Err(error.to_string()),
-                    Ok(_) => Ok(()),
-                },
+                heard = self.hears_itself() => heard,
                 _ = self.complaints.wait(|text| text.contains(prefix)) => Ok(()),
             }
         })
@@ -283,6 +287,18 @@ impl Bus {
                 "the server did not confirm it within {}; --timeout gives it longer",
                 crate::text::duration_shown(self.timeout)
             )),
+        }
+    }
+
+    async fn hears_itself(&self) -> std::result::Result<(), String> {
+        let (client, echo) = (&self.client, &self.echo);
+        let subscribed = client.subscribe(echo.clone()).await;
+        let mut heard = subscribed.map_err(|error| error.to_string())?;
+        let said = client.publish(echo.clone(), "".into()).await;
+        said.map_err(|error| error.to_string())?;
+        match heard.next().await {
+            Some(_) => Ok(()),
+            None => Err("the connection is closed".to_owned()),
         }
     }
 

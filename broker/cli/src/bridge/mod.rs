@@ -229,6 +229,9 @@ impl Bridge<'_> {
     /// Says in the room what a device said; answers whether it was something to say. A device that
     /// asked is told what came of it.
     async fn inward(&self, message: async_nats::Message) -> Result<bool> {
+        if self.bus.is_echo(&message) {
+            return Ok(false);
+        }
         let headers = message.headers.as_ref();
         if headers.is_some_and(|headers| headers.get(ROOM_HEADER).is_some()) {
             return Ok(false);

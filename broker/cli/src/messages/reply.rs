@@ -95,6 +95,9 @@ pub(crate) async fn reply(args: &ReplyArgs, settings: &Settings, json: bool) -> 
         let Some(request) = request else {
             return failed("the server closed the connection");
         };
+        if bus.is_echo(&request) {
+            continue;
+        }
         let Some(to) = request.reply.clone() else {
             output::tell("unibus: a message that wants no answer came; it is left out");
             continue;

@@ -62,6 +62,9 @@ pub(crate) async fn subscribe(args: &SubArgs, settings: &Settings, json: bool) -
         let Some(message) = message else {
             return failed("the server closed the connection");
         };
+        if bus.is_echo(&message) {
+            continue;
+        }
         seen += 1;
         let reply = message
             .reply

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use unibus_proto::control::{RoomId, room_stream};
 
 use super::rooms::{Change, Room};
-use super::{Inner, Session};
+use super::{Inner, REQUEST_TIMEOUT, Session};
 use crate::error::Error;
 use crate::event::Event;
 use crate::rooms::frame::FrameId;
@@ -143,14 +143,19 @@ impl Inner {
         })
     }
 
-    /// Waits until the server has taken everything that was sent: a subscription is in force then.
+    /// Waits until the server has taken everything that was sent: a subscription is in force then. A word
+    /// to oneself comes back after the effects of what went before, whoever else listens.
     pub(super) async fn settle(&self) -> Result<(), Error> {
+        let failed = |cause: String| Error::messages("subscribing", cause);
         let inbox = self.nats.new_inbox();
-        // Nobody listens there; the server's word for that is what is waited for.
-        match self.nats.request(inbox, bytes::Bytes::new()).await {
-            Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::messages("subscribing", error)),
+        let heard = self.nats.subscribe(inbox.clone()).await;
+        let mut heard = heard.map_err(|error| failed(error.to_string()))?;
+        let said = self.nats.publish(inbox, bytes::Bytes::new()).await;
+        said.map_err(|error| failed(error.to_string()))?;
+        match tokio::time::timeout(REQUEST_TIMEOUT, heard.next()).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Error::Closed),
+            Err(late) => Err(failed(late.to_string())),
         }
     }
 }
