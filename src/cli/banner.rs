@@ -7,9 +7,10 @@ use crate::config::NodeConfig;
 use crate::config::args::BusAuth;
 use crate::node::Addresses;
 
-/// The five lines. `addresses` are those really bound.
+/// The five lines. `addresses` are those really bound, `tool` is a client's command as it may be typed here:
+/// `unibus`, or `nats`, which takes the same words.
 #[must_use]
-pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
+pub fn lines(config: &NodeConfig, addresses: &Addresses, tool: &str) -> [String; 5] {
     let version = env!("CARGO_PKG_VERSION");
     let data = config.data_dir.display();
     let shape = match (&config.cluster, addresses.cluster) {
@@ -44,7 +45,7 @@ pub fn lines(config: &NodeConfig, addresses: &Addresses) -> [String; 5] {
         ),
         format!("  control plane  {control}"),
         format!("  monitoring     {monitor}"),
-        format!("  next           {}", next(config, addresses)),
+        format!("  next           {}", next(config, addresses, tool)),
     ]
 }
 
@@ -68,7 +69,7 @@ fn local(at: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, at.port())
 }
 
-fn next(config: &NodeConfig, addresses: &Addresses) -> String {
+fn next(config: &NodeConfig, addresses: &Addresses, tool: &str) -> String {
     let url = format!("nats://{}", local(addresses.client));
     if config.auth.bus() == Some(BusAuth::Enforce) {
         let id = config
@@ -81,5 +82,5 @@ fn next(config: &NodeConfig, addresses: &Addresses) -> String {
              --nats-url {url}"
         );
     }
-    format!("nats --server {url} sub '>'   or a secured cluster of three: unibus-node quickstart")
+    format!("{tool} --server {url} sub '>'   or a secured cluster of three: unibus-node quickstart")
 }

@@ -20,6 +20,7 @@ mod quickstart;
 mod recover;
 mod run;
 mod snapshot;
+mod tool;
 mod users;
 
 use std::process::ExitCode;

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::admin::Registry;
 use super::link::{Target, client_options};
 use super::out::{say, tell};
-use super::{FAILED, quiet_logging};
+use super::{FAILED, quiet_logging, tool};
 use crate::access::{Grants, InternalIdentity, Role, UserRecord};
 use crate::config::NodeConfig;
 use crate::config::args::{ClusterArgs, NodeArgs, RunArgs};
@@ -351,7 +351,10 @@ fn instructions(nodes: &[Node], seed: &Path) -> Vec<String> {
         format!("urls    {urls}"),
         format!("seed    {seed}  (an nkey seed, for this cluster only)"),
         format!("health  {}", health.unwrap_or_default()),
-        format!("try     nats --server {urls} --nkey {seed} sub '>'"),
+        format!(
+            "try     {} --server {urls} --nkey {seed} sub '>'",
+            tool::command()
+        ),
         "Ctrl-C ends it".to_owned(),
     ]
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::out::{say, tell};
-use super::{FAILED, WRONG, banner, notify, refused};
+use super::{FAILED, WRONG, banner, notify, refused, tool};
 use crate::config::NodeConfig;
 use crate::config::args::RunArgs;
 use crate::frontdoor::files::Left;
@@ -47,7 +47,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         Ok(node) => node,
         Err(error) => return failed(error.to_string()),
     };
-    for line in banner::lines(&config, node.addresses()) {
+    for line in banner::lines(&config, node.addresses(), &tool::command()) {
         say(&line);
     }
     let _pid = match pid_file(args.node.pid_file.as_deref()) {

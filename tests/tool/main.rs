@@ -9,6 +9,7 @@ mod blobs;
 mod bots;
 mod chat;
 mod contexts;
+mod first;
 mod identities;
 mod logins;
 mod messages;
