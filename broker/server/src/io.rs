@@ -170,7 +170,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owned<S> {
             let before = chunk.len();
             let result = self.write(cx, &mut chunk);
             progress |= chunk.len() < before;
+            let full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            let failed = result.as_ref().is_err_and(|error| !full(error));
             if !outbound.wrote(chunk, before, result) {
+                if failed {
+                    self.unflushed = None;
+                    return Poll::Ready(());
+                }
                 self.note(progress);
                 return Poll::Pending;
             }
@@ -227,5 +233,58 @@ impl AsyncRead for Io {
                 result
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A client that has gone.
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+    }
+
+    #[test]
+    fn a_last_word_to_a_client_that_has_gone_is_not_tried_for_ever() {
+        let outbound = Outbound::new(1, 1000, None);
+        outbound.append_with(|bytes| bytes.extend_from_slice(b"-ERR 'Unknown Protocol Operation'"));
+        let reason = Close::AfterFlush(CloseReason::ParseError);
+        assert_eq!(outbound.close(reason), reason);
+        let mut owned = Owned::new(Broken);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(owned.poll_write(&mut cx, &outbound).is_ready());
+        let left = outbound.take_chunk();
+        assert!(left.is_none() && owned.unflushed.is_none(), "{left:?}");
+        assert_eq!(outbound.status().pending, 0);
+        assert_eq!(outbound.close(Close::Gone), reason);
     }
 }

@@ -309,7 +309,7 @@ impl Outbound {
     /// Takes bytes to write for a task that writes itself; [`Self::wrote`] has to follow.
     pub(crate) fn take_chunk(&self) -> Option<BytesMut> {
         let mut state = self.state.lock();
-        if state.pending == 0 || state.writing {
+        if state.pending == 0 || state.writing || state.is_dead() {
             return None;
         }
         Some(state.take_chunk())
@@ -369,6 +369,8 @@ impl Outbound {
             }
             Err(_) => {
                 self.close_locked(state, Close::Failed);
+                // Where another reason came first it stays, and with it whoever would flush the rest.
+                state.drop_pending();
                 false
             }
         }
@@ -402,10 +404,8 @@ impl Outbound {
         self.close_locked(&mut state, Close::Gone);
         state.close = Some(Close::Gone);
         state.socket = None;
-        state.front = BytesMut::new();
-        state.buffer = BytesMut::new();
         state.expired = Vec::new();
-        state.pending = 0;
+        state.drop_pending();
     }
 
     /// Bytes that wait to be written.
@@ -482,6 +482,13 @@ impl Outbound {
 impl State {
     fn is_dead(&self) -> bool {
         self.close.is_some_and(Close::is_dead)
+    }
+
+    /// Nothing more can be written.
+    fn drop_pending(&mut self) {
+        self.front = BytesMut::new();
+        self.buffer = BytesMut::new();
+        self.pending = 0;
     }
 
     fn take_chunk(&mut self) -> BytesMut {
