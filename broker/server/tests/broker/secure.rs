@@ -106,7 +106,10 @@ fn over_tls(settings: TlsSettings) -> ListenerSettings {
     }
 }
 
-async fn encrypt(connector: &TlsConnector, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn encrypt(
+    connector: &TlsConnector,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let handshake = connector.connect(name, stream);
     timeout(DEADLINE, handshake).await.expect("in time")
