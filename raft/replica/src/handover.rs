@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use unibus_proto::NodeId;
 
@@ -18,22 +17,6 @@ const REPEAT: Duration = Duration::from_millis(25);
 /// How often the same successor is told before another one has its turn.
 const CALLS_IN_A_ROW: usize = 8;
 
-/// Ends the wait of proposals, whatever becomes of the hand-over.
-struct Hold<'a>(&'a watch::Sender<bool>);
-
-impl<'a> Hold<'a> {
-    fn new(hold: &'a watch::Sender<bool>) -> Self {
-        hold.send_replace(true);
-        Self(hold)
-    }
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.0.send_replace(false);
-    }
-}
-
 /// Hands leadership to the connected voter that holds most of the log, and waits until it leads (or
 /// about two election timeouts are over).
 pub(crate) async fn transfer(inner: &Arc<Inner>) {
@@ -42,12 +25,14 @@ pub(crate) async fn transfer(inner: &Arc<Inner>) {
         return;
     };
     let deadline = Instant::now() + inner.options.election_max * 2;
-    let _hold = Hold::new(&inner.hold);
+    let pause = inner.pause.begin();
     tracing::info!(target = target.0, "handing leadership over");
-    let level = timeout_at(
-        Instant::now() + inner.options.election_min,
-        is_level(inner, target),
-    );
+    // What is on its way is answered first: as a follower this node would hear with the next heartbeat that
+    // it is committed. An entry that came late would also make the successor refuse.
+    let level = timeout_at(Instant::now() + inner.options.election_min, async {
+        pause.is_kept().await;
+        is_level(inner, target).await
+    });
     if !matches!(level.await, Ok(true)) {
         tracing::warn!(
             target = target.0,

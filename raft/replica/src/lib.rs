@@ -29,6 +29,7 @@ mod membership;
 mod mend;
 mod network;
 mod options;
+mod pause;
 mod propose;
 mod quarantine;
 mod queue;

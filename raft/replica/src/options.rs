@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Folder of the store in a node's folder.
 pub(crate) const STORE: &str = "store";
+/// Longest times between two elections after which a silent leader is none.
+const STALE_ELECTIONS: u32 = 2;
 
 /// Settings of one replica. [`ReplicaOptions::new`] gives the production defaults.
 #[derive(Clone, Debug)]
@@ -97,6 +99,12 @@ impl ReplicaOptions {
     #[must_use]
     pub fn loyalty(&self) -> Duration {
         (self.election_min + self.election_max) / 2
+    }
+
+    /// A leader that was not acknowledged, or not heard of, for this long is none.
+    #[must_use]
+    pub fn stale(&self) -> Duration {
+        self.election_max * STALE_ELECTIONS
     }
 
     /// Where damaged files are set aside.

@@ -23,6 +23,7 @@ use unibus_state::{EncodedBatch, Outcome, decode_entry, encode_entry};
 use crate::errors::ProposeError;
 use crate::machine::Shared;
 use crate::options::ReplicaOptions;
+use crate::pause::Keeper;
 use crate::queue::{Answer, Item, Queue, send};
 use crate::replica::{GROUP, RaftCore};
 use crate::rpc::{ProposeAnswer, decode_propose_answer, encode_propose};
@@ -84,8 +85,8 @@ pub(crate) struct Proposer {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) contact: Arc<Contact>,
-    /// True while nothing is proposed here because another node is about to lead.
-    pub(crate) hold: watch::Receiver<bool>,
+    /// Nothing goes into the local log while another node is about to lead.
+    pub(crate) pause: Keeper,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) options: ReplicaOptions,
 }
@@ -200,6 +201,9 @@ impl Proposer {
         while !*self.stop.borrow() {
             flight.heed(self.route(), &self.contact);
             while flight.has_room(in_flight_max) && self.send_next(&mut flight).await {}
+            if flight.entries.is_empty() {
+                self.pause.keep();
+            }
             let may_send = flight.has_room(in_flight_max);
             // Whoever proposes may wait for what is on its way before it proposes more: an empty queue
             // does not mean that there is nothing to give up.
@@ -217,8 +221,8 @@ impl Proposer {
                         break;
                     }
                 }
-                changed = self.hold.changed() => {
-                    if changed.is_err() {
+                goes_on = self.pause.changed() => {
+                    if !goes_on {
                         break;
                     }
                 }
@@ -234,7 +238,7 @@ impl Proposer {
         let leadership = *self.leadership.borrow();
         let route = match leadership.leader {
             Some(leader) if leader != self.id => Route::Peer(leader),
-            Some(_) if leadership.is_leader && !*self.hold.borrow() => Route::Local,
+            Some(_) if leadership.is_leader && !self.pause.is_paused() => Route::Local,
             _ => return None,
         };
         Some((route, leadership.term))
@@ -501,7 +505,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_overtakes_what_is_on_its_way_elsewhere() {
         let mut flight = Flight::new();
-        let contact = Contact::new();
+        let contact = Contact::new(Duration::from_secs(1));
         let peer = (Route::Peer(NodeId(2)), 5);
         let untouched = flight.give_up.subscribe();
         contact.heard(NodeId(2));
@@ -551,7 +555,7 @@ mod tests {
         let queue = queue();
         let mut flight = Flight::new();
         let refusing = (Route::Peer(NodeId(2)), 5);
-        assert!(flight.aim(refusing, &Contact::new()));
+        assert!(flight.aim(refusing, &Contact::new(Duration::from_secs(1))));
         let landed = Landed {
             number: 0,
             items: queue.take(1, 100, true),
@@ -559,10 +563,13 @@ mod tests {
         };
         land(&mut flight, landed, &queue);
         for nobody_new in [None, Some(refusing)] {
-            flight.heed(nobody_new, &Contact::new());
+            flight.heed(nobody_new, &Contact::new(Duration::from_secs(1)));
             assert!(!flight.has_room(4));
         }
-        flight.heed(Some((Route::Local, 6)), &Contact::new());
+        flight.heed(
+            Some((Route::Local, 6)),
+            &Contact::new(Duration::from_secs(1)),
+        );
         assert!(flight.has_room(4));
     }
 

@@ -31,6 +31,7 @@ use crate::membership;
 use crate::mend;
 use crate::network::Network;
 use crate::options::ReplicaOptions;
+use crate::pause::Pause;
 use crate::propose::{Proposal, Proposer};
 use crate::queue::{Queue, QueueLimits};
 use crate::read::{Asker, Reads};
@@ -58,8 +59,6 @@ const BACKOFF: &str = "50ms";
 /// How long a stop waits for openraft to let go of the log, and how often it looks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_POLL: Duration = Duration::from_millis(5);
-/// A leader that was not acknowledged, or not heard of, for this many election timeouts is none.
-const STALE_ELECTIONS: u32 = 2;
 
 /// Hears what entries changed, on every node.
 pub trait Observer: Send + Sync + 'static {
@@ -116,8 +115,8 @@ pub(crate) struct Inner {
     pub(crate) admitting: tokio::sync::Mutex<()>,
     /// Held while leadership is being handed over.
     pub(crate) handing_over: tokio::sync::Mutex<()>,
-    /// True while this node, which leads, proposes nothing because another is about to lead.
-    pub(crate) hold: watch::Sender<bool>,
+    /// While this node, which leads, proposes nothing because another is about to lead.
+    pub(crate) pause: Pause,
     /// Index up to which the log may be purged by the next checkpoint.
     pub(crate) previous_checkpoint: AtomicU64,
     /// Becomes true when the replica stops.
@@ -146,10 +145,6 @@ impl Inner {
             _ = stop.wait_for(|stop| *stop) => Err(ReadError::Stopped),
             () = tokio::time::sleep_until(deadline.into()) => Err(ReadError::TimedOut),
         }
-    }
-
-    pub(crate) fn stale(&self) -> Duration {
-        self.options.election_max * STALE_ELECTIONS
     }
 }
 
@@ -254,6 +249,7 @@ impl Replica {
             .store
             .current()
             .map_or(0, |snapshot| snapshot.manifest.index());
+        let stale = options.stale();
         let applied = shared.applied.subscribe();
         let lease = Arc::new(Lease::new(id, &options, &raft, applied, told));
         let reads = start_reads(&options, &raft, &transport, &leadership, &lease);
@@ -269,14 +265,14 @@ impl Replica {
             reads,
             lease,
             receiver: Receiver::default(),
-            contact: Arc::new(Contact::new()),
+            contact: Arc::new(Contact::new(stale)),
             leadership,
             no_votes_before: Instant::now() + silence,
             returning,
             rejoining: AtomicBool::new(rejoin.is_some()),
             admitting: tokio::sync::Mutex::new(()),
             handing_over: tokio::sync::Mutex::new(()),
-            hold: watch::channel(false).0,
+            pause: Pause::new(),
             previous_checkpoint: AtomicU64::new(checkpoint),
             stop: watch::channel(false).0,
             tasks: Mutex::new(Vec::new()),
@@ -511,7 +507,7 @@ impl Inner {
             transport: Arc::clone(&self.transport),
             leadership: self.leadership.clone(),
             contact: Arc::clone(&self.contact),
-            hold: self.hold.subscribe(),
+            pause: self.pause.keeper(),
             stop: self.stop.subscribe(),
             options: self.options.clone(),
         };
@@ -521,7 +517,7 @@ impl Inner {
             Arc::clone(&self.contact),
             publish,
             self.options.heartbeat,
-            self.stale(),
+            self.options.stale(),
             self.stop.subscribe(),
         );
         let checkpoints = driver::run(Arc::clone(self), self.stop.subscribe());
@@ -545,7 +541,7 @@ impl Inner {
             let name = membership.get_node(&id).map(|peer| peer.name.clone());
             (NodeId(id), name.unwrap_or_default())
         };
-        let leadership = status::leadership(&metrics, &self.contact, self.stale());
+        let leadership = status::leadership(&metrics, &self.contact, self.options.stale());
         ReplicaStatus {
             node_id: self.id.0,
             leader: leadership.leader,
@@ -555,7 +551,7 @@ impl Inner {
             checkpoint_index: metrics.snapshot.map_or(0, |id| id.index),
             voters: membership.voter_ids().map(named).collect(),
             learners: membership.learner_ids().map(named).collect(),
-            has_quorum: status::has_quorum(&metrics, &self.contact, self.stale()),
+            has_quorum: status::has_quorum(&metrics, &self.contact, self.options.stale()),
             // The metrics of a fresh start may not show the membership that is in the log yet.
             rejoining: self.rejoining.load(Ordering::Relaxed),
             initialized: self.returning || membership.voter_ids().next().is_some(),

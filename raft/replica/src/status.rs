@@ -8,7 +8,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::type_config::alias::WatchReceiverOf;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
@@ -71,20 +71,26 @@ pub struct ReplicaStatus {
 pub(crate) struct Contact {
     start: Instant,
     heard: Mutex<[Option<(NodeId, Instant)>; 2]>,
+    /// Silence after which a leader is none.
+    stale: Duration,
+    /// A leader is heard of who was none until now.
+    news: Notify,
 }
 
 impl Contact {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(stale: Duration) -> Self {
         Self {
             start: Instant::now(),
             heard: Mutex::default(),
+            stale,
+            news: Notify::new(),
         }
     }
 
     /// One that heard of this leader so long ago.
     #[cfg(test)]
     pub(crate) fn heard_before(leader: NodeId, age: Duration) -> Self {
-        let contact = Self::new();
+        let contact = Self::new(Duration::MAX);
         contact.heard.lock()[0] = Some((leader, Instant::now() - age));
         contact
     }
@@ -92,10 +98,19 @@ impl Contact {
     /// A leader's request was accepted now.
     pub(crate) fn heard(&self, leader: NodeId) {
         let mut heard = self.heard.lock();
-        if heard[0].is_some_and(|(last, _)| last != leader) {
-            heard[1] = heard[0];
+        let last = heard[0];
+        if last.is_some_and(|(last, _)| last != leader) {
+            heard[1] = last;
         }
         heard[0] = Some((leader, Instant::now()));
+        if last.is_none_or(|(last, at)| last != leader || at.elapsed() >= self.stale) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Resolves when a leader is heard of who was none until now.
+    async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// How long ago a leader was heard of; since the start if none was.
@@ -204,9 +219,40 @@ pub(crate) async fn watch_leadership(
         tokio::select! {
             changed = views.server.changed() => if changed.is_err() { break },
             _ = views.data.changed(), if settling => {}
+            // consensus may have told of a leader before its first request was accepted here.
+            () = contact.news() => {}
             () = tokio::time::sleep(heartbeat) => {}
             _ = stop.changed() => break,
         }
     }
     publish.send_replace(Leadership::default());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+    use unibus_proto::NodeId;
+
+    use super::Contact;
+
+    fn is_news(contact: &Contact, leader: u64) -> bool {
+        contact.heard(NodeId(leader));
+        contact.news().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_leader_that_was_none_is_news_and_one_that_is_known_is_not() {
+        let contact = Contact::new(Duration::from_secs(3600));
+        assert!(is_news(&contact, 1), "the first");
+        assert!(!is_news(&contact, 1));
+        assert!(is_news(&contact, 2), "another");
+        assert!(is_news(&contact, 1), "the one before");
+        assert!(!is_news(&contact, 1));
+
+        let forgetful = Contact::new(Duration::ZERO);
+        assert!(is_news(&forgetful, 1));
+        assert!(is_news(&forgetful, 1), "after a silence that was too long");
+    }
 }

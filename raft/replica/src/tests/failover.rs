@@ -176,3 +176,21 @@ async fn no_node_waits_for_a_heartbeat_to_learn_who_leads() {
         nodes[old].propose(messages(&["after"])).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_its_way_when_leadership_is_handed_over_waits_for_no_heartbeat() {
+    let net = Net::without_timers();
+    let nodes = three(&net).await;
+    for _ in 0..30 {
+        let old = leader_of(&nodes);
+        let under_way: Vec<_> = nodes
+            .iter()
+            .map(|node| node.propose(messages(&["under way"])))
+            .collect();
+        nodes[old].transfer_leadership().await;
+        for proposal in under_way {
+            proposal.await.unwrap();
+        }
+        eventually("another leader", || is_led_by_another(&others(&nodes, old))).await;
+    }
+}
