@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::options::{JetStreamOptions, Options};
 use super::routes::{self, RoutesError};
+use crate::config::limits::Limits;
 use crate::config::websocket::WebSocket;
 use crate::config::{Advertise, AuthMode, ConfigError, JetStreamConfig, NodeConfig, Timing};
 
@@ -113,7 +114,13 @@ pub fn node_config(options: &Options, server_id: &str) -> Result<Built, BuildErr
         },
         timing,
         access_staleness: crate::config::ACCESS_STALENESS_DEFAULT,
-        limits: options.limits.clone(),
+        limits: Limits {
+            batches: options
+                .jetstream
+                .as_ref()
+                .map_or_else(Default::default, |js| js.batches),
+            ..options.limits.clone()
+        },
     };
     Ok(Built { config, routes })
 }

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::flags::Flags;
 use crate::config::JetStreamLimits;
 use crate::config::auth::{Secret, StaticAuth, StaticUser};
+use crate::config::batches::BatchLimits;
 use crate::config::limits::Limits;
 use crate::config::tls::ClientTls;
 
@@ -130,6 +131,8 @@ pub struct JetStreamOptions {
     pub strict: bool,
     /// What a single stream or consumer may ask for.
     pub limits: JetStreamLimits,
+    /// Bounds of the batches of this server's publishers.
+    pub batches: BatchLimits,
 }
 
 /// The WebSocket listener.

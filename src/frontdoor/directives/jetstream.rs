@@ -1,6 +1,7 @@
 //! `jetstream`: on or off, or a block.
 
 use super::field::{Field, Findings, each};
+use crate::config::batches::BatchLimits;
 use crate::frontdoor::conf::{Map, Value};
 use crate::frontdoor::options::JetStreamOptions;
 
@@ -38,6 +39,14 @@ const LIMITS_KNOWN: &[&str] = &[
     "max_ack_pending",
     "max_ha_assets",
     "duplicate_window",
+    "batch",
+];
+
+const BATCH_KNOWN: &[&str] = &[
+    "max_inflight_per_stream",
+    "max_inflight_total",
+    "max_msgs",
+    "timeout",
 ];
 
 /// `None` where it is off.
@@ -109,7 +118,46 @@ fn limits(field: Field<'_>, js: &mut JetStreamOptions, findings: &mut Findings) 
                 "max_request_batch" => js.limits.max_request_batch = field.limit(findings),
                 "max_ack_pending" => js.limits.max_ack_pending = field.limit(findings),
                 "duplicate_window" => js.limits.duplicate_window = field.duration(findings),
-                "max_ha_assets" | "batch" => findings.note(&field, "has no effect here"),
+                "max_ha_assets" => findings.note(&field, "has no effect here"),
+                "batch" => batch(field, &mut js.batches, findings),
+                _ => return false,
+            }
+            true
+        },
+    );
+}
+
+/// Bounds of batches of messages; 0 and less are nats-server's words for its default, which is ours.
+fn batch(field: Field<'_>, batches: &mut BatchLimits, findings: &mut Findings) {
+    let Some(map) = field.map(findings) else {
+        return;
+    };
+    each(
+        map,
+        "jetstream.limits.batch",
+        BATCH_KNOWN,
+        findings,
+        |key, field, findings| {
+            let count = |findings: &mut Findings| {
+                let number = field.limit(findings).filter(|number| *number > 0);
+                number.and_then(|number| usize::try_from(number).ok())
+            };
+            match key {
+                "max_inflight_per_stream" => {
+                    let most = count(findings);
+                    batches.atomic_per_stream_max = most.unwrap_or(batches.atomic_per_stream_max);
+                }
+                "max_inflight_total" => {
+                    batches.fast_max = count(findings).unwrap_or(batches.fast_max);
+                }
+                "timeout" => {
+                    let given = field.duration(findings).filter(|time| !time.is_zero());
+                    batches.idle_max = given.unwrap_or(batches.idle_max);
+                }
+                "max_msgs" => findings.note(
+                    &field,
+                    "has no effect here: a batch holds as many messages as nats-server's does, 1000",
+                ),
                 _ => return false,
             }
             true

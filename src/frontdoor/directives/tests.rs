@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::read;
 use crate::config::auth::{ConnectionType, ResponseType, ShareKind};
+use crate::config::batches::BatchLimits;
 use crate::config::tls::HandshakeFirst;
 use crate::frontdoor::conf::{Sources, parse};
 use crate::frontdoor::options::{Options, Port};
@@ -172,4 +173,27 @@ fn jwts_are_refused_in_one_sentence() {
         mistakes[0].contains("a.conf:1:1: operator is not supported"),
         "{mistakes:?}"
     );
+}
+
+#[test]
+fn limits_of_batches_reach_the_node() {
+    let limits = |block: &str| {
+        let options = options(&format!("jetstream {{ limits {{ batch {{ {block} }} }} }}"))?;
+        let built = crate::frontdoor::build::node_config(&options, "N");
+        Ok::<_, Vec<String>>((built.unwrap().config.limits.batches, options.notes))
+    };
+    let (batches, notes) = limits("").unwrap();
+    assert_eq!((batches, notes.len()), (BatchLimits::default(), 0));
+    let block = "max_inflight_per_stream: 5, max_inflight_total: 7, timeout: 3s, max_msgs: 10";
+    let (batches, notes) = limits(block).unwrap();
+    let expected = BatchLimits {
+        atomic_per_stream_max: 5,
+        fast_max: 7,
+        idle_max: Duration::from_secs(3),
+        ..BatchLimits::default()
+    };
+    assert_eq!(batches, expected);
+    assert!(notes[0].contains("batch.max_msgs"), "{notes:?}");
+    let wrong = limits("max_inflight: 1").unwrap_err();
+    assert!(wrong[0].contains("max_inflight_total"), "{wrong:?}");
 }
