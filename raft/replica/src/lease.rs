@@ -99,12 +99,15 @@ impl Lease {
     /// The term in which this node leads, and whether it is the only voter.
     fn leads(&self) -> Option<(u64, bool)> {
         let server = self.server.borrow_watched();
-        if !server.state.is_leader() || server.current_leader != Some(self.id.0) {
+        let vote = &server.vote;
+        // The state is known before the vote that led to it is told: they have to be of one leadership.
+        let is_own = vote.committed && vote.leader_id.node_id == self.id.0;
+        if !is_own || !server.state.is_leader() || server.current_leader != Some(self.id.0) {
             return None;
         }
         let mut voters = server.membership_config.voter_ids();
         let alone = voters.next() == Some(self.id.0) && voters.next().is_none();
-        Some((server.vote.leader_id.term, alone))
+        Some((vote.leader_id.term, alone))
     }
 
     /// Whether this leader has applied an entry of its own term, so that what earlier ones committed is
