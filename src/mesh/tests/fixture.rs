@@ -58,7 +58,7 @@ impl Authority {
             node_id: NodeId(number),
             server_name: node.name.clone(),
             cluster_name: "east".to_owned(),
-            bind: "127.0.0.1:0".parse().unwrap(),
+            bind: free_addr(),
             routes,
             tls: MeshTls {
                 cert: node.cert.clone(),
@@ -75,6 +75,19 @@ impl Authority {
     pub(super) async fn node(&self, number: u64, routes: Vec<RouteAddr>) -> Node {
         Node::start(self.options(number, routes)).await
     }
+}
+
+/// An address on loopback that nobody uses, neither on UDP, for the route, nor on TCP, for the lifeline: any
+/// connection of a client elsewhere on the machine may have the latter.
+fn free_addr() -> SocketAddr {
+    for _ in 0..64 {
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = udp.local_addr().unwrap();
+        if std::net::TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+    panic!("no port is free on both UDP and TCP");
 }
 
 pub(super) fn route_to(addr: SocketAddr) -> RouteAddr {
@@ -184,7 +197,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) async fn new() -> Self {
-        let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let front = UdpSocket::bind(free_addr()).await.unwrap();
         let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let addr = front.local_addr().unwrap();
         let target = Arc::new(Mutex::new(None));
