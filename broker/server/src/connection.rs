@@ -334,6 +334,11 @@ impl Connection {
                         *consumed += self.session.skip_unheard(op, used, rest);
                     }
                 }
+                // Who has not said who it is has no payload kept for it.
+                Ok(None) if self.decoder.wanted() > 1 && !self.session.is_admitted() => {
+                    ended = self.session.admit_unasked(&mut burst).err();
+                    break;
+                }
                 Ok(None) => break,
                 Err(error) => {
                     ended = Some(error.into());

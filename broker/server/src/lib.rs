@@ -4,6 +4,7 @@
 //! messages with the brokers of other nodes over byte streams that the caller provides, and hands what
 //! its own clients publish to in-process services. It knows neither raft nor storage nor QUIC.
 
+mod accepting;
 mod accounts;
 mod broker;
 mod burst;
@@ -43,6 +44,7 @@ mod violation;
 mod websocket;
 mod wire;
 
+pub use accepting::{ACCEPT_RETRY, AcceptFailures, Seldom};
 pub use accounts::{AccountOptions, AccountsError, Export, Import, ResponseType, ShareKind};
 pub use broker::Broker;
 pub use certificate::{CertificateError, CertificateIdentity};

@@ -6,23 +6,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use unibus_proto::encoder;
 use unibus_proto::handshake::ServerInfo;
 
+use crate::accepting::{ACCEPT_RETRY, AcceptFailures};
 use crate::opening::Guest;
 use crate::settings::{ClientListener, Prepared};
 use crate::shared::Shared;
 use crate::stats::count;
 use crate::websocket::upgrade::refusal;
 
-/// Pause after a failed accept, such as too many open files.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Clients of one listener that are told at the same time that there are too many; one more is closed
+/// without a word. They are not among those that are counted, and each takes an open file.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// Counts one connection for as long as it lives.
 struct Permit(Arc<Shared>);
@@ -50,6 +51,8 @@ pub(crate) async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut closing = shared.closing.subscribe();
+    let turning_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
+    let mut failures = AcceptFailures::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -58,33 +61,36 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => accept(shared, settings.prepared(), stream, peer),
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-            }
+            Ok((stream, peer)) => accept(shared, settings.prepared(), &turning_away, stream, peer),
+            Err(error) => failures.heed("clients", &error, ACCEPT_RETRY).await,
         }
     }
 }
 
-fn accept(shared: &Arc<Shared>, prepared: Arc<Prepared>, stream: TcpStream, peer: SocketAddr) {
+fn accept(
+    shared: &Arc<Shared>,
+    prepared: Arc<Prepared>,
+    turning_away: &Arc<Semaphore>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let _ = stream.set_nodelay(true);
     let permit = Permit::take(shared);
     let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        match permit {
-            Some(permit) => {
-                count(&shared.counters.connections_total);
-                start(Arc::clone(&shared), prepared, stream, peer).await;
-                drop(permit);
-            }
-            None => {
-                let longest = shared.limits().flush_on_close;
-                let refusing = Box::pin(turn_away(&shared, &prepared, stream));
-                let _ = tokio::time::timeout(longest, refusing).await;
-            }
-        }
-    });
+    if let Some(permit) = permit {
+        tokio::spawn(async move {
+            count(&shared.counters.connections_total);
+            start(shared, prepared, stream, peer).await;
+            drop(permit);
+        });
+    } else if let Ok(place) = Arc::clone(turning_away).try_acquire_owned() {
+        tokio::spawn(async move {
+            let longest = shared.limits().flush_on_close;
+            let refusing = Box::pin(turn_away(&shared, &prepared, stream));
+            let _ = tokio::time::timeout(longest, refusing).await;
+            drop(place);
+        });
+    }
 }
 
 /// Serves one connection to its end.

@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use unibus_broker::Seldom;
 use zeroize::Zeroizing;
 
 use crate::config::auth::Secret;
@@ -131,6 +133,7 @@ impl SlowCheck {
 pub(super) struct SlowChecks {
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    refused: Arc<Mutex<Seldom>>,
 }
 
 impl SlowChecks {
@@ -139,19 +142,24 @@ impl SlowChecks {
         Self {
             running: Arc::new(Semaphore::new((cores / 2).max(1))),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            refused: Arc::default(),
         }
     }
 
     /// Whether the secret is right; `false` as well when too many wait already.
     pub(super) fn check(&self, check: SlowCheck) -> impl Future<Output = bool> + Send + use<> {
         let place = Arc::clone(&self.waiting).try_acquire_owned();
-        let running = Arc::clone(&self.running);
+        let (running, refused) = (Arc::clone(&self.running), Arc::clone(&self.refused));
         async move {
             let Ok(_place) = place else {
-                tracing::warn!(
-                    waiting_max = WAITING_MAX,
-                    "a login was refused: too many wait for their bcrypt check"
-                );
+                let told = refused.lock().happened();
+                if let Some(logins) = told {
+                    tracing::warn!(
+                        logins,
+                        waiting_max = WAITING_MAX,
+                        "logins were refused: too many wait for their bcrypt check"
+                    );
+                }
                 return false;
             };
             let Ok(turn) = running.acquire_owned().await else {

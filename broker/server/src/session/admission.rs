@@ -42,7 +42,7 @@ impl std::fmt::Debug for Deciding {
 
 impl Session {
     /// Where authentication is not required, operations before CONNECT count as an empty CONNECT.
-    pub(super) fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
+    pub(crate) fn admit_unasked(&mut self, burst: &mut Burst<'_>) -> Result<(), Violation> {
         if burst.shared.is_auth_required() {
             return Err(self.refused(AuthError::Refused, burst));
         }

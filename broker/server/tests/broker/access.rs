@@ -64,6 +64,10 @@ async fn the_first_operation_has_to_be_connect() {
     assert!(raw.info.contains("\"auth_required\":true") && raw.info.contains("\"nonce\":\""));
     raw.send("PING\r\n").await;
     assert_eq!(raw.rest().await, "-ERR 'Authorization Violation'\r\n");
+    // Nothing is kept for a stranger until its message is whole.
+    let mut raw = node.dial().await;
+    raw.send("PUB a 1000000\r\nx").await;
+    assert_eq!(raw.rest().await, "-ERR 'Authorization Violation'\r\n");
 }
 
 #[tokio::test]
