@@ -14,6 +14,7 @@ pub mod node;
 mod open_files;
 pub mod operate;
 pub mod pki;
+mod seats;
 pub mod shutdown;
 mod snapshot;
 pub mod telemetry;

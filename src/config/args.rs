@@ -234,7 +234,7 @@ pub struct LimitArgs {
     /// Most bytes that wait for one slow client before it is dropped [default: 64MB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_MAX_PENDING")]
     pub max_pending: Option<u64>,
-    /// Most client connections [default: 65536]
+    /// Most client connections, as far as open files allow [default: 65536]
     #[arg(long, value_name = "N", env = "UNIBUS_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Most subscriptions of one connection; 0 is no limit [default: 0]

@@ -17,8 +17,8 @@ pub struct HttpArgs {
     /// Requests that one address may make at once [default: two seconds of --http-rate]
     #[arg(long, value_name = "N", env = "UNIBUS_HTTP_BURST")]
     pub http_burst: Option<NonZeroU32>,
-    /// Most bytes of request bodies that the control plane holds at a time; requests beyond it are
-    /// turned away at once [default: 128MB]
+    /// Most bytes of request bodies that the control plane holds at a time, and of large documents that
+    /// monitoring's clients have not read yet; requests beyond it are turned away at once [default: 128MB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "UNIBUS_HTTP_BODY_BUDGET")]
     pub http_body_budget: Option<u64>,
     /// Largest JSON body [default: 1MB]

@@ -30,7 +30,7 @@ pub struct Limits {
     pub control_line_bytes_max: usize,
     /// Most bytes that wait to be written to one client (`--max-pending`, default 64 MiB).
     pub pending_bytes_max: usize,
-    /// Most client connections (`--max-connections`, default 65,536).
+    /// Most client connections (`--max-connections`, default 65,536), as far as open files allow.
     pub connections_max: usize,
     /// Subscriptions of one connection; 0 = no limit (`--max-subscriptions`).
     pub subscriptions_max: usize,
@@ -62,7 +62,7 @@ pub struct Limits {
 pub struct HttpLimits {
     /// Most connections at a time; one more waits in the listen backlog.
     pub connections_max: usize,
-    /// Most connections of one address to the control plane; one more is closed at once.
+    /// Most connections of one address; one more is closed at once.
     pub connections_per_address_max: usize,
     /// Most bytes of a request's line and headers.
     pub header_bytes_max: usize,
@@ -81,7 +81,8 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// How long the control plane's store may take for one read or write before it is denied.
     pub store_timeout: Duration,
-    /// Most bytes of bodies in flight, over all connections (`--http-body-budget`).
+    /// Most bytes of bodies in flight, over all connections (`--http-body-budget`); on the monitoring port,
+    /// of large documents that were asked for and are not read yet.
     pub bodies_bytes_max: u64,
     /// Requests a second that one address may make in the long run (`--http-rate`).
     pub rate_per_second: NonZeroU32,

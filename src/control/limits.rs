@@ -2,8 +2,7 @@
 //! budget for all bodies in flight (control-plane.md, Denial-of-service limits). Counts what it
 //! refuses.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +15,10 @@ use governor::{Quota, RateLimiter};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::seats::{SeatCounts, host};
+
 /// Addresses that are remembered at most, about 150 bytes each.
 const ADDRESSES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
-/// Bits of an IPv6 address that tell hosts apart: whoever has one address has its whole /64.
-const IPV6_PREFIX_BITS: u32 = 64;
 
 /// What the control plane has counted since the node started. For the metrics endpoint.
 #[derive(Debug, Default)]
@@ -52,10 +51,8 @@ pub struct ControlCounters {
     pub body_bytes_max: AtomicU64,
     /// 431: heads over their ceiling.
     pub heads_too_large: AtomicU64,
-    /// Connections open now.
-    pub connections: AtomicU64,
-    /// Connections closed at once because their address had too many.
-    pub connections_refused: AtomicU64,
+    /// Connections.
+    pub seats: Arc<SeatCounts>,
 }
 
 impl ControlCounters {
@@ -107,74 +104,6 @@ impl<C: Clock + Clone> PerAddress<C> {
         bucket
             .check()
             .map_err(|refused| refused.wait_time_from(self.clock.now()))
-    }
-}
-
-/// The part of an address that one party holds.
-fn host(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(six) => {
-            let prefix = u128::from(six) >> (128 - IPV6_PREFIX_BITS) << (128 - IPV6_PREFIX_BITS);
-            IpAddr::V6(Ipv6Addr::from(prefix))
-        }
-        four => four,
-    }
-}
-
-/// Open connections by address, so that one address can't have all of them.
-#[derive(Debug)]
-pub(crate) struct Seats {
-    per_address_max: usize,
-    counters: Arc<ControlCounters>,
-    taken: Mutex<HashMap<IpAddr, usize>>,
-}
-
-impl Seats {
-    pub(crate) fn new(per_address_max: usize, counters: &Arc<ControlCounters>) -> Arc<Self> {
-        Arc::new(Self {
-            per_address_max,
-            counters: Arc::clone(counters),
-            taken: Mutex::default(),
-        })
-    }
-
-    /// A seat for a connection from `address`, given back when it is dropped; `None` = it has as many
-    /// as it may.
-    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let host = host(address);
-        let mut taken = self.taken.lock();
-        let held = taken.entry(host).or_insert(0);
-        if *held >= self.per_address_max {
-            ControlCounters::add(&self.counters.connections_refused);
-            return None;
-        }
-        *held += 1;
-        ControlCounters::add(&self.counters.connections);
-        Some(Seat {
-            seats: Arc::clone(self),
-            host,
-        })
-    }
-}
-
-/// One connection's place.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    seats: Arc<Seats>,
-    host: IpAddr,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let connections = &self.seats.counters.connections;
-        connections.fetch_sub(1, Ordering::Relaxed);
-        let mut taken = self.seats.taken.lock();
-        if let Some(held) = taken.get_mut(&self.host) {
-            *held -= 1;
-            if *held == 0 {
-                taken.remove(&self.host);
-            }
-        }
     }
 }
 
@@ -271,25 +200,6 @@ mod tests {
         assert_eq!(held(), 0);
     }
 
-    #[test]
-    fn one_address_with_all_its_seats_leaves_those_of_others() {
-        let counters = Arc::new(ControlCounters::default());
-        let seats = Seats::new(2, &counters);
-        let (one, other): (IpAddr, IpAddr) =
-            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let held = [seats.take(one), seats.take(one)];
-        assert!(held.iter().all(Option::is_some));
-        assert!(seats.take(one).is_none() && seats.take(other).is_some());
-        drop(held);
-        assert!(seats.take(one).is_some());
-        assert_eq!(counters.connections.load(Ordering::Relaxed), 0);
-        assert_eq!(counters.connections_refused.load(Ordering::Relaxed), 1);
-        assert!(
-            seats.taken.lock().is_empty(),
-            "those that left are forgotten"
-        );
-    }
-
     fn limited(per_second: u32, burst: u32) -> (PerAddress<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
         let of = |n| NonZeroU32::new(n).unwrap();
@@ -333,13 +243,5 @@ mod tests {
             "and so is who came second"
         );
         assert!(limits.take(address(0)).is_ok(), "the first is forgotten");
-    }
-
-    #[test]
-    fn a_whole_ipv6_network_and_a_mapped_address_are_one_host() {
-        let of = |text: &str| host(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 }

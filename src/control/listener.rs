@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -16,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
-use tracing::{debug, warn};
+use tracing::debug;
+use unibus_broker::{ACCEPT_RETRY, AcceptFailures};
 use unibus_raft::{Replica, Transport};
 
-use super::limits::{Budget, ControlCounters, PerAddress, Seats};
+use super::limits::{Budget, ControlCounters, PerAddress};
 use super::plane::Plane;
 use super::records::Records;
 use super::router;
@@ -28,10 +28,8 @@ use crate::access::Directory;
 use crate::config::args::BusAuth;
 use crate::config::limits::HttpLimits;
 use crate::http::HealthSource;
+use crate::seats::Seats;
 use crate::shutdown::Shutdown;
-
-/// Pause after an accept that failed, so that a lack of file descriptors does not spin.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// A bound listener that is ready to run.
 #[derive(Debug)]
@@ -67,12 +65,15 @@ impl ControlServer {
         limits: HttpLimits,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        let counters = Arc::default();
+        let counters = Arc::<ControlCounters>::default();
         Ok(Self {
             listener,
             tls: tls.map(|tls| Arc::clone(&tls.0)),
             connections: Arc::new(Semaphore::new(limits.connections_max)),
-            seats: Seats::new(limits.connections_per_address_max, &counters),
+            seats: Seats::new(
+                limits.connections_per_address_max,
+                Arc::clone(&counters.seats),
+            ),
             budget: Budget::new(limits.bodies_bytes_max, &counters),
             counters,
             limits,
@@ -97,6 +98,7 @@ impl ControlServer {
     /// expected to ask another node.
     pub(crate) async fn run(self, parts: PlaneParts, mut shutdown: Shutdown) {
         let plane = Arc::new(self.plane(parts));
+        let mut failures = AcceptFailures::default();
         if let Some(tls) = &self.tls {
             tokio::spawn(Arc::clone(tls).follow(shutdown.clone()));
         }
@@ -116,8 +118,7 @@ impl ControlServer {
                     self.spawn(stream, peer, permit, &plane, shutdown.clone());
                 }
                 Some((_, Err(error))) => {
-                    warn!(%error, "control accept failed");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    failures.heed("control", &error, ACCEPT_RETRY).await;
                 }
                 None => return,
             }

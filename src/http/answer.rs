@@ -80,9 +80,9 @@ fn healthz(report: HealthReport) -> Response<Body> {
     )
 }
 
-/// A document as it is.
-pub(super) fn document(document: Document) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(document.body)));
+/// A document as it is, its text aside.
+pub(super) fn document(document: &Document, text: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(text));
     *response.status_mut() =
         StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

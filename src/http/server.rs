@@ -5,9 +5,8 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,18 +14,26 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{debug, warn};
+use tokio_io_timeout::TimeoutStream;
+use tracing::debug;
+use unibus_broker::{ACCEPT_RETRY, AcceptFailures};
 
 use super::answer::{self, Body};
 use super::health::{Document, HealthSource};
 use crate::config::limits::HttpLimits;
+use crate::seats::{SeatCounts, Seats};
 use crate::shutdown::Shutdown;
-
-/// Pause after an accept that failed, so that a lack of file descriptors does not spin.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Monitoring documents that are made at the same time; further requests wait.
 const DOCUMENTS_AT_ONCE: usize = 2;
+/// Answers about health that are made at the same time: who asks for it must not wait behind whoever
+/// asks for documents.
+const PROBES_AT_ONCE: usize = 2;
+/// Documents up to this size are no part of the budget: as many as there may be connections are bounded,
+/// and health is told when others read nothing of what they asked for.
+const SMALL_BYTES: usize = 64 * 1024;
+/// The budget of documents counts in this many bytes.
+const BUDGET_UNIT_BYTES: u64 = 1024;
 
 /// Which routes a listener offers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,6 +51,7 @@ pub struct HttpServer {
     surface: Surface,
     limits: HttpLimits,
     connections: Arc<Semaphore>,
+    seats: Arc<Seats>,
 }
 
 impl HttpServer {
@@ -57,12 +65,13 @@ impl HttpServer {
         limits: HttpLimits,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        let connections = Arc::new(Semaphore::new(limits.connections_max));
+        let each = limits.connections_per_address_max;
         Ok(Self {
             listener,
             surface,
+            connections: Arc::new(Semaphore::new(limits.connections_max)),
+            seats: Seats::new(each, Arc::<SeatCounts>::default()),
             limits,
-            connections,
         })
     }
 
@@ -77,7 +86,12 @@ impl HttpServer {
     /// Accepts and answers until `shutdown` fires. Open connections are then cut: an answer is
     /// short and its client is expected to ask another node.
     pub async fn run(self, source: Arc<dyn HealthSource>, mut shutdown: Shutdown) {
-        let documents = Arc::new(Semaphore::new(DOCUMENTS_AT_ONCE));
+        let served = Served {
+            surface: self.surface,
+            places: Arc::new(Places::new(&self.limits)),
+            source,
+        };
+        let mut failures = AcceptFailures::default();
         loop {
             // A permit first: a full house waits in the kernel's backlog, not in our memory.
             let permit = Arc::clone(&self.connections).acquire_owned();
@@ -91,16 +105,14 @@ impl HttpServer {
             };
             match accepted {
                 Some((permit, Ok((stream, peer)))) => {
-                    let served = Served {
-                        surface: self.surface,
-                        documents: Arc::clone(&documents),
-                        source: Arc::clone(&source),
-                    };
-                    self.spawn(stream, peer, permit, served, shutdown.clone());
+                    self.spawn(stream, peer, permit, served.clone(), shutdown.clone());
                 }
                 Some((_, Err(error))) => {
-                    warn!(%error, "http accept failed");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    let listener = match self.surface {
+                        Surface::Control => "health",
+                        Surface::Monitor => "monitoring",
+                    };
+                    failures.heed(listener, &error, ACCEPT_RETRY).await;
                 }
                 None => return,
             }
@@ -115,9 +127,13 @@ impl HttpServer {
         served: Served,
         mut shutdown: Shutdown,
     ) {
+        let Some(seat) = self.seats.take(peer.ip()) else {
+            debug!(%peer, "http connection refused: its address has too many");
+            return;
+        };
         let limits = self.limits.clone();
         tokio::spawn(async move {
-            let _held_until_the_end = permit;
+            let _held_until_the_end = (permit, seat);
             tokio::select! {
                 () = connection(stream, peer, served, limits) => {}
                 () = shutdown.wait() => {}
@@ -129,8 +145,58 @@ impl HttpServer {
 #[derive(Clone)]
 struct Served {
     surface: Surface,
-    documents: Arc<Semaphore>,
+    places: Arc<Places>,
     source: Arc<dyn HealthSource>,
+}
+
+/// What is given out to requests that want a document.
+struct Places {
+    documents: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+    /// Units of large documents that are not read yet, over all connections.
+    budget: Arc<Semaphore>,
+    budget_units: u32,
+}
+
+impl Places {
+    fn new(limits: &HttpLimits) -> Self {
+        let units = limits.bodies_bytes_max / BUDGET_UNIT_BYTES;
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let most = usize::try_from(units).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            documents: Arc::new(Semaphore::new(DOCUMENTS_AT_ONCE)),
+            probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
+            budget: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            budget_units: units,
+        }
+    }
+
+    /// The text with its part of the budget, which it gives back when it is written or dropped; `None` =
+    /// too much waits to be read. One that is larger than the budget takes all of it.
+    fn hold(&self, text: Vec<u8>) -> Option<Bytes> {
+        if text.len() <= SMALL_BYTES {
+            return Some(Bytes::from(text));
+        }
+        let units = u32::try_from(text.len() as u64 / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX);
+        let units = units.min(self.budget_units);
+        let share = Arc::clone(&self.budget).try_acquire_many_owned(units);
+        Some(Bytes::from_owner(Held {
+            text,
+            _share: share.ok()?,
+        }))
+    }
+}
+
+/// A document on its way.
+struct Held {
+    text: Vec<u8>,
+    _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, served: Served, limits: HttpLimits) {
@@ -138,11 +204,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, served: Served, limits:
         let (served, limits) = (served.clone(), &limits);
         async move { Ok::<_, Infallible>(request_within(request, &served, limits).await) }
     });
+    // Who does not read holds its connection and what waits for it no longer than this.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.write_timeout));
     let outcome = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
         .max_buf_size(limits.header_bytes_max)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
         .await;
     if let Err(error) = outcome {
         debug!(%peer, %error, "http connection ended");
@@ -165,7 +234,7 @@ async fn request_within(
     match tokio::time::timeout(limits.request_timeout, drained(request, limits)).await {
         Ok(Ok(())) if served.surface == Surface::Monitor && is_reading(&method) => {
             match served.document(&path, query).await {
-                Some(document) => answer::document(document),
+                Some(document) => served.within_budget(document),
                 None => answer::answer(served.surface, &method, &path, served.source.as_ref()),
             }
         }
@@ -185,13 +254,27 @@ fn is_reading(method: &Method) -> bool {
 impl Served {
     /// Lets a blocking thread make the document, so many at a time.
     async fn document(&self, path: &str, query: String) -> Option<Document> {
-        let place = Arc::clone(&self.documents).acquire_owned().await.ok()?;
+        let places = match path {
+            "/healthz" | "/livez" => &self.places.probes,
+            _ => &self.places.documents,
+        };
+        let place = Arc::clone(places).acquire_owned().await.ok()?;
         let (source, path) = (Arc::clone(&self.source), path.to_owned());
         let making = tokio::task::spawn_blocking(move || {
             let _held_until_the_end = place;
             source.document(&path, &query)
         });
         making.await.ok().flatten()
+    }
+
+    fn within_budget(&self, mut document: Document) -> Response<Body> {
+        match self.places.hold(std::mem::take(&mut document.body)) {
+            Some(text) => answer::document(&document, text),
+            None => answer::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "as much as may wait to be read by those who asked for it does; ask again in a moment",
+            ),
+        }
     }
 }
 

@@ -33,8 +33,8 @@ const TABLE: [Row; 16] = [
     (C, "unibus_control_shed_total", "Refused with 503: --http-body-budget", |c| &c.shed),
     (G, "unibus_control_body_bytes", "Bytes of bodies in flight", |c| &c.body_bytes),
     (G, "unibus_control_body_bytes_max", "Most of them: --http-body-budget", |c| &c.body_bytes_max),
-    (G, "unibus_control_connections", "Open connections to the control plane", |c| &c.connections),
-    (C, "unibus_control_connections_refused_total", "Closed at once: --http-max-connections-per-address", |c| &c.connections_refused),
+    (G, "unibus_control_connections", "Open connections to the control plane", |c| &c.seats.taken),
+    (C, "unibus_control_connections_refused_total", "Closed at once: --http-max-connections-per-address", |c| &c.seats.refused),
 ];
 
 /// Adds the table to a registry.

@@ -15,6 +15,7 @@ use crate::config::args::BusAuth;
 use crate::control::{ControlServer, PreparedTls};
 use crate::http::{HttpServer, Surface};
 use crate::mesh::Mesh;
+use crate::open_files;
 
 /// Under `enforce`, how long a node lets clients wait that come before it has caught up.
 const ADMISSION_WAIT: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ impl Listeners {
                 source,
             }
         };
-        let limits = &config.limits.http;
+        let limits = open_files::http(&config.limits.http);
         let address = config.client_listen;
         let client = TcpListener::bind(address)
             .await

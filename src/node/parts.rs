@@ -14,6 +14,7 @@ use crate::config::limits::Limits;
 use crate::config::{Advertise, AuthMode, ClusterConfig, NodeConfig, RouteSecret};
 use crate::jetstream::{ConsumerLimits, JetStreamOptions};
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
+use crate::open_files;
 
 /// JetStream API level: TTLs and markers, nothing later yet.
 const API_LEVEL: u8 = 2;
@@ -101,12 +102,12 @@ pub(super) fn broker_options(config: &NodeConfig, addresses: &Addresses) -> Brok
     }
 }
 
-/// Puts the configuration's limits over the broker's.
+/// Puts the configuration's limits over the broker's. There are never more clients than open files allow.
 pub(super) fn client_limits(own: &mut unibus_broker::Limits, limits: &Limits) {
     own.payload_bytes_max = limits.payload_bytes_max;
     own.control_line_bytes_max = limits.control_line_bytes_max;
     own.pending_bytes_max = limits.pending_bytes_max;
-    own.connections_max = limits.connections_max;
+    own.connections_max = open_files::clients(limits.connections_max);
     own.subscriptions_max = limits.subscriptions_max;
     own.subscription_tokens_max = limits.subscription_tokens_max;
     own.write_deadline = limits.write_deadline;

@@ -10,10 +10,12 @@ use tokio::net::TcpStream;
 
 use super::{HttpServer, Surface};
 use crate::config::limits::HttpLimits;
-use crate::http::health::{HealthReport, HealthSource, NodeRole, PostureReport};
+use crate::http::health::{Document, HealthReport, HealthSource, NodeRole, PostureReport};
 use crate::shutdown::{self, Trigger};
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// A document that is far larger than what the kernel takes for a reader that does not read.
+const LARGE_BYTES: usize = 48 * 1024 * 1024;
 
 struct Source(Mutex<HealthReport>);
 
@@ -24,6 +26,15 @@ impl HealthSource for Source {
 
     fn varz(&self) -> Value {
         json!({ "server_id": "N1", "connections": 3 })
+    }
+
+    fn document(&self, path: &str, _query: &str) -> Option<Document> {
+        (path == "/large").then(|| Document {
+            status: 200,
+            content_type: "text/plain",
+            policy: Document::INERT,
+            body: vec![b'x'; LARGE_BYTES],
+        })
     }
 }
 
@@ -230,4 +241,65 @@ async fn shutdown_ends_the_listener_and_open_connections() {
         .await
         .unwrap();
     assert!(ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+}
+
+const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+/// What was asked for and is not read is bounded, and health is told all the same.
+#[tokio::test]
+async fn documents_that_nobody_reads_have_a_budget() {
+    let limits = HttpLimits {
+        bodies_bytes_max: LARGE_BYTES as u64,
+        ..HttpLimits::default()
+    };
+    let node = running(Surface::Monitor, limits).await;
+    let mut reader = TcpStream::connect(node.address).await.unwrap();
+    reader.write_all(LARGE).await.unwrap();
+    let mut byte = [0];
+    reader.read_exact(&mut byte).await.unwrap();
+    let refused = exchange(node.address, LARGE).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert_eq!(get(node.address, "/livez").await.0, 200);
+    // Once it is read, the next one has its turn.
+    let mut rest = Vec::new();
+    let reading = reader.read_to_end(&mut rest);
+    tokio::time::timeout(DEADLINE, reading)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(rest.len() > LARGE_BYTES);
+    let answer = exchange(node.address, LARGE).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.len() > LARGE_BYTES);
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_cut() {
+    let limits = HttpLimits {
+        connections_max: 1,
+        write_timeout: Duration::from_millis(200),
+        ..HttpLimits::default()
+    };
+    let node = running(Surface::Monitor, limits).await;
+    let mut silent = TcpStream::connect(node.address).await.unwrap();
+    silent.write_all(LARGE).await.unwrap();
+    // The only place there is: this is answered once the other one is cut.
+    assert_eq!(get(node.address, "/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_connections() {
+    let limits = HttpLimits {
+        connections_per_address_max: 1,
+        header_read_timeout: Duration::from_secs(3600),
+        ..HttpLimits::default()
+    };
+    let node = running(Surface::Monitor, limits).await;
+    let mut first = TcpStream::connect(node.address).await.unwrap();
+    first
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    first.read_exact(&mut [0]).await.unwrap();
+    let second = exchange(node.address, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(second, "");
 }
