@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use quinn::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::handshake::{self, Failure, Outcome};
@@ -14,6 +15,7 @@ use super::peer;
 use super::refusals::{Direction, Refusal};
 use super::shared::Shared;
 use super::tls;
+use crate::seats::Seat;
 
 /// Accepts until the mesh stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -39,7 +41,7 @@ fn admit(shared: &Arc<Shared>, incoming: Incoming) {
         let _sent = incoming.retry();
         return;
     }
-    let Ok(slot) = Arc::clone(&shared.accepting).try_acquire_owned() else {
+    let Some(slot) = slot(shared, &incoming) else {
         tracing::debug!(addr = %incoming.remote_address(), "too many handshakes, turned away");
         incoming.refuse();
         return;
@@ -58,6 +60,22 @@ fn admit(shared: &Arc<Shared>, incoming: Incoming) {
             peer::run(&shared, peer, control, arbiter).await;
         }
     });
+}
+
+/// A place among those in handshake. An address that was not proven may be anybody's: it has no seats to
+/// use up.
+fn slot(shared: &Shared, incoming: &Incoming) -> Option<(OwnedSemaphorePermit, Option<Seat>)> {
+    let seat = if incoming.remote_address_validated() {
+        Some(
+            shared
+                .accepting_seats
+                .take(incoming.remote_address().ip())?,
+        )
+    } else {
+        None
+    };
+    let slot = Arc::clone(&shared.accepting).try_acquire_owned().ok()?;
+    Some((slot, seat))
 }
 
 async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Option<Outcome> {

@@ -93,11 +93,12 @@ pub(crate) fn classify(error: &ConnectionError) -> Failure {
             format!("its certificate was not accepted: {}", e.reason),
         ),
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code.into()) => {
+            // Its words, of whatever characters: it may be anybody.
             let reason = String::from_utf8_lossy(&close.reason);
             peer(
                 RefusalReason::Tls,
                 format!(
-                    "it did not accept this node's certificate: {reason} ({})",
+                    "it did not accept this node's certificate: {reason:?} ({})",
                     close.error_code
                 ),
             )

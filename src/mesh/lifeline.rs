@@ -14,6 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use unibus_broker::AcceptFailures;
 
 use super::limits::{LIFELINE_PAUSE, LIFELINE_TIMEOUT, LIFELINES_MAX};
 use super::shared::Shared;
@@ -41,15 +42,19 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) 
         }
     };
     let slots = Arc::new(Semaphore::new(LIFELINES_MAX));
+    let mut failures = AcceptFailures::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shared.stop.cancelled() => return,
         };
-        let Ok((stream, from)) = accepted else {
-            // Out of descriptors, say: it is tried again when some may be free.
-            tokio::time::sleep(LIFELINE_TIMEOUT).await;
-            continue;
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                let heeding = failures.heed("lifelines", &error, LIFELINE_TIMEOUT);
+                shared.stop.run_until_cancelled(heeding).await;
+                continue;
+            }
         };
         let known = shared.registry.has_address(from.ip().to_canonical());
         let slot = Arc::clone(&slots).try_acquire_owned();

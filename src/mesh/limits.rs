@@ -73,6 +73,9 @@ pub(crate) const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 pub(crate) const ACCEPTING_MAX: usize = 64;
 /// From here on newcomers first prove that their address is theirs (QUIC retry).
 pub(crate) const ACCEPTING_UNVALIDATED_MAX: usize = 16;
+/// Of those that proved their address, connections of one address in TLS or route handshake at once: one
+/// host that begins handshakes and never ends them leaves room for others.
+pub(crate) const ACCEPTING_PER_ADDRESS_MAX: usize = 16;
 
 /// Backoff between attempts on one route.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -87,6 +90,8 @@ pub(crate) const STATUS_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) const REFUSALS_MAX: usize = 64;
 /// The same refusal is logged again at WARN after this long.
 pub(crate) const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(60);
+/// Refusals logged at WARN within that time, whoever was refused: one host may have many addresses.
+pub(crate) const REFUSAL_LOGS_MAX: u32 = 64;
 
 /// TCP connections by which peers notice the end of this process, held at once.
 pub(crate) const LIFELINES_MAX: usize = 2 * ROUTES_MAX;

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{REFUSAL_LOG_PERIOD, REFUSALS_MAX};
+use super::limits::{REFUSAL_LOG_PERIOD, REFUSAL_LOGS_MAX, REFUSALS_MAX};
 
 /// Why there is no route. On the wire by name.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash, Serialize, Deserialize, thiserror::Error)]
@@ -106,6 +106,29 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     slots: VecDeque<Slot>,
+    loud: Loud,
+}
+
+/// How many were logged loudly since when.
+#[derive(Debug, Default)]
+struct Loud {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Loud {
+    /// Whether one more may be.
+    fn one_more(&mut self, now: Instant) -> bool {
+        let over = |since: Instant| now.duration_since(since) >= REFUSAL_LOG_PERIOD;
+        if self.since.is_none_or(over) {
+            *self = Self {
+                since: Some(now),
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= REFUSAL_LOGS_MAX
+    }
 }
 
 impl Refusals {
@@ -114,7 +137,7 @@ impl Refusals {
     }
 
     /// Remembers a refusal and logs it, unless the same was logged within the minute: peers
-    /// redial for ever.
+    /// redial for ever. Nor are more than so many logged in that time.
     pub(crate) fn record(&mut self, mut refusal: Refusal) {
         let now = Instant::now();
         let known = self
@@ -133,7 +156,7 @@ impl Refusals {
         } else if self.slots.len() >= REFUSALS_MAX {
             self.slots.pop_front();
         }
-        log(&refusal, loud);
+        log(&refusal, loud && self.loud.one_more(now));
         self.slots.push_back(Slot { refusal, logged });
     }
 }
@@ -158,10 +181,10 @@ fn log(refusal: &Refusal, loud: bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Instant, SystemTime};
 
-    use super::{Direction, Refusal, RefusalReason, Refusals, RefusedBy};
-    use crate::mesh::limits::REFUSALS_MAX;
+    use super::{Direction, Loud, Refusal, RefusalReason, Refusals, RefusedBy};
+    use crate::mesh::limits::{REFUSAL_LOG_PERIOD, REFUSAL_LOGS_MAX, REFUSALS_MAX};
 
     fn refusal(port: u16, reason: RefusalReason) -> Refusal {
         Refusal {
@@ -192,6 +215,14 @@ mod tests {
         }
         assert_eq!(refusals.all().len(), REFUSALS_MAX);
         assert_eq!(refusals.all().last().unwrap().addr.port(), 499);
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_does_not_fill_the_log() {
+        let (mut loud, start) = (Loud::default(), Instant::now());
+        let told = (0..1000).filter(|_| loud.one_more(start)).count();
+        assert_eq!(told, REFUSAL_LOGS_MAX as usize);
+        assert!(loud.one_more(start + REFUSAL_LOG_PERIOD));
     }
 
     #[test]

@@ -16,13 +16,14 @@ use super::MeshHooks;
 use super::control::Hello;
 use super::dial;
 use super::error::MeshError;
-use super::limits::{ACCEPTING_MAX, SHUTDOWN_LINGER};
+use super::limits::{ACCEPTING_MAX, ACCEPTING_PER_ADDRESS_MAX, SHUTDOWN_LINGER};
 use super::options::{MeshOptions, Posture, RouteAddr};
 use super::refusals::{Refusal, Refusals};
 use super::registry::Registry;
 use super::routes::{RouteState, Routes};
 use super::secret::RouteSecret;
 use super::tls::TlsSet;
+use crate::seats::{SeatCounts, Seats};
 
 /// Why a connection was closed, as the QUIC application code the peer sees.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) nudge: watch::Sender<u64>,
     /// Slots for connections in handshake.
     pub(crate) accepting: Arc<Semaphore>,
+    /// Of those, by the addresses that were proven.
+    pub(crate) accepting_seats: Arc<Seats>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -125,6 +128,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             nudge: watch::Sender::new(0),
             accepting: Arc::new(Semaphore::new(ACCEPTING_MAX)),
+            accepting_seats: Seats::new(ACCEPTING_PER_ADDRESS_MAX, Arc::<SeatCounts>::default()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))

@@ -2,6 +2,7 @@
 //! survives a restart, and what RPCs promise.
 
 mod fixture;
+mod hostile;
 mod refusing;
 mod routing;
 mod rpc;
