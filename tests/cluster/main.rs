@@ -5,6 +5,7 @@ mod batches;
 mod boot;
 mod consumers;
 mod failover;
+mod hostile;
 mod messages;
 mod operate;
 mod stores;

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use unibus_testkit::hostile::{hold, vanish};
 use unibus_testkit::{PATIENCE, eventually, issue, make_ca};
 
 use crate::binary;
@@ -85,5 +86,44 @@ async fn a_new_certificate_is_used_and_open_connections_stay() -> anyhow::Result
         .write_all(b"GET /livez HTTP/1.1\r\nhost: n\r\n\r\n")
         .await?;
     assert!(read_answer(&mut plain, false).await.is_err());
+    Ok(())
+}
+
+/// The head of a TLS record that holds a hello, and no more of it.
+const HALF_HELLO: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+const ATTACKER: [u8; 4] = [127, 0, 0, 66];
+
+#[tokio::test]
+async fn handshakes_that_are_begun_and_never_ended_keep_nobody_out() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let pki = dir.path().join("pki");
+    make_ca(binary(), &pki)?;
+    issue(binary(), &pki, "one", &[])?;
+    let file = |name: &str| pki.join(name).display().to_string();
+    let (cert, key) = (file("one.crt"), file("one.key"));
+    let flags = [
+        "--http-tls-cert",
+        &cert,
+        "--http-tls-key",
+        &key,
+        "--http-max-connections",
+        "8",
+        "--http-max-connections-per-address",
+        "4",
+        "--http-header-timeout-ms",
+        "60000",
+    ];
+    let mut world = World::single_with(&flags).await?;
+    let (port, ca) = (world.http[0], pki.join("ca.crt"));
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        vanish(ATTACKER, port, HALF_HELLO).await?;
+        held.push(hold(ATTACKER, port, HALF_HELLO).await?);
+    }
+    let mut honest = connect(port, &ca).await?;
+    assert_eq!(ask(&mut honest).await?, 200);
+    world.node(0).at_rest().await?;
+    drop(held);
+    assert_eq!(world.node(0).stop(PATIENCE).await?, Some(0));
     Ok(())
 }

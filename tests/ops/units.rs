@@ -71,3 +71,20 @@ fn files_name_variables_that_the_program_reads() {
     }
     assert!(file("ops/systemd/unibus.sysusers.conf").exists());
 }
+
+/// Open files that a node wants for its default limits of connections.
+const OPEN_FILES_MIN: u64 = 65_536 + 3 * 1024;
+
+#[test]
+fn units_allow_for_as_many_files_as_the_default_limits_want() {
+    for (path, name) in [
+        (UNIT, "LimitNOFILE="),
+        ("ops/container/compose.yaml", "nofile: "),
+    ] {
+        let content = text(path);
+        let mut lines = content.lines();
+        let value = lines.find_map(|line| line.trim().strip_prefix(name));
+        let files: u64 = value.unwrap_or(path).parse().unwrap();
+        assert!(files >= OPEN_FILES_MIN, "{path}: {files}");
+    }
+}

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod flags;
+mod hostile;
 mod many;
 mod pattern;
 mod player;

@@ -21,8 +21,8 @@ const EACH_BYTES_MAX: u64 = 8 * 1024;
 const EARLY: usize = 100;
 /// Clients that open their connections side by side.
 const ABREAST: usize = 50;
-/// Files of either process beside those sockets.
-const OTHER_FILES: u64 = 1000;
+/// Files of either process beside those sockets: what the node keeps for everything else.
+const OTHER_FILES: u64 = 3 * 1024 + 100;
 /// The soft limit of open files that the node is started with: what most systems give.
 const SOFT_FILES: u64 = 1024;
 /// Messages of the busy client while all others are idle.
@@ -135,7 +135,7 @@ fn node(dir: &Path, connections_max: usize) -> anyhow::Result<NodeProcess> {
 }
 
 /// Lets this process open so many files, and answers with the most it might.
-fn may_open(files: u64) -> anyhow::Result<u64> {
+pub(crate) fn may_open(files: u64) -> anyhow::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < files && files <= hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;

@@ -75,6 +75,11 @@ pub struct NodeProcess {
     pub health_port: u16,
 }
 
+/// How long a process at rest is looked at.
+const REST: Duration = Duration::from_millis(500);
+/// Processor time that it may use meanwhile: a thread that spins uses all it gets.
+const REST_USED_MAX: Duration = Duration::from_millis(100);
+
 /// `USER_HZ` of Linux on every architecture that it is built for here.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -252,6 +257,30 @@ impl NodeProcess {
         let line = lines.find_map(|line| line.strip_prefix("Max open files"));
         let soft = line.and_then(|line| line.split_whitespace().next());
         Ok(soft.context("no limit of open files")?.parse()?)
+    }
+
+    /// How many files the process has open.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn open_files(&self) -> anyhow::Result<usize> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", child.id()))?.count())
+    }
+
+    /// Waits until the process uses next to no processor time: no thread of it runs on its own account.
+    ///
+    /// # Errors
+    /// When it does not run, or never rests within [`crate::PATIENCE`].
+    pub async fn at_rest(&self) -> anyhow::Result<()> {
+        crate::eventually("a process at rest", crate::PATIENCE, || async {
+            let before = self.cpu_time()?;
+            tokio::time::sleep(REST).await;
+            let used = self.cpu_time()?.saturating_sub(before);
+            anyhow::ensure!(used <= REST_USED_MAX, "{used:?} were used within {REST:?}");
+            Ok(())
+        })
+        .await
     }
 
     /// Processor time that the process has used, in user and kernel mode.
