@@ -45,10 +45,15 @@ async fn follow_leader(replica: &Replica, directory: &Directory, staleness: Dura
         directory.suspend_rooms(false);
         let why = tokio::select! {
             why = without_leader(&mut leadership, staleness) => why,
-            () = behind(replica, staleness) => "nothing learnt from the leader",
+            () = behind(replica, staleness) => Some("nothing learnt from the leader"),
         };
         directory.set_authority(false);
         directory.suspend_rooms(true);
+        let Some(why) = why else {
+            // A lease may go on for a moment and say otherwise: nothing is believed of it any more.
+            tracing::warn!("the store has failed: nobody new is admitted, and rooms are suspended");
+            return std::future::pending().await;
+        };
         tracing::warn!(
             "{why} for {staleness:?}: nobody new is admitted, and rooms are suspended on this \
              node's connections, until this node knows the users again"
@@ -60,25 +65,19 @@ async fn follow_leader(replica: &Replica, directory: &Directory, staleness: Dura
     }
 }
 
-/// Resolves when there has been no leader for so long, or when there will be none: the store failed.
+/// Resolves when there has been no leader for so long, or when there will be none: `None`, the store failed.
 async fn without_leader(
     leadership: &mut watch::Receiver<Leadership>,
     staleness: Duration,
-) -> &'static str {
-    const GONE: &str = "no store";
+) -> Option<&'static str> {
     loop {
-        if leadership
-            .wait_for(|known| known.leader.is_none())
-            .await
-            .is_err()
-        {
-            return GONE;
-        }
+        let lost = leadership.wait_for(|known| known.leader.is_none()).await;
+        lost.ok()?;
         let returned = leadership.wait_for(|known| known.leader.is_some());
         match tokio::time::timeout(staleness, returned).await {
             Ok(Ok(_)) => {}
-            Ok(Err(_)) => return GONE,
-            Err(_) => return "no leader",
+            Ok(Err(_)) => return None,
+            Err(_) => return Some("no leader"),
         }
     }
 }

@@ -29,6 +29,9 @@ const FEW_FILES: u64 = 512;
 /// Those that it must not lose to whoever connects.
 const SPARE_FILES: u64 = 64;
 
+/// Lines in the log of a node whose store fails.
+const FAILING_LINES_MAX: usize = 200;
+
 const PROBE: &[u8] = b"GET /livez HTTP/1.1\r\nhost: n\r\n\r\n";
 const HALF_PROBE: &[u8] = b"GET /livez HTTP/1.1\r\nhost: n\r\n";
 
@@ -202,5 +205,41 @@ async fn who_floods_a_node_with_connections_leaves_it_the_files_that_it_needs() 
     .await?;
     round_trip(&client).await?;
     assert_eq!(node.stop(PATIENCE).await?, Some(0));
+    Ok(())
+}
+
+/// What follows where the last file is gone all the same: the node ends, to be started again, and neither spins
+/// nor fills the log until it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_is_told_of_once() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut node, _) = node(dir.path(), None, &[])?;
+    node.start()?;
+    node.ready(PATIENCE).await?;
+    let client = async_nats::connect(node.url()).await?;
+    if !node.may_open_no_more()? {
+        eprintln!("SKIPPED: prlimit is not on this machine");
+        return Ok(());
+    }
+    let config = jetstream::stream::Config {
+        name: "lost".to_owned(),
+        ..jetstream::stream::Config::default()
+    };
+    let streams = jetstream::new(client);
+    // Whether it is answered is open: its first message can't be kept.
+    let _made = streams.create_stream(config).await;
+    let _lost = streams.publish("lost", "never kept".into()).await;
+    eventually("the node ends", PATIENCE, || {
+        let running = node.is_running();
+        async move {
+            ensure!(!running, "it runs");
+            Ok(())
+        }
+    })
+    .await?;
+    let said = node.log_text();
+    let lines = said.lines().count();
+    ensure!(said.contains("the store has failed"), "{said}");
+    ensure!(lines <= FAILING_LINES_MAX, "{lines} lines in the log");
     Ok(())
 }

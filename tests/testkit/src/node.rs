@@ -268,6 +268,22 @@ impl NodeProcess {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", child.id()))?.count())
     }
 
+    /// Lets the process open no more files than it has; false = `prlimit` is not there.
+    ///
+    /// # Errors
+    /// When it does not run, or its limit can't be changed.
+    pub fn may_open_no_more(&self) -> anyhow::Result<bool> {
+        let child = self.child.as_ref().context("the node does not run")?;
+        let pid = child.id().to_string();
+        let mut limit = Command::new("prlimit");
+        match limit.args(["--nofile=1:", "--pid", &pid]).status() {
+            Ok(status) if status.success() => Ok(true),
+            Ok(status) => bail!("prlimit: {status}"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Waits until the process uses next to no processor time: no thread of it runs on its own account.
     ///
     /// # Errors
