@@ -121,13 +121,15 @@ impl Link {
         E: std::fmt::Display,
     {
         let patience = self.patience();
+        let mut said = NO_ANSWER.to_owned();
         loop {
-            let reason = match timeout_at(patience.deadline, attempt()).await {
+            match timeout_at(patience.deadline, attempt()).await {
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => NO_ANSWER.to_owned(),
-            };
-            patience.pause(reason).await?;
+                Ok(Err(error)) => said = error.to_string(),
+                // The time is over: what was said before says more than that nothing came.
+                Err(_) => {}
+            }
+            patience.pause(said.as_str()).await?;
         }
     }
 
@@ -182,17 +184,19 @@ impl Patience {
 
 async fn connected(target: &Target, identity: &InternalIdentity) -> Result<Client, LinkError> {
     let patience = Patience::new(&target.url);
+    let mut said = NO_ANSWER.to_owned();
     loop {
         let attempt = timeout_at(patience.deadline, connect(target, &identity.seed_text())).await;
-        let reason = match attempt {
+        match attempt {
             Ok(Ok(client)) => return Ok(client),
             Ok(Err(error)) if error.kind() == ConnectErrorKind::AuthorizationViolation => {
                 return Err(LinkError::Stranger(target.url.clone()));
             }
-            Ok(Err(error)) => words(&error),
-            Err(_) => NO_ANSWER.to_owned(),
-        };
-        patience.pause(reason).await?;
+            Ok(Err(error)) => said = words(&error),
+            // As in `Link::until`.
+            Err(_) => {}
+        }
+        patience.pause(said.as_str()).await?;
     }
 }
 
