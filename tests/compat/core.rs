@@ -77,3 +77,18 @@ async fn large_messages_pass_and_too_large_ones_are_refused() -> anyhow::Result<
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn what_was_sent_is_in_force_after_a_round_trip_whoever_listens() -> anyhow::Result<()> {
+    let (node, _dir) = crate::node().await?;
+    let (auditor, client) = (crate::client(&node).await?, crate::client(&node).await?);
+    let mut all = auditor.subscribe(">").await?;
+    round_trip(&auditor).await?;
+    // The auditor hears its own round trip first.
+    assert!(next(&mut all).await?.subject.starts_with("_INBOX."));
+    let mut heard = client.subscribe("here").await?;
+    round_trip(&client).await?;
+    auditor.publish("here", "x".into()).await?;
+    assert_eq!(next(&mut heard).await?.payload, "x");
+    Ok(())
+}
