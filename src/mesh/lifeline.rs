@@ -10,13 +10,16 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use unibus_broker::AcceptFailures;
 
-use super::limits::{LIFELINE_PAUSE, LIFELINE_TIMEOUT, LIFELINES_MAX};
+use super::limits::{
+    LIFELINE_KEEPALIVE, LIFELINE_KEEPALIVE_PAUSE, LIFELINE_PAUSE, LIFELINE_TIMEOUT, LIFELINES_MAX,
+};
 use super::shared::Shared;
 
 /// Listens beside the UDP endpoint. A port that is taken costs the hint only.
@@ -89,13 +92,44 @@ pub(crate) async fn ended(peer: SocketAddr) {
     }
 }
 
-/// Nothing is ever said: whatever comes is the end.
+/// Nothing is ever said: whatever comes is the end, also the end of a host that can't say it.
 async fn until_end(mut stream: TcpStream) {
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(%error, "a lifeline without keepalive");
+    }
     let _end = stream.read(&mut [0]).await;
+}
+
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(LIFELINE_KEEPALIVE)
+        .with_interval(LIFELINE_KEEPALIVE_PAUSE);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 async fn open(peer: SocketAddr) -> std::io::Result<TcpStream> {
     tokio::time::timeout(LIFELINE_TIMEOUT, TcpStream::connect(peer))
         .await
         .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{LIFELINE_KEEPALIVE, keep_alive};
+
+    #[tokio::test]
+    async fn the_kernel_asks_whether_the_other_host_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(!socket.keepalive().unwrap());
+        keep_alive(&stream).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), LIFELINE_KEEPALIVE);
+    }
 }

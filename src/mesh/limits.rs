@@ -99,6 +99,10 @@ pub(crate) const LIFELINES_MAX: usize = 2 * ROUTES_MAX;
 pub(crate) const LIFELINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before it is tried again.
 pub(crate) const LIFELINE_PAUSE: Duration = Duration::from_secs(5);
+/// Silence after which the kernel asks whether the host at the other end is still there, and the pause between two
+/// such questions: one that lost its power frees its place.
+pub(crate) const LIFELINE_KEEPALIVE: Duration = Duration::from_secs(30);
+pub(crate) const LIFELINE_KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a shutdown waits for closing frames to leave.
 pub(crate) const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);

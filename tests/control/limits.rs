@@ -177,11 +177,22 @@ async fn forty_uploads_at_once_stay_within_the_budget_and_give_it_back(
         Ok(())
     })
     .await?;
+    // The budget, what is stored of it in the caches of messages and of the log, and what the node takes without
+    // it; all forty would be 640 MiB.
     let peak = world.process(0).peak_resident_bytes()?;
-    assert!(peak < 2 * budget as u64, "{} MiB", peak / MIB as u64);
+    assert!(peak < 3 * budget as u64, "{} MiB", peak / MIB as u64);
     let request = person.request("POST", "/blobs", &vec![100; 16 * MIB]);
     request.send(port).await?.expect(201);
     Ok(())
+}
+
+/// A connection is counted when it has ended, which may be after its client has read the answer.
+async fn counted(world: &World, metric: &str) -> anyhow::Result<()> {
+    eventually(metric, PATIENCE, || async {
+        anyhow::ensure!(world.metric(metric).await? > 0, "none yet");
+        Ok(())
+    })
+    .await
 }
 
 async fn slow_and_large_heads_are_cut(world: &World) -> anyhow::Result<()> {
@@ -198,11 +209,11 @@ async fn slow_and_large_heads_are_cut(world: &World) -> anyhow::Result<()> {
     if let Ok(answer) = read_answer(&mut stream, false).await {
         assert_eq!(answer.status, 431);
     }
-    assert!(world.metric("unibus_control_heads_too_large_total").await? > 0);
+    counted(world, "unibus_control_heads_too_large_total").await?;
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(30), slow.read_to_end(&mut rest)).await;
     let _reset_or_closed = closed.context("a slow head is waited for")?;
-    assert!(world.metric("unibus_control_too_slow_total").await? > 0);
+    counted(world, "unibus_control_too_slow_total").await?;
     assert!(
         !rest.starts_with(b"HTTP/1.1 200"),
         "an unfinished request was answered"
