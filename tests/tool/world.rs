@@ -176,7 +176,7 @@ impl World {
     pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut all = vec![("HOME", self.dir.path().into()), ("PATH", path)];
-        // Where a build that counts what is reached writes its counters (`ops/coverage.sh`).
+        // Where a build that counts what is reached writes its counters (`ops/faults/coverage.md`).
         let counters = std::env::var_os("LLVM_PROFILE_FILE");
         all.extend(counters.map(|file| ("LLVM_PROFILE_FILE", file)));
         let listed = |url: fn(&NodeProcess) -> String| self.nodes().map(url).collect::<Vec<_>>();
