@@ -16,7 +16,7 @@ if [ -n "$build" ]; then
   ops/bindings/generate.sh "$out" kotlin
   cargo build --release
 fi
-bin=$(pwd)/${CARGO_TARGET_DIR:-target}/release
+bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
 
 kernel=$out/kernel/run_kotlin_kernel/jars
 if ! ls "$kernel"/*-all.jar > /dev/null 2>&1; then

@@ -14,7 +14,8 @@ for word in "$@"; do
   esac
 done
 cargo build -q --workspace --bins $flag
-bin=$(pwd)/${CARGO_TARGET_DIR:-target}/$profile
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+bin=$target/$profile
 dir=$(mktemp -d)
 nats=14322 http=18570
 mux() { tmux -L unibus-chat -f /dev/null "$@"; }

@@ -82,11 +82,7 @@ async fn noise_at_the_route_port_and_handshakes_without_an_end_are_in_nobodys_wa
         tls: true,
         ..ClusterOptions::default()
     };
-    let mut cluster = Cluster::prepare(binary(), options)?;
-    for node in &mut cluster.nodes {
-        node.start()?;
-    }
-    cluster.ready().await?;
+    let mut cluster = Cluster::without_users(binary(), options).await?;
     round_trip(&client(&cluster).await?).await?;
     let route = route_port(&cluster)?;
     let (clients, control) = (cluster.nodes[0].client_port, cluster.nodes[0].http_port);

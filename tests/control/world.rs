@@ -148,11 +148,7 @@ impl World {
             flags: flags.iter().map(ToString::to_string).collect(),
             ..ClusterOptions::default()
         };
-        let mut cluster = Cluster::prepare(binary(), options)?;
-        for node in &mut cluster.nodes {
-            node.start()?;
-        }
-        cluster.ready().await?;
+        let cluster = Cluster::without_users(binary(), options).await?;
         let admin = Person::new();
         let url = cluster.nodes[0].url();
         add_admin(&admin, &url, &cluster.data_dir(0).join("internal.json")).await?;

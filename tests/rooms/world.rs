@@ -24,11 +24,7 @@ impl World {
             tls: true,
             ..ClusterOptions::default()
         };
-        let mut cluster = Cluster::prepare(binary(), options)?;
-        for node in &mut cluster.nodes {
-            node.start()?;
-        }
-        cluster.ready().await?;
+        let cluster = Cluster::without_users(binary(), options).await?;
         Ok(Self { cluster })
     }
 

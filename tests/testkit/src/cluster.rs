@@ -52,14 +52,23 @@ impl Cluster {
     /// # Errors
     /// When a node does not come up; the text holds its log.
     pub async fn start(binary: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
+        let cluster = Self::without_users(binary, options).await?;
+        cluster
+            .add_user(&["--role", "service", "--pub", ">", "--sub", ">"])
+            .await?;
+        Ok(cluster)
+    }
+
+    /// Mints certificates, starts every node and waits until all are healthy.
+    ///
+    /// # Errors
+    /// When a node does not come up; the text holds its log.
+    pub async fn without_users(binary: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
         let mut cluster = Self::prepare(binary, options)?;
         for node in &mut cluster.nodes {
             node.start()?;
         }
         cluster.ready().await?;
-        cluster
-            .add_user(&["--role", "service", "--pub", ">", "--sub", ">"])
-            .await?;
         Ok(cluster)
     }
 
