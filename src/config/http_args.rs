@@ -40,7 +40,15 @@ pub struct HttpArgs {
     /// Time that a blob may take, in milliseconds [default: 60000]
     #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_BLOB_TIMEOUT_MS")]
     pub http_blob_timeout_ms: Option<u64>,
-    /// Time that a client may read nothing of an answer, in milliseconds [default: 30000]
+    /// Bytes a second that a client has to send of a body and to read of an answer, while nothing else is waited
+    /// for; whoever falls behind by --http-body-grace-ms or --http-write-timeout-ms is cut [default: 240]
+    #[arg(long, value_name = "N", env = "UNIBUS_HTTP_MIN_RATE")]
+    pub http_min_rate: Option<NonZeroU32>,
+    /// Time that a client may be behind --http-min-rate with a body, in milliseconds [default: 5000]
+    #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_BODY_GRACE_MS")]
+    pub http_body_grace_ms: Option<u64>,
+    /// Time that a client may be behind --http-min-rate with an answer: how long it may read nothing of it, in
+    /// milliseconds [default: 30000]
     #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_WRITE_TIMEOUT_MS")]
     pub http_write_timeout_ms: Option<u64>,
     /// Time that the store may take for one read or change of a record before the request is denied,

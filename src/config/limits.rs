@@ -17,6 +17,8 @@ pub const PAYLOAD_BYTES_CEILING: u64 = 64 * MIB;
 
 /// Requests a second that one address may make.
 const RATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();
+/// Bytes a second that a client sends of a body and reads of an answer.
+const CLIENT_BYTES_PER_SECOND_MIN: NonZeroU32 = NonZeroU32::new(240).unwrap();
 /// What an address may make at once, in seconds of its rate.
 const RATE_BURST_SECONDS: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
@@ -77,8 +79,13 @@ pub struct HttpLimits {
     pub blob_bytes_max: u64,
     /// How long a blob's body may take.
     pub blob_timeout: Duration,
-    /// How long an answer may be written to a client that reads nothing of it.
+    /// How far a client may be behind the least rate with its body.
+    pub body_grace: Duration,
+    /// How far a client may be behind the least rate with reading an answer: how long it may read nothing.
     pub write_timeout: Duration,
+    /// The least rate: bytes a second that a client sends of a body and reads of an answer, while it is what
+    /// is waited for (`--http-min-rate`). The default is Kestrel's and IIS's.
+    pub client_bytes_per_second_min: NonZeroU32,
     /// How long the control plane's store may take for one read or write before it is denied.
     pub store_timeout: Duration,
     /// Most bytes of bodies in flight, over all connections (`--http-body-budget`); on the monitoring port,
@@ -101,7 +108,9 @@ impl Default for HttpLimits {
             request_timeout: Duration::from_secs(10),
             blob_bytes_max: 16 * MIB,
             blob_timeout: Duration::from_secs(60),
+            body_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
+            client_bytes_per_second_min: CLIENT_BYTES_PER_SECOND_MIN,
             store_timeout: Duration::from_secs(3),
             bodies_bytes_max: 128 * MIB,
             rate_per_second: RATE_PER_SECOND,
@@ -126,7 +135,11 @@ impl HttpLimits {
             header_read_timeout: time(set.http_header_timeout_ms, base.header_read_timeout),
             request_timeout: time(set.http_body_timeout_ms, base.request_timeout),
             blob_timeout: time(set.http_blob_timeout_ms, base.blob_timeout),
+            body_grace: time(set.http_body_grace_ms, base.body_grace),
             write_timeout: time(set.http_write_timeout_ms, base.write_timeout),
+            client_bytes_per_second_min: set
+                .http_min_rate
+                .unwrap_or(base.client_bytes_per_second_min),
             store_timeout: time(set.http_store_timeout_ms, base.store_timeout),
             connections_max: set.http_max_connections.unwrap_or(base.connections_max),
             connections_per_address_max: set
@@ -176,13 +189,14 @@ impl HttpLimits {
         ]
     }
 
-    fn checked_times(&self) -> [Checked; 5] {
+    fn checked_times(&self) -> [Checked; 6] {
         let short = |flag, time: Duration| (flag, ms(time), 1..=600_000, "from 1 to 600000");
         let long = |flag, time: Duration| (flag, ms(time), 1..=3_600_000, "from 1 to 3600000");
         [
             short("--http-header-timeout-ms", self.header_read_timeout),
             short("--http-body-timeout-ms", self.request_timeout),
             long("--http-blob-timeout-ms", self.blob_timeout),
+            short("--http-body-grace-ms", self.body_grace),
             long("--http-write-timeout-ms", self.write_timeout),
             short("--http-store-timeout-ms", self.store_timeout),
         ]

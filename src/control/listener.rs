@@ -3,7 +3,7 @@
 //! (control-plane.md, Denial-of-service limits).
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::Request;
@@ -14,7 +14,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_io_timeout::TimeoutStream;
 use tracing::debug;
 use unibus_broker::{ACCEPT_RETRY, AcceptFailures};
 use unibus_raft::{Replica, Transport};
@@ -22,12 +21,13 @@ use unibus_raft::{Replica, Transport};
 use super::limits::{Budget, ControlCounters, PerAddress};
 use super::plane::Plane;
 use super::records::Records;
-use super::router;
+use super::router::{self, Client};
 use super::tls::{ControlTls, ControlTlsError, ServerTls};
 use crate::access::Directory;
 use crate::config::args::BusAuth;
 use crate::config::limits::HttpLimits;
 use crate::http::HealthSource;
+use crate::http::pace::Paced;
 use crate::seats::Seats;
 use crate::shutdown::Shutdown;
 
@@ -185,16 +185,18 @@ async fn connection(
 ) {
     // Answers are small and written at once.
     drop(stream.set_nodelay(true));
-    // Who does not read holds its connection and what waits for it no longer than this.
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(plane.limits.write_timeout));
-    let stream = Box::pin(stream);
+    // Who does not read, or hardly, does not hold its connection and what waits for it.
+    let stream = Paced::new(stream, &plane.limits);
+    let client = Client {
+        address: peer.ip(),
+        arrived: stream.arrived(),
+    };
     let Some(tls) = tls else {
-        return serve(stream, peer, plane).await;
+        return serve(stream, client, plane).await;
     };
     let handshake = tls.acceptor.accept(stream);
     match tokio::time::timeout(plane.limits.header_read_timeout, handshake).await {
-        Ok(Ok(stream)) => serve(stream, peer, plane).await,
+        Ok(Ok(stream)) => serve(stream, client, plane).await,
         Ok(Err(error)) => debug!(%peer, %error, "control TLS handshake failed"),
         Err(_) => {
             ControlCounters::add(&plane.counters.too_slow);
@@ -203,14 +205,13 @@ async fn connection(
     }
 }
 
-async fn serve<S>(stream: S, peer: SocketAddr, plane: Arc<Plane>)
+async fn serve<S>(stream: S, client: Client, plane: Arc<Plane>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let address: IpAddr = peer.ip();
     let service = service_fn(|request: Request<Incoming>| {
-        let plane = Arc::clone(&plane);
-        async move { Ok::<_, Infallible>(router::serve(&plane, address, request).await) }
+        let (plane, client) = (&plane, &client);
+        async move { Ok::<_, Infallible>(router::serve(plane, client, request).await) }
     });
     let outcome = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -225,11 +226,11 @@ where
         if error.is_parse_too_large() {
             ControlCounters::add(&plane.counters.heads_too_large);
         }
-        debug!(%peer, %error, "control connection ended");
+        debug!(peer = %client.address, %error, "control connection ended");
     }
 }
 
-/// Whether a connection ended because its client did not read.
+/// Whether a connection ended because its client did not read, or too slowly.
 fn is_stalled(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
     cause.is_some_and(|cause: &std::io::Error| cause.kind() == std::io::ErrorKind::TimedOut)

@@ -17,6 +17,7 @@ use super::{blobs, keys, members, openapi, rooms, users};
 use crate::config::args::BusAuth;
 use crate::http::Surface;
 use crate::http::answer;
+use crate::http::pace::{Arrived, TooSlow};
 
 /// What a call takes as its body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -119,6 +120,14 @@ pub(crate) const ROUTES: [Route; 21] = [
     route!("POST" "/users/{key}/revoke" RevokeUser Nothing, "admin", "revoke a user", [200, 403, 404, 409]),
 ];
 
+/// Where requests come from.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) address: IpAddr,
+    /// What came over its connection.
+    pub(crate) arrived: Arrived,
+}
+
 /// What a method and path come to.
 enum Matched<'a> {
     Route(&'static Route, Vec<&'a str>),
@@ -164,11 +173,11 @@ fn params_of<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
 /// Answers one request.
 pub(crate) async fn serve(
     plane: &Plane,
-    peer: IpAddr,
+    client: &Client,
     request: Request<Incoming>,
 ) -> Response<Body> {
     ControlCounters::add(&plane.counters.requests);
-    match try_serve(plane, peer, request).await {
+    match try_serve(plane, client, request).await {
         Ok(response) => response,
         Err(refusal) => {
             plane.count(&refusal);
@@ -179,10 +188,10 @@ pub(crate) async fn serve(
 
 async fn try_serve(
     plane: &Plane,
-    peer: IpAddr,
+    client: &Client,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    plane.admit(peer)?;
+    plane.admit(client.address)?;
     let (parts, incoming) = request.into_parts();
     let (route, params) = match find(&parts.method, parts.uri.path()) {
         Matched::Route(route, params) => (route, params),
@@ -197,7 +206,7 @@ async fn try_serve(
     };
     let exempt = matches!(route.operation, Operation::Healthz | Operation::Livez);
     let keep = !exempt && caller::is_promising(&head, plane.mode, &plane.directory);
-    let body = receive(plane, route, &head, incoming, keep).await?;
+    let body = receive(plane, route, &head, (client, incoming), keep).await?;
     if exempt {
         return Ok(probe(plane, &parts.method, parts.uri.path()));
     }
@@ -229,7 +238,7 @@ async fn receive(
     plane: &Plane,
     route: &Route,
     head: &Head<'_>,
-    incoming: Incoming,
+    (client, incoming): (&Client, Incoming),
     keep: bool,
 ) -> Result<Received, Refusal> {
     let limits = &plane.limits;
@@ -242,17 +251,17 @@ async fn receive(
         _ => (limits.body_bytes_max, limits.request_timeout),
     };
     let reading = body::receive(head.headers, incoming, bytes_max, keep, &plane.budget);
-    tokio::time::timeout(within, reading)
-        .await
-        .unwrap_or_else(|_| {
-            Err(Refusal {
-                close: true,
-                ..Refusal::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the request took too long to arrive",
-                )
-            })
-        })
+    let keeping_up = client.arrived.keeping_up(limits, reading);
+    match tokio::time::timeout(within, keeping_up).await {
+        Ok(Ok(received)) => received,
+        Ok(Err(TooSlow)) | Err(_) => Err(Refusal {
+            close: true,
+            ..Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request took too long to arrive",
+            )
+        }),
+    }
 }
 
 async fn dispatch(operation: Operation, call: Call<'_>) -> Result<Response<Body>, Refusal> {

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod health;
+pub(crate) mod pace;
 pub mod server;
 
 pub use health::{

@@ -14,12 +14,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_io_timeout::TimeoutStream;
 use tracing::debug;
 use unibus_broker::{ACCEPT_RETRY, AcceptFailures};
 
 use super::answer::{self, Body};
 use super::health::{Document, HealthSource};
+use super::pace::{Arrived, Paced, TooSlow};
 use crate::config::limits::HttpLimits;
 use crate::seats::{SeatCounts, Seats};
 use crate::shutdown::Shutdown;
@@ -200,18 +200,18 @@ impl AsRef<[u8]> for Held {
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, served: Served, limits: HttpLimits) {
+    // Who does not read, or hardly, does not hold its connection and what waits for it.
+    let stream = Paced::new(stream, &limits);
+    let arrived = stream.arrived();
     let service = service_fn(|request: Request<Incoming>| {
-        let (served, limits) = (served.clone(), &limits);
-        async move { Ok::<_, Infallible>(request_within(request, &served, limits).await) }
+        let (served, arrived, limits) = (served.clone(), &arrived, &limits);
+        async move { Ok::<_, Infallible>(request_within(request, &served, arrived, limits).await) }
     });
-    // Who does not read holds its connection and what waits for it no longer than this.
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(limits.write_timeout));
     let outcome = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
         .max_buf_size(limits.header_bytes_max)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+        .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = outcome {
         debug!(%peer, %error, "http connection ended");
@@ -221,6 +221,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, served: Served, limits:
 async fn request_within(
     request: Request<Incoming>,
     served: &Served,
+    arrived: &Arrived,
     limits: &HttpLimits,
 ) -> Response<Body> {
     if declared_length(&request) > limits.body_bytes_max {
@@ -231,16 +232,17 @@ async fn request_within(
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let query = request.uri().query().unwrap_or_default().to_owned();
-    match tokio::time::timeout(limits.request_timeout, drained(request, limits)).await {
-        Ok(Ok(())) if served.surface == Surface::Monitor && is_reading(&method) => {
+    let draining = arrived.keeping_up(limits, drained(request, limits));
+    match tokio::time::timeout(limits.request_timeout, draining).await {
+        Ok(Ok(Ok(()))) if served.surface == Surface::Monitor && is_reading(&method) => {
             match served.document(&path, query).await {
                 Some(document) => served.within_budget(document),
                 None => answer::answer(served.surface, &method, &path, served.source.as_ref()),
             }
         }
-        Ok(Ok(())) => answer::answer(served.surface, &method, &path, served.source.as_ref()),
-        Ok(Err(refused)) => refused,
-        Err(_) => answer::error(
+        Ok(Ok(Ok(()))) => answer::answer(served.surface, &method, &path, served.source.as_ref()),
+        Ok(Ok(Err(refused))) => refused,
+        Ok(Err(TooSlow)) | Err(_) => answer::error(
             StatusCode::REQUEST_TIMEOUT,
             "the request took too long to arrive",
         ),

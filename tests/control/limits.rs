@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use unibus_testkit::hostile::{drip, sip};
 use unibus_testkit::{PATIENCE, eventually};
 
 use crate::people::Person;
@@ -28,6 +30,18 @@ on_one_and_three!(
         "600"
     ),
     a_reader_that_does_not_read_is_cut("--http-write-timeout-ms", "400"),
+    who_trickles_is_cut(
+        "--http-min-rate",
+        "100000",
+        "--http-body-grace-ms",
+        "1000",
+        "--http-body-timeout-ms",
+        "600000",
+        "--http-blob-timeout-ms",
+        "600000",
+        "--http-write-timeout-ms",
+        "2000"
+    ),
     a_strangers_blob_is_refused_and_not_stored,
 );
 
@@ -143,7 +157,7 @@ async fn forty_uploads_at_once_stay_within_the_budget_and_give_it_back(
         // Everything but the last byte: the body stays in flight.
         let last = bytes.split_off(bytes.len() - 1);
         let mut stream = connect(port, [127, 0, 1, n + 1]).await?;
-        let _cut = tokio::time::timeout(PATIENCE, stream.write_all(&bytes)).await?;
+        let _cut = timeout(PATIENCE, stream.write_all(&bytes)).await?;
         streams.push((stream, last));
     }
     let held = eventually("the budget is used up", PATIENCE, || async {
@@ -211,7 +225,7 @@ async fn slow_and_large_heads_are_cut(world: &World) -> anyhow::Result<()> {
     }
     counted(world, "unibus_control_heads_too_large_total").await?;
     let mut rest = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(30), slow.read_to_end(&mut rest)).await;
+    let closed = timeout(Duration::from_secs(30), slow.read_to_end(&mut rest)).await;
     let _reset_or_closed = closed.context("a slow head is waited for")?;
     counted(world, "unibus_control_too_slow_total").await?;
     assert!(
@@ -277,6 +291,41 @@ async fn a_reader_that_does_not_read_is_cut(world: &World) -> anyhow::Result<()>
     // The twin reads.
     let whole = person.get(port, &uri).await?.expect(200);
     assert_eq!(whole.body, blob);
+    Ok(())
+}
+
+/// A few bytes now and then keep neither a request nor an answer going, and what is slow but fast enough is served
+/// for longer than anybody may be behind.
+async fn who_trickles_is_cut(world: &World) -> anyhow::Result<()> {
+    let (person, port) = (world.person().await?, world.http[0]);
+    let every = Duration::from_millis(50);
+    let (trickle, steady) = ((500, every), (50_000, every));
+    for (uri, bytes) in [("/rooms", MIB), ("/blobs", 2 * MIB)] {
+        let request = person.request("POST", uri, &vec![b'x'; bytes]).bytes();
+        let (head, body) = request.split_at(request.len() - bytes);
+        let sending = drip((HOME, port), (head, body), trickle);
+        let answer = timeout(PATIENCE, sending).await.context("it trickles on")?;
+        assert!(answer?.starts_with(b"HTTP/1.1 408"), "{uri}");
+    }
+    assert_eq!(world.metric("unibus_control_body_bytes").await?, 0);
+    let blob = vec![b'y'; 2 * MIB];
+    let request = person.request("POST", "/blobs", &blob).bytes();
+    let sending = drip((HOME, port), (&[], &request), steady);
+    let answer = timeout(PATIENCE, sending).await.context("no answer")??;
+    assert!(answer.starts_with(b"HTTP/1.1 201"));
+
+    let hash = data_encoding::HEXLOWER.encode(&unibus_proto::signing::body_hash(&blob));
+    let uri = format!("/blobs/{hash}");
+    let once = person.request("GET", &uri, b"").bytes();
+    let again = person.request("GET", &uri, b"").bytes();
+    let reading = sip((HOME, port), &once, trickle);
+    let read = timeout(PATIENCE, reading)
+        .await
+        .context("it trickles on")??;
+    assert!(read < MIB as u64, "{read} bytes were read");
+    let reading = sip((HOME, port), &again, steady);
+    let read = timeout(PATIENCE, reading).await.context("no answer")??;
+    assert!(read > blob.len() as u64, "{read} bytes were read");
     Ok(())
 }
 

@@ -3,13 +3,14 @@
 //! are served meanwhile, nothing is left behind, and no thread runs on.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use unibus_testkit::hostile::{babble, hold, vanish};
+use unibus_testkit::hostile::{babble, drip, hold, sip, vanish};
 use unibus_testkit::{NodeProcess, PATIENCE, eventually, free_port, http_get, round_trip};
 
 use crate::many::may_open;
@@ -151,6 +152,56 @@ async fn who_begins_requests_or_reads_no_answers_does_not_take_monitoring_away()
     });
     assert_eq!(served.await?.0, 200);
     drop(held);
+    node.at_rest().await?;
+    assert_eq!(node.stop(PATIENCE).await?, Some(0));
+    Ok(())
+}
+
+/// A byte now and then, of a request or of answers, holds no connection: all of a listener's are free again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_trickles_does_not_keep_its_connections() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let flags = [
+        "--http-max-connections=8",
+        "--http-max-connections-per-address=4",
+        "--http-min-rate=100000",
+        "--http-body-grace-ms=500",
+        "--http-body-timeout-ms=600000",
+        "--http-blob-timeout-ms=600000",
+        "--http-write-timeout-ms=2000",
+    ];
+    let (mut node, monitor) = node(dir.path(), None, &flags)?;
+    node.start()?;
+    node.ready(PATIENCE).await?;
+    let slowly = (1, Duration::from_millis(50));
+    let body = [b'x'; 10_000];
+    let head = |path| format!("POST {path} HTTP/1.1\r\nhost: n\r\ncontent-length: 10000\r\n\r\n");
+    for (port, path) in [
+        (node.http_port, "/blobs"),
+        (node.http_port, "/rooms"),
+        (monitor, "/healthz"),
+    ] {
+        let head = head(path);
+        let sending = READERS
+            .repeat(4)
+            .into_iter()
+            .map(|from| drip((from, port), (head.as_bytes(), &body), slowly));
+        let cut = timeout(PATIENCE, futures::future::try_join_all(sending)).await;
+        let answers = cut.with_context(|| format!("{path} trickles on"))??;
+        for answer in answers {
+            assert!(answer.starts_with(b"HTTP/1.1 408"), "{path}");
+        }
+        serves(&node, monitor).await?;
+    }
+    let greed = b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n".repeat(2000);
+    let slowly = (1000, Duration::from_millis(50));
+    let reading = READERS
+        .repeat(4)
+        .into_iter()
+        .map(|from| sip((from, monitor), &greed, slowly));
+    let cut = timeout(PATIENCE, futures::future::try_join_all(reading)).await;
+    cut.context("answers trickle on")??;
+    serves(&node, monitor).await?;
     node.at_rest().await?;
     assert_eq!(node.stop(PATIENCE).await?, Some(0));
     Ok(())

@@ -1,5 +1,6 @@
 //! Raw requests over real sockets: what is answered, and what is refused before it costs anything.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use unibus_testkit::hostile::{drip, sip};
 
 use super::{HttpServer, Surface};
 use crate::config::limits::HttpLimits;
 use crate::http::health::{Document, HealthReport, HealthSource, NodeRole, PostureReport};
 use crate::shutdown::{self, Trigger};
 
+const HOME: [u8; 4] = [127, 0, 0, 1];
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A document that is far larger than what the kernel takes for a reader that does not read.
 const LARGE_BYTES: usize = 48 * 1024 * 1024;
@@ -284,6 +287,48 @@ async fn who_does_not_read_is_cut() {
     silent.write_all(LARGE).await.unwrap();
     // The only place there is: this is answered once the other one is cut.
     assert_eq!(get(node.address, "/livez").await.0, 200);
+}
+
+/// Reads far less than it has to, but enough for the kernel to tell of it again and again.
+#[tokio::test]
+async fn who_reads_hardly_anything_is_cut_and_who_reads_slowly_is_not() {
+    let limits = HttpLimits {
+        connections_max: 1,
+        write_timeout: Duration::from_secs(2),
+        client_bytes_per_second_min: NonZeroU32::new(500_000).unwrap(),
+        ..HttpLimits::default()
+    };
+    let node = running(Surface::Monitor, limits).await;
+    let port = node.address.port();
+    let every = Duration::from_millis(50);
+    let trickling = sip((HOME, port), LARGE, (2048, every));
+    let read = tokio::time::timeout(DEADLINE, trickling).await.unwrap();
+    assert!(read.unwrap() < LARGE_BYTES as u64 / 10);
+    assert_eq!(get(node.address, "/livez").await.0, 200);
+    // The twin keeps the rate and takes longer than who is behind may.
+    let steady = sip((HOME, port), LARGE, (512 * 1024, every));
+    let read = tokio::time::timeout(2 * DEADLINE, steady).await.unwrap();
+    assert!(read.unwrap() > LARGE_BYTES as u64);
+}
+
+#[tokio::test]
+async fn who_hardly_sends_its_body_is_cut() {
+    let limits = HttpLimits {
+        body_grace: Duration::from_millis(400),
+        request_timeout: Duration::from_secs(3600),
+        ..HttpLimits::default()
+    };
+    let node = running(Surface::Monitor, limits).await;
+    let to = (HOME, node.address.port());
+    let head = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n";
+    let (body, every) = ([b'x'; 40_000], Duration::from_millis(20));
+    let trickling = drip(to, (head, &body), (1, every));
+    let answer = tokio::time::timeout(DEADLINE, trickling).await.unwrap();
+    assert!(answer.unwrap().starts_with(b"HTTP/1.1 408"));
+    // The twin keeps the rate, and is answered when it is done.
+    let steady = drip(to, (head, &body), (1000, every));
+    let answer = tokio::time::timeout(DEADLINE, steady).await.unwrap();
+    assert!(answer.unwrap().starts_with(b"HTTP/1.1 405"));
 }
 
 #[tokio::test]
