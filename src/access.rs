@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 use unibus_broker::{Admission, AuthError, AuthRequest, Authenticator, Decision, Grant};
-use unibus_proto::control::EndpointId;
+use unibus_proto::control::{EndpointId, RoomId};
 use unibus_proto::nkey::NkeyPublic;
 use unibus_proto::permissions::Permissions;
 
@@ -168,6 +168,12 @@ impl Directory {
     pub fn room_on(&self, subject: &str) -> Option<String> {
         let table = self.shared.table.lock();
         table.rooms.by_subject(subject).map(str::to_owned)
+    }
+
+    /// How many belong to a room, joined or not: as many as have a record.
+    #[must_use]
+    pub fn members_of(&self, room: &RoomId) -> usize {
+        self.shared.table.lock().rooms.members_of(room.as_str())
     }
 
     /// Whether some active service was granted `subject` by a pattern that begins with a literal

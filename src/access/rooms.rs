@@ -12,13 +12,27 @@ pub(super) struct RoomTable {
     rooms: HashMap<String, RoomAccess>,
     /// Rooms by subject: a subject belongs to one room.
     by_subject: HashMap<String, String>,
-    /// Who has joined, by room.
-    members: HashMap<String, HashSet<EndpointId>>,
+    /// Who belongs to a room, by room.
+    members: HashMap<String, Members>,
     /// The rooms that an endpoint has joined; ordered, so that equal memberships give equal grants.
     joined: HashMap<EndpointId, BTreeSet<String>>,
 }
 
+/// Who belongs to a room.
+#[derive(Debug, Default)]
+struct Members {
+    joined: HashSet<EndpointId>,
+    /// Those whose record opens nothing (yet).
+    invited: HashSet<EndpointId>,
+}
+
 impl RoomTable {
+    /// How many belong to a room, joined or not.
+    pub(super) fn members_of(&self, room: &str) -> usize {
+        let members = self.members.get(room);
+        members.map_or(0, |members| members.joined.len() + members.invited.len())
+    }
+
     /// What `endpoint` may use.
     pub(super) fn of(&self, endpoint: &EndpointId) -> Vec<RoomAccess> {
         let rooms = self.joined.get(endpoint).into_iter().flatten();
@@ -45,7 +59,7 @@ impl RoomTable {
         }
         self.members
             .get(key)
-            .map(|members| members.iter().cloned().collect())
+            .map(|members| members.joined.iter().cloned().collect())
             .unwrap_or_default()
     }
 
@@ -53,17 +67,18 @@ impl RoomTable {
     pub(super) fn set_member(&mut self, key: &str, value: Option<&[u8]>) -> Option<EndpointId> {
         let (room, endpoint) = key.split_once('.')?;
         let endpoint: EndpointId = endpoint.parse().ok()?;
-        if value.is_some_and(|value| has_joined(key, &endpoint, value)) {
-            self.members
-                .entry(room.to_owned())
-                .or_default()
-                .insert(endpoint.clone());
-            self.joined
-                .entry(endpoint.clone())
-                .or_default()
-                .insert(room.to_owned());
-        } else {
-            self.forget(room, &endpoint);
+        self.forget(room, &endpoint);
+        if let Some(value) = value {
+            let members = self.members.entry(room.to_owned()).or_default();
+            if has_joined(key, &endpoint, value) {
+                members.joined.insert(endpoint.clone());
+                self.joined
+                    .entry(endpoint.clone())
+                    .or_default()
+                    .insert(room.to_owned());
+            } else {
+                members.invited.insert(endpoint.clone());
+            }
         }
         Some(endpoint)
     }
@@ -83,8 +98,9 @@ impl RoomTable {
 
     fn forget(&mut self, room: &str, endpoint: &EndpointId) {
         if let Some(members) = self.members.get_mut(room) {
-            members.remove(endpoint);
-            if members.is_empty() {
+            members.joined.remove(endpoint);
+            members.invited.remove(endpoint);
+            if members.joined.is_empty() && members.invited.is_empty() {
                 self.members.remove(room);
             }
         }

@@ -370,6 +370,29 @@ fn joining_opens_a_room_and_leaving_closes_it_on_an_open_connection() {
 }
 
 #[test]
+fn who_belongs_to_a_room_is_counted_once_until_they_go() {
+    let directory = Directory::of(BusAuth::Enforce, None);
+    let room = "r1".parse().unwrap();
+    let (joined, joined_record) = room_of(&directory, &seed(1), true);
+    let (invited, mut invited_record) = room_of(&directory, &seed(2), false);
+    let put = |key: &str, record: Option<&MemberRecord>| {
+        let json = record.map(|record| serde_json::to_vec(record).unwrap());
+        write(&directory, Book::Members, key, json);
+        directory.members_of(&room)
+    };
+    assert_eq!(directory.members_of(&room), 2);
+    assert_eq!(put(&joined, Some(&joined_record)), 2);
+    invited_record.joined_at = joined_record.joined_at.clone();
+    assert_eq!(put(&invited, Some(&invited_record)), 2);
+    assert_eq!(put(&format!("{joined}.former"), Some(&joined_record)), 2);
+    assert_eq!(put(&joined, None), 1);
+    assert_eq!(put(&invited, None), 0);
+    assert_eq!(put(&joined, Some(&joined_record)), 1);
+    directory.take(vec![Change::emptied(Book::Members)]);
+    assert_eq!(directory.members_of(&room), 0);
+}
+
+#[test]
 fn a_member_record_of_another_key_opens_nothing() {
     let directory = Directory::of(BusAuth::Enforce, None);
     let (user, thief) = (seed(1), seed(2));

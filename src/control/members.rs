@@ -13,7 +13,7 @@ use unibus_proto::control::{
 
 use super::buckets::Bucket;
 use super::caller::Caller;
-use super::plane::Call;
+use super::plane::{Call, Plane};
 use super::records::{Draft, Records};
 use super::refusal::Refusal;
 use super::reply::{Body, json};
@@ -68,11 +68,10 @@ pub(super) fn members(records: &Records, id: &RoomId) -> Result<Vec<MemberRecord
     Ok(listed.into_iter().map(|(_, member)| member).collect())
 }
 
-/// Whether a room has as many members as it may. Records are read only where there are many of them:
-/// those of people who have gone count at first.
-fn is_full(records: &Records, id: &RoomId) -> Result<bool, Refusal> {
-    let pattern = format!("{id}.*");
-    let few = records.fewer_than(MEMBERS_MAX, Bucket::Members, &pattern)?;
+/// Whether a room has as many members as it may. The directory has counted them, so that inviting costs the
+/// same in every room; only where it says that the room is full are the records read.
+fn is_full(plane: &Plane, records: &Records, id: &RoomId) -> Result<bool, Refusal> {
+    let few = plane.directory.members_of(id) < MEMBERS_MAX;
     Ok(!few && members(records, id)?.len() >= MEMBERS_MAX)
 }
 
@@ -80,17 +79,18 @@ pub(crate) async fn invite(mut call: Call<'_>) -> Result<Response<Body>, Refusal
     let id: RoomId = call.param(0)?;
     let asked: Invite = call.json()?;
     check_party(&asked.member)?;
+    let plane = call.plane;
     let changed = call
-        .change(|records, caller, draft| plan_invite(records, caller, &id, &asked, draft))
+        .change(|records, caller, draft| plan_invite(plane, records, caller, (&id, &asked), draft))
         .await?;
     Ok(call.changed(StatusCode::CREATED, &changed))
 }
 
 fn plan_invite(
+    plane: &Plane,
     records: &Records,
     caller: &Caller,
-    id: &RoomId,
-    asked: &Invite,
+    (id, asked): (&RoomId, &Invite),
     draft: &mut Draft,
 ) -> Result<MemberRecord, Refusal> {
     let (room, owner) = room_for_owner(records, caller, id)?;
@@ -108,7 +108,7 @@ fn plan_invite(
     if asked.epoch != room.value.epoch {
         return Err(epoch_moved(&room.value));
     }
-    if is_full(records, id)? {
+    if is_full(plane, records, id)? {
         return Err(Refusal::conflict("the room is full"));
     }
     let key = format!("{id}.{endpoint}");

@@ -262,22 +262,6 @@ impl Records {
         Ok(Some(listed))
     }
 
-    /// Whether fewer than `max` keys match `pattern`, those of deleted records included; nothing is read.
-    pub(crate) fn fewer_than(
-        &self,
-        max: usize,
-        bucket: Bucket,
-        pattern: &str,
-    ) -> Result<bool, StoreError> {
-        let filter = bucket.subject(pattern);
-        self.replica.with_state(|state| {
-            let stream = state
-                .stream(bucket.stream())
-                .ok_or(StoreError::Unavailable)?;
-            Ok(places(stream, &filter)?.len() < max)
-        })
-    }
-
     /// The last sequence of what matches a pattern of keys; 0 = nothing does.
     pub(crate) fn revision_of(&self, bucket: Bucket, pattern: &str) -> Result<u64, StoreError> {
         let filter = bucket.subject(pattern);

@@ -21,6 +21,7 @@ async fn comings_and_goings() -> anyhow::Result<()> {
     a_member_that_the_server_made_up_gets_no_key(&world).await?;
     Box::pin(who_has_gone_is_not_brought_back(&world)).await?;
     many_at_once_look_once(&world).await?;
+    inviting_asks_for_no_members(&world).await?;
     cleartext_rooms_are_signed(&world).await
 }
 
@@ -355,6 +356,42 @@ async fn many_at_once_look_once(world: &World) -> anyhow::Result<()> {
     assert!(all, "{refused:?}");
     let asked = requests(world).await? - before;
     assert!(asked < 100, "{asked} requests for 400 calls");
+    Ok(())
+}
+
+/// An invitation costs the same in every room: who is in it already is not asked for.
+async fn inviting_asks_for_no_members(world: &World) -> anyhow::Result<()> {
+    let identity = || Identity::from_secrets([25; 32], [26; 32]);
+    world.admit(&identity()?).await?;
+    // Whoever makes a room follows its notices, which make it look: the session that invites does not.
+    let maker = world.connect(identity()?, 0).await?;
+    let new = NewRoom::new("growing.one".parse()?);
+    let room = maker.create_room(new).await?;
+    maker.close().await;
+    let options = world.options(0).caretaker(false);
+    let alice = Session::connect(identity()?, options).await?;
+    let before = requests(world).await?;
+    let mut guests = Vec::new();
+    for _ in 0..20 {
+        let guest = Identity::generate()?;
+        alice.invite(&room, guest.party()).await?;
+        guests.push(guest.party().clone());
+    }
+    let asked = requests(world).await? - before;
+    // The room's own record, and the invitation; with the members, and looking afterwards, five.
+    assert!(asked < 3 * 20, "{asked} requests for 20 invitations");
+    let info = alice.room_info(&room).await?;
+    assert_eq!(info.members.len(), 21);
+    assert!(guests.iter().all(|guest| {
+        let mut members = info.members.iter();
+        members.any(|member| member.party == *guest && !member.joined)
+    }));
+    // Whoever is there already is said to be so.
+    let again = alice.invite(&room, &guests[0]).await;
+    assert!(
+        matches!(again, Err(Error::Refused { status: 409, .. })),
+        "{again:?}"
+    );
     Ok(())
 }
 

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use unibus_proto::control::{EndpointId, FormerMember, MemberRecord, RoomRecord, SignPublic};
+use unibus_proto::control::{
+    EndpointId, FormerMember, MemberRecord, Party, RoomRecord, SignPublic,
+};
 
 use crate::event::{MembershipChange, Unreadable};
 use crate::rooms::keyring::Keyring;
@@ -87,7 +89,7 @@ impl Known {
             follows(&record, owner, *epoch)?;
         }
         let gone = remembered.map_or_else(BTreeMap::new, |remembered| remembered.gone);
-        let roster = verified(&record, members, &gone)?;
+        let roster = verified(None, &record, members, &gone)?;
         let changes = invented(&roster);
         let known = Self {
             record,
@@ -108,7 +110,7 @@ impl Known {
         members: &[MemberRecord],
     ) -> Result<Vec<MembershipChange>, RosterError> {
         follows(&record, &self.record.owner, self.record.epoch)?;
-        let roster = verified(&record, members, &self.gone)?;
+        let roster = verified(Some(&self.roster), &record, members, &self.gone)?;
         let changes = self.difference(&record, &roster);
         let epoch = self.record.epoch;
         for member in self.roster.members() {
@@ -188,9 +190,15 @@ impl Known {
         }
     }
 
-    /// Notes that this session invited somebody.
+    /// Notes that this session invited somebody: they may come back if they had gone.
     pub(crate) fn note_invited(&mut self, endpoint: &EndpointId) {
         self.gone.remove(endpoint);
+    }
+
+    /// Takes in whom this session invited with `signature`; answers with what has changed.
+    pub(crate) fn admit(&mut self, party: &Party, signature: &str) -> Option<MembershipChange> {
+        let new = self.roster.admit(party, signature);
+        new.then(|| MembershipChange::Invited(party.endpoint.clone()))
     }
 
     /// Holds members against the keys of `epoch` that the owner is proven to have sealed: who has none is
@@ -258,11 +266,12 @@ fn follows(record: &RoomRecord, owner: &EndpointId, epoch: u64) -> Result<(), Ro
 }
 
 fn verified(
+    before: Option<&Roster>,
     record: &RoomRecord,
     members: &[MemberRecord],
     gone: &BTreeMap<EndpointId, Gone>,
 ) -> Result<Roster, RosterError> {
-    let mut roster = Roster::verify(record, members)?;
+    let mut roster = Roster::verify_after(before, record, members)?;
     for (endpoint, gone) in gone {
         roster.strike(endpoint, gone.reason());
     }

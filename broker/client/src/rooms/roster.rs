@@ -116,8 +116,11 @@ pub struct Member {
 /// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Roster {
+    room: RoomId,
     owner: Party,
     members: BTreeMap<EndpointId, Member>,
+    /// The signatures that the members were admitted with: one that was verified is not verified again.
+    admissions: BTreeMap<EndpointId, String>,
     invented: Vec<Invented>,
 }
 
@@ -128,6 +131,16 @@ impl Roster {
     /// [`RosterError`] where the room itself can't be trusted. Members that can't are in
     /// [`Roster::invented`].
     pub fn verify(room: &RoomRecord, records: &[MemberRecord]) -> Result<Self, RosterError> {
+        Self::verify_after(None, room, records)
+    }
+
+    /// The same, where the room was verified `before`: the cost of a member is then that of comparing its
+    /// record, as long as that is the same.
+    pub(crate) fn verify_after(
+        before: Option<&Self>,
+        room: &RoomRecord,
+        records: &[MemberRecord],
+    ) -> Result<Self, RosterError> {
         let owner = records
             .iter()
             .find(|record| record.endpoint == room.owner && record.role == MemberRole::Owner)
@@ -140,18 +153,57 @@ impl Roster {
             return Err(RosterError::RoomSignature);
         }
         let mut roster = Self {
+            room: room.id.clone(),
             owner,
             members: BTreeMap::new(),
+            admissions: BTreeMap::new(),
             invented: Vec::new(),
         };
+        let before = before.filter(|before| before.room == room.id && before.owner == roster.owner);
         for record in records {
             let endpoint = record.endpoint.clone();
-            match roster.check(&room.id, record) {
-                Ok(member) => drop(roster.members.insert(endpoint, member)),
+            let same = before.and_then(|before| before.recognize(record));
+            match same.map_or_else(|| roster.check(&room.id, record), Ok) {
+                Ok(member) => {
+                    roster.members.insert(endpoint.clone(), member);
+                    let signature = record.inviter_signature.clone();
+                    roster.admissions.insert(endpoint, signature);
+                }
                 Err(reason) => roster.invented.push(Invented { endpoint, reason }),
             }
         }
         Ok(roster)
+    }
+
+    /// A member whose record was verified with everything that its signature covers, and with this signature.
+    fn recognize(&self, record: &MemberRecord) -> Option<Member> {
+        let before = self.members.get(&record.endpoint)?;
+        let same = before.party == party(record)
+            && before.role == record.role
+            && record.inviter == self.owner.endpoint
+            && self.admissions.get(&record.endpoint) == Some(&record.inviter_signature);
+        same.then(|| Member {
+            joined: record.joined_at.is_some(),
+            ..before.clone()
+        })
+    }
+
+    /// Takes in somebody whom this client has admitted itself with `signature`; answers whether they are new.
+    pub(crate) fn admit(&mut self, party: &Party, signature: &str) -> bool {
+        let endpoint = &party.endpoint;
+        if self.members.contains_key(endpoint) {
+            return false;
+        }
+        self.invented.retain(|one| one.endpoint != *endpoint);
+        let member = Member {
+            party: party.clone(),
+            role: MemberRole::Member,
+            joined: false,
+        };
+        self.members.insert(endpoint.clone(), member);
+        self.admissions
+            .insert(endpoint.clone(), signature.to_owned());
+        true
     }
 
     /// Verifies one record against the room's owner. Example: [`Roster`].
@@ -207,6 +259,7 @@ impl Roster {
     /// Strikes out somebody who has gone: what the server says of them counts no more.
     /// Example: [`Roster`].
     pub fn strike(&mut self, endpoint: &EndpointId, reason: InventedReason) {
+        self.admissions.remove(endpoint);
         if self.members.remove(endpoint).is_some() {
             self.invented.push(Invented {
                 endpoint: endpoint.clone(),
@@ -313,6 +366,64 @@ mod tests {
             roster.member(guest.endpoint()).unwrap().party,
             *guest.party()
         );
+    }
+
+    #[test]
+    fn what_was_verified_is_known_again_and_what_differs_is_verified_anew() {
+        let (owner, guest, other) = (who(1), who(2), who(3));
+        let room = room(&owner);
+        let first = record(&room, &owner, MemberRole::Owner, &owner);
+        let genuine = record(&room, &guest, MemberRole::Member, &owner);
+        let before = Roster::verify(&room, &[first.clone(), genuine.clone()]).unwrap();
+        let again = |records: &[MemberRecord]| Roster::verify_after(Some(&before), &room, records);
+        let mut invited = genuine.clone();
+        invited.joined_at = None;
+        let records = [first.clone(), invited];
+        let roster = again(&records).unwrap();
+        assert_eq!(roster, Roster::verify(&room, &records).unwrap());
+        assert!(!roster.member(guest.endpoint()).unwrap().joined);
+
+        let mut changed = vec![genuine; 5];
+        changed[0].kex_pub = other.party().kex_pub.clone();
+        changed[1].sign_pub = other.party().sign_pub;
+        changed[2].role = MemberRole::Owner;
+        changed[3].inviter = other.endpoint().clone();
+        changed[4].inviter_signature = guest.sign_text("else");
+        for changed in changed {
+            let records = [first.clone(), changed];
+            let roster = again(&records).unwrap();
+            assert_eq!(roster, Roster::verify(&room, &records).unwrap());
+            assert_eq!(roster.invented().len(), 1, "{records:?}");
+        }
+        // Another room of the same owner, with the admissions of this one.
+        let moved = RoomRecord {
+            id: "r2".parse().unwrap(),
+            ..room.clone()
+        };
+        let statement = room_statement(&moved.id, &moved.subject, &moved.policy, owner.party());
+        let moved = RoomRecord {
+            owner_signature: owner.sign_text(&statement),
+            ..moved
+        };
+        let roster = Roster::verify_after(Some(&before), &moved, &records).unwrap();
+        assert_eq!(roster.invented().len(), 1);
+    }
+
+    #[test]
+    fn whom_this_client_admits_is_a_member_at_once() {
+        let (owner, guest) = (who(1), who(2));
+        let room = room(&owner);
+        let first = record(&room, &owner, MemberRole::Owner, &owner);
+        let genuine = record(&room, &guest, MemberRole::Member, &owner);
+        let mut roster = Roster::verify(&room, std::slice::from_ref(&first)).unwrap();
+        assert!(roster.admit(guest.party(), &genuine.inviter_signature));
+        assert!(!roster.admit(guest.party(), &genuine.inviter_signature));
+        let mut invited = genuine;
+        invited.joined_at = None;
+        assert_eq!(roster, Roster::verify(&room, &[first, invited]).unwrap());
+        roster.strike(guest.endpoint(), InventedReason::Removed);
+        assert!(roster.admit(guest.party(), "again"));
+        assert!(roster.invented().is_empty());
     }
 
     #[test]

@@ -138,8 +138,8 @@ impl Session {
         self.invite_all(room, std::slice::from_ref(party)).await
     }
 
-    /// Invites many, one after the other; the room is looked at before the first and after the last, and
-    /// not for each of them. As [`Session::invite`] otherwise.
+    /// Invites many, one after the other; the room's own record is looked at before the first, and not for
+    /// each of them. As [`Session::invite`] otherwise.
     ///
     /// ```no_run
     /// use unibus_client::Identity;
@@ -156,11 +156,20 @@ impl Session {
     pub async fn invite_all(&self, room: &RoomId, parties: &[Party]) -> Result<(), Error> {
         let inner = &self.inner;
         let room = inner.room(room).await?;
-        inner.look(&room).await?;
+        inner.look_if_changed(&room).await?;
+        let mut admitted = Vec::with_capacity(parties.len());
+        let mut outcome = Ok(());
         for party in parties {
-            inner.admit(&room, party).await?;
+            match inner.admit(&room, party).await {
+                Ok(signature) => admitted.push((party, signature)),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
-        inner.look(&room).await
+        room.take_in(&admitted).await?;
+        outcome
     }
 
     /// Accepts an invitation.
@@ -296,8 +305,8 @@ impl Inner {
         Ok(slot.seal(key, &to.kex_pub, signer, &mut rand::rng())?)
     }
 
-    /// Invites somebody to a room that was looked at.
-    async fn admit(&self, room: &Room, party: &Party) -> Result<(), Error> {
+    /// Invites somebody to a room that was looked at; answers with the signature of their admission.
+    async fn admit(&self, room: &Room, party: &Party) -> Result<String, Error> {
         let statement = member_statement(&room.id, party, MemberRole::Member);
         let signature = self.identity.sign_text(&statement);
         let uri = format!("/rooms/{}/invite", room.id);
@@ -325,7 +334,8 @@ impl Inner {
             }
         }
         room.with(|known| known.note_invited(&party.endpoint))?;
-        self.remember(room).await
+        self.remember(room).await?;
+        Ok(signature)
     }
 
     async fn invitation(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use unibus_proto::control::{
-    FormerMember, KeyReply, MemberRecord, Policy, RoomId, RoomRecord, RoomSubject, SealedKey,
+    FormerMember, KeyReply, MemberRecord, Party, Policy, RoomId, RoomRecord, RoomSubject, SealedKey,
 };
 
 use super::{Inner, Session};
@@ -78,6 +78,18 @@ impl Room {
     pub(super) fn tell(&self, change: Change) {
         // Nobody may be listening.
         drop(self.changes.send(change));
+    }
+
+    /// Takes in whom this session has admitted, with the signatures of that, and tells it. A look that is
+    /// under way, and may have asked before they were admitted, ends first: it would take them out again.
+    pub(super) async fn take_in(&self, admitted: &[(&Party, String)]) -> Result<(), Error> {
+        let _none_under_way = self.looking.lock().await;
+        for (party, signature) in admitted {
+            if let Some(change) = self.with(|known| known.admit(party, signature))? {
+                self.tell(Change::Membership(change));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn policy(&self) -> Result<(Policy, RoomSubject), Error> {
@@ -182,6 +194,24 @@ impl Inner {
             self.tell_trouble(room, error);
         }
         outcome
+    }
+
+    /// Looks again where the room's own record has changed. That costs the same in every room: members are
+    /// not asked for.
+    pub(super) async fn look_if_changed(&self, room: &Room) -> Result<(), Error> {
+        let asking = self.control.call(Ask::get(format!("/rooms/{}", room.id)));
+        let record: RoomRecord = match asking.await {
+            Ok(record) => record,
+            Err(error) => {
+                self.tell_trouble(room, &error);
+                return Err(error);
+            }
+        };
+        if room.with(|known| known.record == record)? {
+            Ok(())
+        } else {
+            self.look(room).await
+        }
     }
 
     /// Looks again unless that happened a moment ago.
