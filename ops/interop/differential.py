@@ -13,7 +13,6 @@ import nats
 
 #: Differences on purpose: a pattern of "step path", and why.
 EXPECTED = [
-    (r"\.api\.level$", "acknowledgements by flow control (level 4) are not there, and the level is told honestly"),
     (r"STREAM\.NAMES \.streams$", "an empty list is [], not null; clients take both"),
     (r"sampling configuration|invalid JSON|\.error\.description: .*JSON", "the words of another JSON parser"),
     (r"STREAM\.INFO\S* \.state\.(num_)?deleted", "an empty stream has no deleted message 0"),

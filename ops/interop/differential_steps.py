@@ -13,6 +13,7 @@ def steps(stream, consumer):
     yield from updates(stream, consumer)
     yield from features(stream, consumer)
     yield from deliveries(stream, consumer)
+    yield from acknowledged_by_flow(stream)
     yield f"{A}.INFO", None
 
 
@@ -375,3 +376,47 @@ def deliveries(stream, consumer):
     yield f"{S}.PURGE.Q", {"filter": "Q.a"}
     yield f"{C}.INFO.Q.mp", None
     yield f"{S}.DELETE.Q", None
+
+
+def acknowledged_by_flow(stream):
+    """Consumers that acknowledge by flow control, and what a copy may say of one (ADR-60)."""
+
+    def made(name="f", **more):
+        config = {"durable_name": name, "deliver_subject": "FL.to", "ack_policy": "flow_control", **more}
+        return {"stream_name": "FL", "config": {k: v for k, v in config.items() if v is not None}}
+
+    def through(**more):
+        return {"name": "FL", "consumer": {"name": "f", "deliver_subject": "to.f"}, **more}
+
+    yield f"{S}.CREATE.FL", stream("FL", subjects=["FL.x"], retention="workqueue")
+    yield "FL.x", "one"
+    for wrong in (
+        {"deliver_subject": None},
+        {"ack_wait": 5_000_000_000},
+        {"backoff": [1_000_000_000]},
+        {"max_deliver": 3},
+        {"max_ack_pending": -1},
+    ):
+        yield f"{C}.CREATE.FL.f", made(**wrong)
+    yield f"{C}.CREATE.FL.f", made()
+    yield f"{C}.CREATE.FL.f", made(flow_control=False, idle_heartbeat=5_000_000_000)
+    yield f"{C}.CREATE.FL.g", made("g", deliver_subject="FL.other")
+    yield f"{C}.INFO.FL.f", None
+    yield f"{C}.RESET.FL.f", None
+    yield f"{C}.LIST.FL", None
+    for wrong in (
+        through(filter_subject="FL.x"),
+        through(opt_start_seq=3),
+        {"name": "FL", "consumer": {"name": "f"}},
+        {"name": "FL", "consumer": {"deliver_subject": "to.f"}},
+        {"name": "FL", "consumer": {"name": "f.g", "deliver_subject": "to.f"}},
+        {"name": "FL", "consumer": {"name": "f", "deliver_subject": "to.*"}},
+        {"name": "FL", "consumer": {}},
+    ):
+        yield f"{S}.CREATE.FS", {"name": "FS", "sources": [wrong]}
+        yield f"{S}.CREATE.FM", {"name": "FM", "mirror": wrong}
+    yield f"{S}.CREATE.FS", {"name": "FS", "sources": [through(), through()]}
+    renamed = through(subject_transforms=[{"src": "FL.>", "dest": "G.>"}])
+    yield f"{S}.CREATE.FS", {"name": "FS", "sources": [through(), renamed]}
+    yield f"{C}.DELETE.FL.f", None
+    yield f"{S}.DELETE.FL", None

@@ -22,6 +22,7 @@ use super::ingest::Ingest;
 use super::inlet::Inlet;
 use super::leader::ToLeader;
 use super::reign::Reign;
+use super::sourcing::Sinks;
 use crate::config::auth::SYSTEM_ACCOUNT;
 
 /// Handles and options.
@@ -35,9 +36,13 @@ pub(super) struct Core {
     pub(super) leader_link: Arc<dyn Transport>,
     pub(super) engine: Arc<Engine>,
     pub(super) inlet: Inlet,
+    pub(super) sinks: Sinks,
     pub(super) counters: Counters,
     pub(super) reign: Reign,
 }
+
+/// Nodes that speak this version of routes know consumers that acknowledge by flow control.
+const FLOW_ACKS_FROM: u32 = 3;
 
 /// Why a stored message could not be read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -58,6 +63,14 @@ impl Core {
 
     pub(super) fn is_leader(&self) -> bool {
         self.replica.leadership().borrow().is_leader
+    }
+
+    /// Whether every voter is there and knows consumers that acknowledge by flow control. A node of an
+    /// older version would have to end when the log tells it of one.
+    pub(super) fn knows_flow_acks(&self) -> bool {
+        let status = self.replica.status();
+        let mut others = status.voters.keys().filter(|id| id.0 != status.node_id);
+        others.all(|id| self.leader_link.protocol(*id) >= Some(FLOW_ACKS_FROM))
     }
 
     /// A stored message.

@@ -116,6 +116,29 @@ impl Engine {
         Some(done)
     }
 
+    /// A copy was made of what the consumer delivered, up to `seq`.
+    pub(super) fn taken(&self, key: &Key, seq: u64) {
+        let mut table = self.table.lock();
+        if let Some(runner) = table.runner(key) {
+            runner.taken(seq, Core::now().0);
+            table.set_dirty(key);
+            table.queue(key);
+            drop(table);
+            self.wake.notify_one();
+        }
+    }
+
+    /// A copy begins or ends to be made through the consumer.
+    pub(super) fn look_at(&self, core: &Core, key: &Key) {
+        let mut table = self.table.lock();
+        if let Some(runner) = table.runner(key) {
+            runner.look_for_interest(core, 0, Core::now().0);
+            table.queue(key);
+            drop(table);
+            self.wake.notify_one();
+        }
+    }
+
     /// Resolves when the engine has followed everything that is applied now, or does not lead.
     pub(super) async fn followed(&self, core: &Core, longest: Duration) {
         if !core.is_leader() {
@@ -284,7 +307,7 @@ impl<'a> Lead<'a> {
             let generation = *self.interest.borrow();
             for key in &fresh {
                 let wanted = table.runner(key).is_some_and(|runner| {
-                    runner.look_for_interest(&core.broker, generation, now_ns)
+                    runner.look_for_interest(core, generation, now_ns)
                         || runner.wants_a_turn()
                         || runner.has_cursor()
                 });
@@ -348,7 +371,7 @@ impl<'a> Lead<'a> {
             let mut table = core.engine.table.lock();
             let mut woken = Vec::new();
             for (key, runner) in table.runners() {
-                if runner.look_for_interest(&core.broker, generation, now_ns) {
+                if runner.look_for_interest(core, generation, now_ns) {
                     woken.push(key);
                 }
             }

@@ -1,5 +1,7 @@
 //! The subjects of flow control: clients publish to them to say how far they have read.
 
+use unibus_proto::headers::HeaderMap;
+
 /// What every flow control reply subject starts with:
 /// `$JS.FC.<stream>.<consumer>.<request>`.
 const FLOW_PREFIX: &str = "$JS.FC.";
@@ -11,6 +13,12 @@ pub(super) fn target(subject: &[u8]) -> Option<(&str, &str)> {
     let mut tokens = rest.split('.');
     let found = (tokens.next()?, tokens.next()?);
     (tokens.next().is_some() && tokens.next().is_none()).then_some(found)
+}
+
+/// The stream sequence up to which an answer with these headers acknowledges (ADR-60).
+pub(super) fn settled(headers: &[u8]) -> Option<u64> {
+    let map = HeaderMap::parse(headers).ok()?;
+    map.get("Nats-Last-Stream")?.parse().ok()
 }
 
 #[cfg(test)]

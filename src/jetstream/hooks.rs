@@ -70,6 +70,8 @@ pub(super) struct Hooks {
     schedules: AtomicBool,
     /// Some stream is a mirror or has sources.
     copies: AtomicBool,
+    /// Streams came, went or changed since copies were last compared with the consumers made for them.
+    shape: AtomicBool,
     /// Some stream takes atomic batches.
     atomic: AtomicBool,
     /// (filter, stream) of those that do.
@@ -142,8 +144,11 @@ impl Hooks {
                 Effect::ControlChanged { .. } => {}
             }
         }
+        let copies = self.copies.load(Ordering::Relaxed);
+        let reorganized = !reshaped.is_empty() || !consumers.is_empty();
         if !reshaped.is_empty() {
             self.note_copies(state);
+            self.note_shape();
             self.refresh(state, &reshaped);
         }
         if !consumers.is_empty() {
@@ -152,7 +157,9 @@ impl Hooks {
         if advanced {
             self.wake_delivery.notify_one();
         }
-        if (moved || !reshaped.is_empty()) && self.copies.load(Ordering::Relaxed) {
+        // The last copy may just have ended.
+        let copies = copies || self.copies.load(Ordering::Relaxed);
+        if (moved || reorganized) && copies {
             self.wake_copies.notify_one();
         }
         if moved && self.schedules.load(Ordering::Relaxed) {
@@ -204,6 +211,16 @@ impl Hooks {
         self.atomic.store(!filters.is_empty(), Ordering::Relaxed);
         *self.atomic_filters.write() = filters;
         *self.fast_filters.write() = filters_where(state, |config| config.allow_batched);
+    }
+
+    /// Copies are to be compared with the consumers made for them.
+    pub(super) fn note_shape(&self) {
+        self.shape.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is to be done, once.
+    pub(super) fn take_shape(&self) -> bool {
+        self.shape.swap(false, Ordering::Relaxed)
     }
 
     /// Whether any stream takes atomic batches.

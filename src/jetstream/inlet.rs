@@ -47,7 +47,12 @@ pub(super) struct Inlet {
 impl Inlet {
     /// Queues one input. False: it can't be one, or there is no room.
     pub(super) fn push(&self, kind: InputKind, m: &Inbound<'_>) -> bool {
-        let body = m.data.get(m.header_len..).unwrap_or_default();
+        // Answers to flow control say in their headers what they acknowledge, and have no payload.
+        let body = match kind {
+            InputKind::Flow => m.data.get(..m.header_len),
+            InputKind::Ack | InputKind::Pull => m.data.get(m.header_len..),
+        };
+        let body = body.unwrap_or_default();
         let queued = self.queued.load(Ordering::Relaxed);
         if body.len() > BODY_BYTES_MAX || queued > QUEUE_BYTES_HARD_MAX {
             return false;

@@ -20,7 +20,7 @@ pub(super) enum InputKind {
     Pull = 1,
     /// `$JS.ACK.…`.
     Ack = 2,
-    /// `$JS.FC.…`: the answer to a flow control request.
+    /// `$JS.FC.…`: the answer to a flow control request; the body is its header block.
     Flow = 3,
 }
 

@@ -219,8 +219,9 @@ fn apply(
                 .and_then(|(stream, consumer)| table.key_of(stream, consumer));
             if let Some(key) = key {
                 if let Some(runner) = table.runner(&key) {
-                    runner.flow_reply(input.subject);
+                    runner.flow_reply(input.subject, input.body, now_ns);
                 }
+                table.set_dirty(&key);
                 table.queue(&key);
             }
         }

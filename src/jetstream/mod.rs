@@ -193,6 +193,7 @@ impl JetStream {
             leader_link,
             engine: Engine::new(),
             inlet: Inlet::default(),
+            sinks: sourcing::Sinks::default(),
             counters: api::Counters::default(),
             reign: reign::Reign::default(),
         });

@@ -16,8 +16,10 @@ use unibus_state::{
 
 use super::advisory::{Event, Message};
 use super::core::Core;
+use super::flow;
 use super::sender::{self, Source, Step};
 use super::settle::Void;
+use super::sourcing::Sink;
 use super::table::Key;
 
 /// Messages sent in one turn.
@@ -194,11 +196,24 @@ impl Runner {
             .handle_ack(kind, tokens, now_ns)
     }
 
-    /// A client answered a flow control request.
-    pub(super) fn flow_reply(&mut self, subject: &[u8]) {
+    /// A client answered a flow control request, with these headers.
+    pub(super) fn flow_reply(&mut self, subject: &[u8], headers: &[u8], now_ns: u64) {
         if let (Some(cursor), Ok(subject)) = (&mut self.cursor, std::str::from_utf8(subject)) {
-            cursor.handle_flow_control(subject);
+            cursor.handle_flow_control(subject, flow::settled(headers), now_ns);
         }
+    }
+
+    /// A copy was made of what was delivered, up to `seq`.
+    pub(super) fn taken(&mut self, seq: u64, now_ns: u64) {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.handle_taken(seq, now_ns);
+        }
+    }
+
+    /// Where the messages go of a consumer that a copy is made through.
+    fn sink(&self, core: &Core) -> Option<Arc<Sink>> {
+        let may_have = self.config.ack_policy == AckPolicy::FlowControl;
+        may_have.then(|| core.sinks.of(&self.key)).flatten()
     }
 
     /// An administrator takes the pin away. False: there is no such group.
@@ -220,16 +235,12 @@ impl Runner {
     }
 
     /// Looks whether somebody listens. True: the engine has to look at this consumer.
-    pub(super) fn look_for_interest(
-        &mut self,
-        broker: &Broker,
-        generation: u64,
-        now_ns: u64,
-    ) -> bool {
+    pub(super) fn look_for_interest(&mut self, core: &Core, generation: u64, now_ns: u64) -> bool {
         if !self.config.is_push() {
-            return self.look_at_requests(broker, generation);
+            return self.look_at_requests(&core.broker, generation);
         }
-        let listens = broker.has_interest(self.config.deliver_subject.as_bytes());
+        let deliver = self.config.deliver_subject.as_bytes();
+        let listens = core.broker.has_interest(deliver) || self.sink(core).is_some();
         if listens == self.active {
             return !listens && self.timer_ns.is_none() && self.wants_a_turn();
         }
@@ -299,6 +310,12 @@ impl Runner {
         }
         self.look_at_requests(&core.broker, generation);
         self.give_credit(now_ns);
+        let sink = self.sink(core);
+        let room = sink.as_ref().map_or(TURN_MESSAGES, |sink| sink.room());
+        if room == 0 {
+            // What is taken off is told.
+            return Turn::Wait(None);
+        }
         let mut steps = Vec::new();
         let turn = core.replica.with_state(|state| {
             let found = state
@@ -309,14 +326,15 @@ impl Runner {
                     if self.cursor(stream, consumer, now_ns).is_overtaken(consumer) {
                         self.start_over(state, now_ns);
                     }
-                    self.gather(stream, now_ns, &mut steps, aftermath)
+                    let most = room.min(TURN_MESSAGES);
+                    self.gather(stream, (now_ns, most), &mut steps, aftermath)
                 }
                 None => Turn::Wait(None),
             }
         });
         self.unsettled = false;
         if !steps.is_empty() {
-            self.send(core, &steps);
+            self.send(core, sink.as_deref(), &steps);
         }
         self.note_stall(now_ns);
         turn
@@ -340,7 +358,7 @@ impl Runner {
     fn gather(
         &mut self,
         stream: &Stream,
-        now_ns: u64,
+        (now_ns, most): (u64, usize),
         steps: &mut Vec<Step>,
         aftermath: &mut Aftermath,
     ) -> Turn {
@@ -348,7 +366,7 @@ impl Runner {
             return Turn::Wait(None);
         };
         let mut bytes = 0;
-        while steps.len() < TURN_MESSAGES && bytes < TURN_BYTES {
+        while steps.len() < most && bytes < TURN_BYTES {
             match cursor.poll(stream, now_ns) {
                 Poll::Deliver(delivery) => {
                     bytes += u64::from(delivery.location.len);
@@ -378,14 +396,22 @@ impl Runner {
         Turn::More
     }
 
-    fn send(&mut self, core: &Core, steps: &[Step]) {
+    fn send(&mut self, core: &Core, sink: Option<&Sink>, steps: &[Step]) {
+        if let Some(sink) = sink {
+            sink.put(steps);
+            core.hooks.wake_copies.notify_one();
+            let deliver = self.config.deliver_subject.as_bytes();
+            if !core.broker.has_interest(deliver) {
+                return;
+            }
+        }
         let source = Source {
             stream: &self.key.0,
             consumer: &self.key.1,
             deliver: &self.config.deliver_subject,
         };
         let lost = sender::send(core, source, steps);
-        let Some(cursor) = &mut self.cursor else {
+        let Some(cursor) = self.cursor.as_mut().filter(|_| sink.is_none()) else {
             return;
         };
         for at in lost {

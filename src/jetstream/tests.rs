@@ -51,6 +51,10 @@ impl Transport for Alone {
     fn connected(&self) -> Vec<NodeId> {
         Vec::new()
     }
+
+    fn protocol(&self, _peer: NodeId) -> Option<u32> {
+        None
+    }
 }
 
 /// Admits everybody; a client that calls itself "internal" counts as the node.

@@ -222,6 +222,12 @@ impl Transport for Mesh {
             .map(|peer| peer.id())
             .collect()
     }
+
+    fn protocol(&self, peer: NodeId) -> Option<u32> {
+        let peers = self.shared.registry.all();
+        let peer = peers.iter().find(|known| known.id() == peer)?;
+        Some(peer.protocol())
+    }
 }
 
 impl Drop for Mesh {

@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     told: Mutex<PeerLocalStatus>,
     connection: Connection,
     calls: Calls,
+    /// The highest protocol version that both sides speak.
+    protocol: u32,
     /// Resolves when the node is done with the message stream; taken by [`run`].
     stream_end: Mutex<Option<BoxFuture<'static, ()>>>,
 }
@@ -54,6 +56,7 @@ impl Peer {
         version_max: u32,
     ) -> Self {
         let addr = connection.remote_address();
+        let protocol = hello.protocol_max.min(version_max);
         Self {
             name,
             addr: SocketAddr::new(addr.ip().to_canonical(), addr.port()),
@@ -63,7 +66,8 @@ impl Peer {
                 initialized: hello.initialized,
                 ..PeerLocalStatus::default()
             }),
-            calls: Calls::new(hello.node, hello.protocol_max.min(version_max)),
+            calls: Calls::new(hello.node, protocol),
+            protocol,
             hello,
             connection,
             stream_end: Mutex::default(),
@@ -89,6 +93,10 @@ impl Peer {
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    pub(crate) fn protocol(&self) -> u32 {
+        self.protocol
     }
 
     pub(crate) fn calls(&self) -> &Calls {

@@ -17,7 +17,7 @@ use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 use crate::open_files;
 
 /// JetStream API level: TTLs and markers, nothing later yet.
-const API_LEVEL: u8 = 2;
+const API_LEVEL: u8 = 4;
 
 /// The id of a node that keeps nothing: made for this process.
 pub(super) fn passing_id() -> NodeId {

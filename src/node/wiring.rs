@@ -178,6 +178,10 @@ impl Transport for Alone {
     fn connected(&self) -> Vec<NodeId> {
         Vec::new()
     }
+
+    fn protocol(&self, _peer: NodeId) -> Option<u32> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod access;
 mod batches;
 mod boot;
 mod consumers;
+mod copies;
 mod failover;
 mod hostile;
 mod messages;

@@ -92,6 +92,9 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// The peers that are connected now.
     fn connected(&self) -> Vec<NodeId>;
+
+    /// The protocol version spoken with a peer that is connected now.
+    fn protocol(&self, peer: NodeId) -> Option<u32>;
 }
 
 /// Serves requests of peers.

@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use unibus_proto::jetstream::consumer::AckPolicy;
 
 use crate::bodies;
 use crate::codec::{CodecError, Reader, len_u32};
@@ -15,6 +16,9 @@ use crate::control::ControlChange;
 
 /// Format of commands and entries written by this version.
 pub const FORMAT: u8 = 1;
+/// The format of a command that makes a consumer which acknowledges by flow control. Nodes of versions
+/// that do not know such consumers end at it, where they would else make another one and part ways.
+const FLOW_ACKS_FORMAT: u8 = 2;
 /// Commands in one entry at most.
 pub const ENTRY_COMMANDS_MAX: u32 = 1 << 20;
 const ENTRY_HEAD_BYTES: usize = 13;
@@ -45,6 +49,34 @@ mod kind {
     pub(super) const RESTORE_END: u8 = 39;
     pub(super) const RESTORE_ABORT: u8 = 40;
     pub(super) const SERIES: u8 = 41;
+
+    /// Each of them.
+    pub(super) const ALL: [u8; 24] = [
+        APPEND,
+        STREAM_CREATE,
+        STREAM_UPDATE,
+        STREAM_DELETE,
+        STREAM_PURGE,
+        MESSAGE_DELETE,
+        CONSUMER_CREATE,
+        CONSUMER_DELETE,
+        CONSUMER_PROGRESS,
+        TICK,
+        CONSUMER_UPDATE,
+        CONSUMER_PAUSE,
+        CONSUMER_RESET,
+        COPY,
+        LIMITS,
+        CONTROL,
+        ATOMIC,
+        SCHEDULE_RUN,
+        RESTORE_BEGIN,
+        RESTORE_MESSAGES,
+        RESTORE_CONSUMERS,
+        RESTORE_END,
+        RESTORE_ABORT,
+        SERIES,
+    ];
 }
 
 /// Commands being gathered by a proposer.
@@ -132,7 +164,13 @@ impl CommandBatch {
             Command::StreamDelete(body) => self.push_json(kind::STREAM_DELETE, body),
             Command::StreamPurge(body) => self.push_json(kind::STREAM_PURGE, body),
             Command::MessageDelete(body) => self.push_json(kind::MESSAGE_DELETE, body),
-            Command::ConsumerCreate(body) => self.push_json(kind::CONSUMER_CREATE, body),
+            Command::ConsumerCreate(body) => {
+                let by_flow = body.config.ack_policy == AckPolicy::FlowControl;
+                let format = if by_flow { FLOW_ACKS_FORMAT } else { FORMAT };
+                let body = serde_json::to_vec(body).map_err(|_| CodecError::Malformed)?;
+                self.push_frame(format, kind::CONSUMER_CREATE, &body);
+                Ok(())
+            }
             Command::ConsumerDelete(body) => self.push_json(kind::CONSUMER_DELETE, body),
             Command::ConsumerProgress(body) => self.push_json(kind::CONSUMER_PROGRESS, body),
             Command::ConsumerPause(body) => self.push_json(kind::CONSUMER_PAUSE, body),
@@ -195,9 +233,13 @@ impl CommandBatch {
     }
 
     fn push_body(&mut self, kind: u8, body: &[u8]) {
+        self.push_frame(FORMAT, kind, body);
+    }
+
+    fn push_frame(&mut self, format: u8, kind: u8, body: &[u8]) {
         self.bytes.reserve(FRAME_HEAD_BYTES + body.len());
         self.bytes.put_u32_le(len_u32(2 + body.len()));
-        self.bytes.put_u8(FORMAT);
+        self.bytes.put_u8(format);
         self.bytes.put_u8(kind);
         self.bytes.put_slice(body);
         self.count += 1;
@@ -253,7 +295,11 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, CodecError> {
     for _ in 0..count {
         let frame = reader.blob()?;
         match frame {
-            [FORMAT, _, ..] => {}
+            // What one node skips and another applies would part them for ever.
+            [FORMAT | FLOW_ACKS_FORMAT, kind, ..] if !kind::ALL.contains(kind) => {
+                return Err(CodecError::UnknownKind(*kind));
+            }
+            [FORMAT | FLOW_ACKS_FORMAT, _, ..] => {}
             [other, ..] => return Err(CodecError::UnknownFormat(*other)),
             [] => return Err(CodecError::Truncated),
         }
@@ -350,7 +396,9 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Append, StreamDelete};
+    use crate::command::{Append, ConsumerCreate, StreamDelete};
+    use unibus_proto::jetstream::api::ConsumerAction;
+    use unibus_proto::jetstream::consumer::ConsumerConfig;
 
     fn append() -> Command {
         Command::Append(Append {
@@ -372,6 +420,31 @@ mod tests {
             \x15\0\0\0\x01\x01\x01\x03\0\x02\0\0\0a.bhhpayload\
             \x02\0\0\0\x01\x0a";
         assert_eq!(&entry[..], golden);
+    }
+
+    /// Versions that do not know such consumers end there, rather than make another consumer of it.
+    #[test]
+    fn consumers_that_acknowledge_by_flow_control_have_a_format_of_their_own() {
+        for (ack_policy, format) in [
+            (AckPolicy::Explicit, FORMAT),
+            (AckPolicy::FlowControl, FLOW_ACKS_FORMAT),
+        ] {
+            let create = Command::ConsumerCreate(ConsumerCreate {
+                stream: "S".into(),
+                config: ConsumerConfig {
+                    ack_policy,
+                    ..ConsumerConfig::default()
+                },
+                action: ConsumerAction::CreateOrUpdate,
+                generated_name: String::new(),
+                privileged: false,
+            });
+            let part = EncodedBatch::of(&create).unwrap();
+            assert_eq!(part.bytes[4], format);
+            let entry = decode_entry(&encode_entry(9, &[part])).unwrap();
+            let read: Vec<_> = entry.owned_commands().map(Result::unwrap).collect();
+            assert_eq!(read, [create]);
+        }
     }
 
     #[test]
@@ -407,10 +480,9 @@ mod tests {
         assert_eq!(decode_entry(&long.into()).unwrap_err(), CodecError::Length);
         let mut kind = entry.to_vec();
         kind[18] = 99;
-        let entry = decode_entry(&kind.into()).unwrap();
         assert_eq!(
-            entry.commands().next().unwrap(),
-            Err(CodecError::UnknownKind(99))
+            decode_entry(&kind.into()).unwrap_err(),
+            CodecError::UnknownKind(99)
         );
     }
 

@@ -281,8 +281,13 @@ impl State {
     fn source_info(&self, stream: &Stream, source: &StreamSource, now_ns: u64) -> SourceInfo {
         let lag = self.stream(&source.name).map_or(0, |origin| {
             let from = stream.copy_from(source, origin);
-            let rules = CopyRules::new(source);
-            origin.num_pending(&rules.filters, from.after.saturating_add(1), false)
+            let named = source.consumer.as_ref();
+            let through = named.and_then(|named| origin.consumer(&named.name));
+            let filters = through.map_or_else(
+                || CopyRules::new(source).filters,
+                |consumer| consumer.config().filters().map(str::to_owned).collect(),
+            );
+            origin.num_pending(&filters, from.after.saturating_add(1), false)
         });
         let copied_ns = stream.progress(source).map_or(0, |p| p.copied_ns);
         let active = i64::try_from(now_ns.saturating_sub(copied_ns)).unwrap_or(i64::MAX);

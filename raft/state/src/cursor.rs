@@ -208,15 +208,6 @@ impl ConsumerCursor {
         }
     }
 
-    /// A message arrived on the flow control subject `reply`: the client has read that far.
-    pub fn handle_flow_control(&mut self, reply: &str) {
-        if let Some(flow) = &mut self.flow
-            && flow.asked() == Some(reply)
-        {
-            flow.confirm();
-        }
-    }
-
     /// Grants what the client never confirmed, for instance once its connection has drained.
     pub fn handle_flow_timeout(&mut self) {
         if let Some(flow) = &mut self.flow {
@@ -365,13 +356,27 @@ impl ConsumerCursor {
             return None;
         }
         self.active_ns = self.now_ns;
-        let flow = self.flow.as_ref().filter(|flow| flow.is_stalled());
+        let asked_for_acks = self.settings.acks_by_flow();
+        let flow = self.flow.as_ref();
+        let flow = flow.filter(|flow| asked_for_acks || flow.is_stalled());
+        let stalled = flow.and_then(Flow::asked).map(str::to_owned);
+        self.ask_for_acks(1);
         let last = self.ledger.delivered();
         Some(Poll::Heartbeat {
             last_consumer: last.consumer_seq,
             last_stream: last.stream_seq,
-            stalled: flow.and_then(Flow::asked).map(str::to_owned),
+            stalled,
         })
+    }
+
+    /// Where flow control acknowledges, asks for it once so many messages wait.
+    fn ask_for_acks(&mut self, pending: usize) {
+        if let Some(flow) = &mut self.flow
+            && self.settings.acks_by_flow()
+            && self.ledger.pending().len() >= pending
+        {
+            flow.ask(&self.stream, &self.consumer);
+        }
     }
 
     /// When disuse has lasted long enough.

@@ -96,6 +96,7 @@ fn setup() -> Vec<Command> {
 }
 
 fn consumer(stream: &str, prefix: &str, kind: u8) -> Command {
+    let by_flow = kind >> 2 & 3 == 3;
     let filter = |at: u8| format!("{prefix}.{}", at % 8);
     Command::ConsumerCreate(ConsumerCreate {
         stream: stream.into(),
@@ -104,8 +105,11 @@ fn consumer(stream: &str, prefix: &str, kind: u8) -> Command {
             ack_policy: match kind >> 2 & 3 {
                 0 => AckPolicy::None,
                 1 => AckPolicy::All,
-                _ => AckPolicy::Explicit,
+                2 => AckPolicy::Explicit,
+                _ => AckPolicy::FlowControl,
             },
+            deliver_subject: if by_flow { "to".into() } else { String::new() },
+            sourcing: by_flow && kind & 3 == 3,
             filter_subjects: if kind & 16 == 0 {
                 Vec::new()
             } else {

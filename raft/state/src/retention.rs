@@ -90,7 +90,23 @@ impl Stream {
 
     /// A consumer is gone or wants less: finds out, in steps, what nobody needs any more.
     pub(crate) fn start_sweep(&mut self, ctx: &mut Context<'_>) -> usize {
-        if self.config.retention != Retention::Interest || self.messages == 0 {
+        if self.config.retention != Retention::Interest {
+            return 0;
+        }
+        self.sweep_all(ctx)
+    }
+
+    /// A consumer is gone that a work queue was copied through: what the others have settled meanwhile
+    /// waited for it alone.
+    pub(crate) fn start_queue_sweep(&mut self, ctx: &mut Context<'_>) -> usize {
+        if self.config.retention != Retention::Workqueue {
+            return 0;
+        }
+        self.sweep_all(ctx)
+    }
+
+    fn sweep_all(&mut self, ctx: &mut Context<'_>) -> usize {
+        if self.messages == 0 {
             return 0;
         }
         self.sweep_from = Some(self.first_seq);
@@ -106,14 +122,18 @@ impl Stream {
         let budget = (SWEEP_CHECKS_MAX / self.consumers.len().max(1)).max(1);
         let live = self.blocks.iter_from(from).map(|(seq, ..)| seq);
         let step: Vec<u64> = live.take(budget).collect();
+        // What no consumer wants yet waits in a work queue for one to come.
+        let waits_for_any = self.config.retention == Retention::Workqueue;
         for seq in &step {
-            let view = self.message(*seq);
-            match view.map(|view| self.needed_by(*seq, view.subject)) {
-                None => {}
-                Some(None) => {
-                    self.remove(*seq, ctx);
-                }
-                Some(other) => self.needed_by = other,
+            let Some(view) = self.message(*seq) else {
+                continue;
+            };
+            let other = self.needed_by(*seq, view.subject);
+            let kept = waits_for_any && self.interest.of(view.subject).next().is_none();
+            if other.is_some() {
+                self.needed_by = other;
+            } else if !kept {
+                self.remove(*seq, ctx);
             }
         }
         let more = step.len() == budget;
@@ -122,12 +142,9 @@ impl Stream {
         step.len()
     }
 
-    /// A consumer of an interest stream that still waits for a message. On a work queue the one that
-    /// settled it was the only one.
+    /// A consumer that still waits for a message: of an interest stream, or of a work queue whose messages
+    /// are copied too.
     fn needed_by(&self, seq: u64, subject: &[u8]) -> Option<Arc<str>> {
-        if self.config.retention != Retention::Interest {
-            return None;
-        }
         let needs = |name: &&Arc<str>| {
             let consumer = self.consumers.get(*name);
             consumer.is_some_and(|other| other.ledger().needs(seq) && other.wants(subject))

@@ -68,12 +68,18 @@ fn check_sources(config: &StreamConfig) -> Result<(), ApiError> {
         return Err(error::SOURCE_WITH_SCHEDULES);
     }
     let mut known = BTreeSet::new();
+    let mut consumers = BTreeSet::new();
     for source in &config.sources {
         if check_name(&source.name).is_err() {
             return Err(error::SOURCE_INVALID_STREAM_NAME);
         }
         if !known.insert(source.identity()) {
             return Err(error::SOURCE_DUPLICATE);
+        }
+        if let Some(consumer) = &source.consumer
+            && !consumers.insert((&source.name, &consumer.name))
+        {
+            return Err(error::SOURCE_CONSUMER_DUPLICATE);
         }
         // A stream that gathers from itself would never come to an end.
         if source.name == config.name {
@@ -86,6 +92,7 @@ fn check_sources(config: &StreamConfig) -> Result<(), ApiError> {
 
 /// The errors in which a mirror and a source differ.
 struct Texts {
+    consumer: ApiError,
     multiple: ApiError,
     overlapping: ApiError,
     source: (u16, &'static str),
@@ -94,12 +101,14 @@ struct Texts {
 
 impl Texts {
     const MIRROR: Self = Self {
+        consumer: error::MIRROR_CONSUMER_INVALID,
         multiple: error::MIRROR_MULTIPLE_FILTERS,
         overlapping: error::MIRROR_OVERLAPPING_FILTERS,
         source: (10151, "mirror transform source"),
         destination: (10154, "mirror transform"),
     };
     const SOURCE: Self = Self {
+        consumer: error::SOURCE_CONSUMER_INVALID,
         multiple: error::SOURCE_MULTIPLE_FILTERS,
         overlapping: error::SOURCE_OVERLAPPING_FILTERS,
         source: (10145, "source transform source"),
@@ -115,6 +124,9 @@ fn check_origin(origin: &StreamSource, texts: &Texts) -> Result<(), ApiError> {
     }
     if is_control_name(&origin.name) {
         return Err(error::RESERVED);
+    }
+    if !is_consumer_valid(origin) {
+        return Err(texts.consumer.clone());
     }
     if !origin.filter_subject.is_empty() {
         if !origin.subject_transforms.is_empty() {
@@ -143,6 +155,19 @@ fn check_origin(origin: &StreamSource, texts: &Texts) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// A copy through a consumer begins where that says and takes what that selects.
+fn is_consumer_valid(origin: &StreamSource) -> bool {
+    let Some(consumer) = &origin.consumer else {
+        return true;
+    };
+    let by_consumer = origin.opt_start_seq == 0
+        && origin.opt_start_time.is_none()
+        && origin.filter_subject.is_empty();
+    by_consumer
+        && check_name(&consumer.name).is_ok()
+        && subject::is_literal(consumer.deliver_subject.as_bytes())
 }
 
 fn numbered((err_code, what): (u16, &'static str), text: &str) -> ApiError {

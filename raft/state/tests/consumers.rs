@@ -185,9 +185,9 @@ fn flow_control_stalls_and_heartbeats_fill_silence() {
         stalled: reply,
     };
     assert_eq!(cursor.poll(bench.stream(), 2 * SECOND), beat);
-    cursor.handle_flow_control("$JS.FC.S.gen.9999");
+    cursor.handle_flow_control("$JS.FC.S.gen.9999", None, 0);
     assert!(cursor.is_stalled());
-    cursor.handle_flow_control("$JS.FC.S.gen.0001");
+    cursor.handle_flow_control("$JS.FC.S.gen.0001", None, 0);
     assert!(matches!(cursor.poll(bench.stream(), 2 * SECOND), Poll::Deliver(d) if d.seq == 5));
 }
 

@@ -8,8 +8,12 @@ mod bench;
 use bench::{Bench, SECOND, config, put, refused, seq};
 use bytes::Bytes;
 use proptest::prelude::*;
-use unibus_proto::jetstream::config::{Republish, StreamConfig, StreamSource, SubjectTransform};
-use unibus_state::command::{Command, CopiedMessage, CopyBatch, StreamDelete};
+use unibus_proto::jetstream::api::ConsumerAction;
+use unibus_proto::jetstream::config::{
+    Republish, Retention, StreamConfig, StreamSource, SubjectTransform,
+};
+use unibus_proto::jetstream::source::SourceConsumer;
+use unibus_state::command::{Command, ConsumerCreate, CopiedMessage, CopyBatch, StreamDelete};
 use unibus_state::{CommandBatch, CopyRules, Effect, NullSink, Outcome, State, StoredMessage};
 
 fn source(name: &str) -> StreamSource {
@@ -419,4 +423,116 @@ proptest! {
         let (copies, origin) = (all(&bench, "M"), all(&bench, "S"));
         prop_assert!(origin.iter().all(|m| copies.contains(m)));
     }
+}
+
+fn through(name: &str, consumer: &str, deliver: &str) -> StreamSource {
+    StreamSource {
+        consumer: Some(SourceConsumer {
+            name: consumer.into(),
+            deliver_subject: deliver.into(),
+        }),
+        ..source(name)
+    }
+}
+
+#[test]
+fn a_named_consumer_says_where_a_copy_begins() {
+    let begun = StreamSource {
+        opt_start_seq: 3,
+        ..through("S", "c", "d")
+    };
+    let filtered = StreamSource {
+        filter_subject: "a.1".into(),
+        ..through("S", "c", "d")
+    };
+    let wrong = [
+        begun,
+        filtered,
+        through("S", "", "d"),
+        through("S", "c.x", "d"),
+        through("S", "c", ""),
+        through("S", "c", "d.*"),
+    ];
+    for source in wrong {
+        let mut bench = Bench::with(config(&["a.>"]));
+        let mirror = mirror_of(source.clone());
+        assert_eq!(
+            refused(bench.run(&Command::StreamCreate(put(mirror)))).1,
+            10213
+        );
+        let gathering = gathering(vec![source]);
+        assert_eq!(
+            refused(bench.run(&Command::StreamCreate(put(gathering)))).1,
+            10215
+        );
+    }
+    let mut bench = Bench::with(config(&["a.>"]));
+    let renamed = StreamSource {
+        subject_transforms: vec![SubjectTransform {
+            src: "a.>".into(),
+            dest: "b.>".into(),
+        }],
+        ..through("S", "c", "d")
+    };
+    let twice = gathering(vec![through("S", "c", "d"), renamed]);
+    assert_eq!(
+        refused(bench.run(&Command::StreamCreate(put(twice)))).1,
+        10216
+    );
+}
+
+#[test]
+fn consumers_are_made_for_copies_and_known_when_these_are_gone() {
+    let mut bench = Bench::with(StreamConfig {
+        retention: Retention::Interest,
+        ..config(&["a.>"])
+    });
+    let filtered = StreamSource {
+        filter_subject: "a.1".into(),
+        ..source("S")
+    };
+    bench.run(&Command::StreamCreate(put(gathering(vec![
+        source("S"),
+        filtered.clone(),
+    ]))));
+    let ways = |bench: &Bench| {
+        let (copy, origin) = (bench.state.stream("M").unwrap(), bench.stream());
+        let ways = copy.origins().map(|s| copy.copy_consumer(s, origin));
+        ways.map(Option::unwrap).collect::<Vec<_>>()
+    };
+    let made = ways(&bench);
+    assert_ne!(made[0].name, made[1].name);
+    assert!(made[0].name.starts_with("JS_SRC_"));
+    for way in &made {
+        let create = ConsumerCreate {
+            stream: "S".into(),
+            config: way.config.clone().unwrap(),
+            action: ConsumerAction::Create,
+            generated_name: String::new(),
+            privileged: true,
+        };
+        bench.run(&Command::ConsumerCreate(create));
+        let consumer = bench.stream().consumer(&way.name).unwrap();
+        assert!(way.fits(consumer));
+    }
+    assert_eq!(ways(&bench), made, "the same at every look");
+    assert_eq!(bench.state.forsaken_copy_consumers(), []);
+    bench.run(&Command::StreamUpdate(put(gathering(vec![filtered]))));
+    let gone: Vec<_> = bench.state.forsaken_copy_consumers();
+    assert_eq!(gone.len(), 1);
+    assert_eq!(gone[0].consumer, made[0].name);
+    bench.run(&Command::StreamDelete(StreamDelete {
+        name: "M".into(),
+        privileged: false,
+    }));
+    assert_eq!(bench.state.forsaken_copy_consumers().len(), 2);
+}
+
+#[test]
+fn streams_that_keep_everything_are_read_without_a_consumer() {
+    let mut bench = Bench::with(config(&["a.>"]));
+    bench.run(&Command::StreamCreate(put(mirror_of(source("S")))));
+    let copy = bench.state.stream("M").unwrap();
+    let way = copy.copy_consumer(copy.origins().next().unwrap(), bench.stream());
+    assert_eq!(way, None);
 }

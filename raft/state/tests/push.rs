@@ -166,3 +166,47 @@ fn changes_of_a_consumer_reach_its_cursor() {
     );
     host.flush();
 }
+
+/// What nats-server 2.14 does with the same consumer, observed from outside.
+#[test]
+fn answers_to_flow_control_acknowledge() {
+    let config = ConsumerConfig {
+        ack_policy: AckPolicy::FlowControl,
+        max_ack_pending: 4,
+        ..push_config()
+    };
+    let mut host = with(6, config);
+    let flow = |host: &mut Host, number: u64, settled| {
+        let reply = format!("$JS.FC.S.c.{number:04X}");
+        let now = host.bench.now;
+        host.cursor.handle_flow_control(&reply, settled, now);
+    };
+    let four = ["d 1#1 +5", "d 2#2 +4", "d 3#3 +3", "d 4#4 +2"];
+    assert_eq!(host.all()[..4], four);
+    host.flush();
+    assert_eq!(host.say(2, "+ACK"), unibus_state::AckOutcome::Ignored);
+    host.wait(1);
+    let stalled = |poll: Poll| match poll {
+        Poll::Heartbeat { stalled, .. } => stalled,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stalled(host.poll()), Some("$JS.FC.S.c.0001".to_owned()));
+    // An answer that names nothing settles nothing; the next heartbeat asks again.
+    flow(&mut host, 1, None);
+    host.wait(1);
+    assert_eq!(host.all(), ["beat 4", "flow $JS.FC.S.c.0002"]);
+    flow(&mut host, 2, Some(3));
+    assert_eq!(host.all(), ["d 5#5 +1", "d 6#6 +0"]);
+    host.flush();
+    assert_eq!(host.consumer().ledger().ack_floor().stream_seq, 3);
+    // Nothing comes again by itself, however long it takes, nor at the next leader.
+    host.wait(100);
+    host.fail_over();
+    assert_eq!(host.all(), Vec::<String>::new());
+    // A receiver that says it has more than it got settles what it got.
+    host.cursor.handle_taken(99, host.bench.now);
+    host.flush();
+    let ledger = host.consumer().ledger();
+    assert_eq!(ledger.ack_floor().stream_seq, 6);
+    assert!(ledger.pending().is_empty());
+}

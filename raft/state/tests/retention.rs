@@ -326,3 +326,75 @@ proptest! {
         }
     }
 }
+
+fn for_a_copy(filter: &str) -> ConsumerConfig {
+    ConsumerConfig {
+        ack_policy: AckPolicy::FlowControl,
+        deliver_subject: "d".into(),
+        sourcing: true,
+        ..named("c", filter)
+    }
+}
+
+#[test]
+fn a_copy_takes_nothing_from_the_workers_of_a_queue() {
+    let mut bench = stream(Retention::Workqueue);
+    for _ in 0..3 {
+        bench.publish("a.1", &[], "hi");
+    }
+    let mut copy = Host::new(bench, for_a_copy(""));
+    let worker = copy.bench.consumer(named("w", ""), ConsumerAction::Create);
+    assert!(matches!(worker, Outcome::ConsumerCreated { .. }));
+    let second = copy
+        .bench
+        .consumer(named("x", "a.1"), ConsumerAction::Create);
+    assert_eq!(refused(second).1, 10100, "two workers");
+    assert_eq!(copy.all().len(), 3);
+    copy.cursor.handle_taken(2, copy.bench.now);
+    copy.flush();
+    assert_eq!(copy.bench.stream().state().messages, 3, "the worker waits");
+    settle_all(&mut copy, "w");
+    let left = copy.bench.stream().state();
+    assert_eq!((left.messages, left.first_seq), (1, 3), "the copy waits");
+    // Without the copy nobody waits for the last message.
+    delete(&mut copy.bench, "c");
+    assert_eq!(copy.bench.stream().state().messages, 0);
+}
+
+#[test]
+fn what_nobody_wants_yet_stays_in_a_queue_that_is_copied_no_more() {
+    let mut bench = stream(Retention::Workqueue);
+    bench.publish("a.1", &[], "hi");
+    bench.publish("a.2", &[], "hi");
+    let mut copy = Host::new(bench, for_a_copy("a.1"));
+    assert_eq!(copy.all().len(), 1);
+    delete(&mut copy.bench, "c");
+    assert_eq!(copy.bench.stream().state().messages, 2);
+}
+
+/// The worker acknowledges everything there is.
+fn settle_all(host: &mut Host, worker: &str) {
+    let stream = host.bench.state.stream("S").unwrap();
+    let consumer = stream.consumer(worker).unwrap();
+    let mut cursor = ConsumerCursor::new(stream, consumer, host.bench.now);
+    cursor.handle_pull(stream, &batch(10), Bytes::from_static(b"r"), host.bench.now);
+    while let Poll::Deliver(delivery) = cursor.poll(stream, host.bench.now) {
+        let tokens = AckTokens {
+            domain: None,
+            account: None,
+            stream: "S",
+            consumer: worker,
+            delivered: 1,
+            stream_seq: delivery.seq,
+            consumer_seq: delivery.consumer_seq,
+            ts_ns: 0,
+            pending: 0,
+        };
+        cursor.handle_ack(&AckKind::Ack, &tokens, host.bench.now);
+    }
+    let update = cursor.take_changes().unwrap();
+    assert_eq!(
+        host.bench.run(&Command::ConsumerUpdate(update)),
+        Outcome::Done
+    );
+}

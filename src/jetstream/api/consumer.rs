@@ -117,6 +117,11 @@ pub(super) fn create(
     if !caller.internal && !deliver.is_empty() && !internal::is_deliverable(deliver) {
         return Err(error::DELIVER_SUBJECT_NOT_VALID);
     }
+    if !caller.internal && config.sourcing {
+        return Err(ApiError::consumer_create(
+            "sourcing consumers are made by the server alone",
+        ));
+    }
     limit(&mut config, caller.limits)?;
     if config.num_replicas > 1 && caller.group_size == 1 {
         return Err(error::STREAM_REPLICAS_NOT_SUPPORTED);

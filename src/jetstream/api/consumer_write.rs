@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use unibus_broker::Origin;
-use unibus_proto::jetstream::consumer::ConsumerConfig;
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::info::ConsumerInfo;
 use unibus_proto::jetstream::timestamp::Timestamp;
@@ -55,6 +55,11 @@ pub(super) fn refuse(core: &Core, origin: &Origin, command: &Command) -> Option<
     };
     if !may_deliver(origin, &create.config) {
         return Some(error::DELIVER_SUBJECT_NOT_VALID);
+    }
+    if create.config.ack_policy == AckPolicy::FlowControl && !core.knows_flow_acks() {
+        return Some(ApiError::consumer_create(
+            "acknowledgements by flow control need every node of the cluster connected and of this version",
+        ));
     }
     is_bound_elsewhere(core, create).then_some(error::CONSUMER_NAME_IN_USE)
 }

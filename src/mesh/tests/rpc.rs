@@ -106,6 +106,7 @@ async fn every_class_is_answered_between_this_version_and_the_one_before() {
     let (before, now) = (1..=1, MeshOptions::VERSIONS);
     for (ones, twos) in [(before.clone(), now.clone()), (now, before)] {
         let (one, _two, _echo) = pair_of(ones, twos).await;
+        assert_eq!(one.mesh.protocol(TWO), Some(1));
         for class in RpcClass::ALL {
             let body = Bytes::from(vec![class as u8; 100]);
             assert_eq!(call(&one, class, body.clone()).await.unwrap(), body);

@@ -37,7 +37,7 @@ pub enum AckPolicy {
     All,
     /// Each message for itself.
     Explicit,
-    /// Flow control responses (nats-server 2.15).
+    /// Answers to flow control requests say up to where everything is settled (2.14, ADR-60).
     FlowControl,
 }
 
@@ -211,6 +211,9 @@ impl ConsumerConfig {
     /// The lowest API level that knows every field this configuration uses.
     #[must_use]
     pub fn required_api_level(&self) -> u8 {
+        if self.ack_policy == AckPolicy::FlowControl {
+            return 4;
+        }
         u8::from(self.pause_until.is_some() || !self.priority_groups.is_empty())
     }
 }

@@ -227,6 +227,13 @@ errors! {
     MIRROR_WITH_BATCH_PUBLISH = 400, 10209, "stream mirrors can not also use batch publishing";
     ATOMIC_PUBLISH_TOO_MANY_INFLIGHT = 429, 10210, "atomic publish too many inflight";
     SCHEDULE_SCHEDULER_INVALID = 400, 10212, "message schedules invalid scheduler";
+    MIRROR_CONSUMER_INVALID = 400, 10213, "stream mirror consumer config is invalid";
+    SOURCE_CONSUMER_INVALID = 400, 10215, "stream source consumer config is invalid";
+    SOURCE_CONSUMER_DUPLICATE = 400, 10216, "duplicate stream source consumer detected";
+    CONSUMER_ACK_FLOW_REQUIRES_PUSH = 400, 10218, "flow control ack policy requires a push based consumer";
+    CONSUMER_ACK_FLOW_REQUIRES_MAX_ACK_PENDING = 400, 10220, "flow control ack policy requires max ack pending";
+    CONSUMER_ACK_FLOW_REQUIRES_NO_ACK_WAIT = 400, 10221, "flow control ack policy requires unset ack wait";
+    CONSUMER_ACK_FLOW_REQUIRES_NO_MAX_DELIVER = 400, 10222, "flow control ack policy requires unset max deliver";
     SCHEDULE_TIME_ZONE_INVALID = 400, 10223, "message schedules time zone is invalid";
     RESERVED = 403, 10003, "reserved for the control plane";
 }

@@ -45,8 +45,8 @@ pub struct ExternalStream {
     pub deliver: String,
 }
 
-/// A consumer that the origin keeps for the copy (2.14). Kept as sent: copies are made inside the
-/// cluster here and need none.
+/// A consumer of the origin that the copy is made through (2.14, ADR-60): somebody has made it, and it
+/// acknowledges by flow control. It says where to begin and what to take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SourceConsumer {

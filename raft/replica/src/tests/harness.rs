@@ -144,6 +144,10 @@ impl Transport for Link {
         let others = handlers.keys().copied().filter(|id| *id != self.id);
         others.filter(|id| self.net.open(self.id, *id)).collect()
     }
+
+    fn protocol(&self, peer: NodeId) -> Option<u32> {
+        self.net.open(self.id, peer).then_some(u32::MAX)
+    }
 }
 
 /// Counts what the observer hears.

@@ -18,6 +18,8 @@ const NAME_BYTES_MAX: usize = 255;
 const INACTIVE_THRESHOLD_NS: i64 = 5_000_000_000;
 const ACK_WAIT_NS: i64 = 30_000_000_000;
 const HEARTBEAT_NS_MIN: i64 = 100_000_000;
+/// Consumers that acknowledge by flow control say so often how far they are (nats-server 2.14).
+const FLOW_HEARTBEAT_NS: i64 = 1_000_000_000;
 /// A pin lasts that long without a request, nanoseconds.
 const PIN_NS: i64 = 120_000_000_000;
 /// Backoff values of one consumer at most.
@@ -66,8 +68,13 @@ pub(crate) fn fill_defaults(
     if config.priority_policy == "pinned_client" && config.priority_timeout == 0 {
         config.priority_timeout = PIN_NS;
     }
+    if config.ack_policy == AckPolicy::FlowControl {
+        config.flow_control = true;
+        config.idle_heartbeat = FLOW_HEARTBEAT_NS;
+    }
     if config.ack_policy != AckPolicy::None {
-        if config.ack_wait == 0 {
+        // By flow control nothing is settled or due one by one.
+        if config.ack_wait == 0 && config.ack_policy != AckPolicy::FlowControl {
             config.ack_wait = ACK_WAIT_NS;
         }
         if config.max_ack_pending == 0 {
@@ -92,6 +99,7 @@ pub(crate) fn check(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiE
     if config.num_replicas > replicas {
         return Err(error::CONSUMER_REPLICAS_EXCEED_STREAM);
     }
+    check_flow_acknowledged(config)?;
     check_filters(config)?;
     check_start(config)?;
     if config.is_push() {
@@ -198,6 +206,26 @@ fn check_start(config: &ConsumerConfig) -> Result<(), ApiError> {
     Err(ApiError::with(400, 10094, text))
 }
 
+/// Acknowledgements by flow control settle everything up to a place and are never missed for a time.
+fn check_flow_acknowledged(config: &ConsumerConfig) -> Result<(), ApiError> {
+    if config.ack_policy != AckPolicy::FlowControl {
+        return Ok(());
+    }
+    if !config.is_push() {
+        return Err(error::CONSUMER_ACK_FLOW_REQUIRES_PUSH);
+    }
+    if config.max_ack_pending <= 0 {
+        return Err(error::CONSUMER_ACK_FLOW_REQUIRES_MAX_ACK_PENDING);
+    }
+    if config.ack_wait != 0 || !config.backoff.is_empty() {
+        return Err(error::CONSUMER_ACK_FLOW_REQUIRES_NO_ACK_WAIT);
+    }
+    if config.max_deliver > 0 {
+        return Err(error::CONSUMER_ACK_FLOW_REQUIRES_NO_MAX_DELIVER);
+    }
+    Ok(())
+}
+
 fn check_push(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiError> {
     let deliver = config.deliver_subject.as_bytes();
     if subject::is_valid_filter(deliver) && subject::has_wildcard(deliver) {
@@ -284,7 +312,10 @@ fn check_retention(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiEr
     if stream.config().retention != Retention::Workqueue {
         return Ok(());
     }
-    if config.ack_policy != AckPolicy::Explicit {
+    if !matches!(
+        config.ack_policy,
+        AckPolicy::Explicit | AckPolicy::FlowControl
+    ) {
         let pull = !config.is_push() && config.ack_policy == AckPolicy::None;
         return Err(if pull {
             error::CONSUMER_PULL_REQUIRES_ACK
@@ -292,7 +323,7 @@ fn check_retention(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiEr
             error::CONSUMER_WORKQUEUE_ACK_EXPLICIT
         });
     }
-    if config.deliver_policy != DeliverPolicy::All {
+    if config.deliver_policy != DeliverPolicy::All && !config.sourcing {
         return Err(error::CONSUMER_WORKQUEUE_DELIVER_ALL);
     }
     Ok(())
@@ -344,18 +375,10 @@ fn is_group_name(group: &str) -> bool {
 
 /// What this version does not do, said when it is asked for rather than found out later.
 fn check_supported(config: &ConsumerConfig) -> Result<(), ApiError> {
-    let unsupported = [
-        (
-            config.ack_policy == AckPolicy::FlowControl,
-            "acknowledgements by flow control",
-        ),
-        (config.direct || config.sourcing, "sourcing consumers"),
-    ];
-    for (used, what) in unsupported {
-        if used {
-            let text = format!("{what} are not supported by this server");
-            return Err(ApiError::consumer_create(text));
-        }
+    if config.direct {
+        return Err(ApiError::consumer_create(
+            "direct consumers are not supported by this server",
+        ));
     }
     Ok(())
 }
@@ -401,13 +424,17 @@ fn check_dead_letter(config: &ConsumerConfig, stream: &Stream) -> Result<(), Api
     Err(ApiError::consumer_create(text))
 }
 
-/// Each message of a work queue is for one consumer.
+/// Each message of a work queue is for one consumer, besides those that copies are made through.
 pub(crate) fn check_workqueue(config: &ConsumerConfig, stream: &Stream) -> Result<(), ApiError> {
-    if stream.config().retention != Retention::Workqueue {
+    if stream.config().retention != Retention::Workqueue || config.sourcing {
         return Ok(());
     }
     let own: Vec<&[u8]> = config.filters().map(str::as_bytes).collect();
-    if !stream.interest.overlaps(&own, &config.name) {
+    let is_worker = |name: &str| {
+        let held = stream.consumer(name);
+        *name != *config.name && held.is_some_and(|held| !held.config().sourcing)
+    };
+    if !stream.interest.overlaps(&own, is_worker) {
         return Ok(());
     }
     Err(if own.is_empty() {

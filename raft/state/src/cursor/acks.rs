@@ -20,7 +20,8 @@ impl ConsumerCursor {
     ) -> AckOutcome {
         self.note_time(now_ns);
         let seq = tokens.stream_seq;
-        if !self.settings.tracks_acks() || seq > self.ledger.delivered().stream_seq || seq == 0 {
+        let one_by_one = self.settings.tracks_acks() && !self.settings.acks_by_flow();
+        if !one_by_one || seq > self.ledger.delivered().stream_seq || seq == 0 {
             return AckOutcome::Ignored;
         }
         self.used_ns = self.now_ns;
@@ -52,6 +53,38 @@ impl ConsumerCursor {
             }
         }
         AckOutcome::AfterUpdate
+    }
+
+    /// A message arrived on the flow control subject `reply`: the client has read that far. Where flow
+    /// control acknowledges, everything up to the stream sequence that it names is settled.
+    pub fn handle_flow_control(&mut self, reply: &str, settled: Option<u64>, now_ns: u64) {
+        self.note_time(now_ns);
+        if let Some(flow) = &mut self.flow
+            && flow.asked() == Some(reply)
+        {
+            flow.confirm();
+        }
+        if let Some(seq) = settled {
+            self.settle_up_to(seq);
+        }
+    }
+
+    /// Where flow control acknowledges: everything up to `seq` is done with, and room is granted without
+    /// a question. For a receiver inside the node.
+    pub fn handle_taken(&mut self, seq: u64, now_ns: u64) {
+        self.note_time(now_ns);
+        if let Some(flow) = &mut self.flow {
+            flow.confirm();
+        }
+        self.settle_up_to(seq);
+    }
+
+    fn settle_up_to(&mut self, seq: u64) {
+        if self.settings.acks_by_flow() && self.ledger.pending().keys().next() <= Some(&seq) {
+            self.used_ns = self.now_ns;
+            self.last_ack_ns = Some(self.now_ns);
+            self.settle_acknowledged(seq, None);
+        }
     }
 
     /// A delivery could not be sent because nobody listens any more: the message is due again at once,
@@ -89,7 +122,7 @@ impl ConsumerCursor {
         if let Some(entry) = sampled {
             self.sample(seq, entry);
         }
-        if self.settings.ack == AckPolicy::All {
+        if matches!(self.settings.ack, AckPolicy::All | AckPolicy::FlowControl) {
             while let Some(first) = self.ledger.pending().keys().next().copied()
                 && first <= seq
             {

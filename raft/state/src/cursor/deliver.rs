@@ -156,6 +156,7 @@ impl ConsumerCursor {
         if let Some(flow) = &mut self.flow {
             flow.sent(size, &self.stream, &self.consumer);
         }
+        self.ask_for_acks(self.settings.max_ack_pending);
         self.pace.sent(self.now_ns, view.ts_ns, size);
         self.active_ns = self.now_ns;
         self.used_ns = self.now_ns;

@@ -29,7 +29,14 @@ impl Flow {
 
     pub(super) fn sent(&mut self, bytes: u64, stream: &str, consumer: &str) {
         self.outstanding += bytes;
-        if self.asked.is_none() && self.outstanding > self.window / 2 {
+        if self.outstanding > self.window / 2 {
+            self.ask(stream, consumer);
+        }
+    }
+
+    /// Asks how far the client is, unless it is being asked.
+    pub(super) fn ask(&mut self, stream: &str, consumer: &str) {
+        if self.asked.is_none() {
             self.requests += 1;
             let reply = format!("$JS.FC.{stream}.{consumer}.{:04X}", self.requests);
             self.asked = Some((reply, self.outstanding));

@@ -25,7 +25,15 @@ impl Patience {
         }
     }
 
-    /// After this many deliveries.
+    /// Nothing is ever due by itself.
+    pub(super) fn endless() -> Self {
+        Self {
+            ack_wait_ns: u64::MAX,
+            backoff_ns: Vec::new(),
+        }
+    }
+
+    /// After this many deliveries, nanoseconds; `u64::MAX` = never.
     pub(super) fn after(&self, deliveries: u32) -> u64 {
         let at = (deliveries.max(1) - 1) as usize;
         let last = self.backoff_ns.last();
@@ -74,11 +82,8 @@ impl Redelivery {
     /// When an unsettled message is due.
     fn due(&self, seq: u64, ledger: &Ledger) -> Option<u64> {
         let entry = ledger.pending().get(&seq)?;
-        Some(
-            entry
-                .since_ns
-                .saturating_add(self.patience.after(entry.deliveries)),
-        )
+        let patience = self.patience.after(entry.deliveries);
+        (patience < u64::MAX).then(|| entry.since_ns.saturating_add(patience))
     }
 
     /// The message waits from its entry's time on.

@@ -96,7 +96,14 @@ impl Settings {
     }
 
     pub(super) fn patience(config: &ConsumerConfig) -> Patience {
+        if config.ack_policy == AckPolicy::FlowControl {
+            return Patience::endless();
+        }
         Patience::new(config.ack_wait, &config.backoff)
+    }
+
+    pub(super) fn acks_by_flow(&self) -> bool {
+        self.ack == AckPolicy::FlowControl
     }
 
     pub(super) fn tracks_acks(&self) -> bool {

@@ -87,6 +87,7 @@ impl State {
         if born.is_none() || delete.created_ns.is_some_and(|meant| Some(meant) != born) {
             return Err(error::CONSUMER_NOT_FOUND);
         }
+        let copied_through = consumer.is_some_and(|consumer| consumer.config().sourcing);
         let name = stream.remove_consumer(&delete.name);
         let name = name.ok_or(error::CONSUMER_NOT_FOUND)?;
         stream.dirty.consumers.insert(name.clone());
@@ -94,7 +95,12 @@ impl State {
             stream: stream.name.clone(),
             name,
         });
-        if stream.start_sweep(&mut step.ctx) > 0 {
+        let swept = if copied_through {
+            stream.start_queue_sweep(&mut step.ctx)
+        } else {
+            0
+        };
+        if stream.start_sweep(&mut step.ctx) + swept > 0 {
             step.advanced(slot, stream, applies);
         }
         Ok(Outcome::Done)

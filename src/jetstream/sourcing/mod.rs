@@ -1,18 +1,29 @@
-//! Mirrors and sources: on the leader, reads what is new in the origins and proposes it as copies.
-//! All streams are in one state, so there is no consumer and no traffic in between. It decides
-//! nothing: apply takes a batch only if it continues where the copy stands.
+//! Mirrors and sources: on the leader, reads what is new in the origins and proposes it as copies. It
+//! decides nothing: apply takes a batch only if it continues where the copy stands.
+//!
+//! All streams are in one state, so nothing has to be in between. Where an origin keeps messages only for
+//! its consumers, or a copy's configuration names a consumer, what to copy comes from that consumer
+//! (`ways`) and is acknowledged once it is applied.
+
+mod sinks;
+mod ways;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::sync::watch;
 use unibus_proto::jetstream::source::StreamSource;
+use unibus_raft::Leadership;
 use unibus_state::command::{Command, CopiedMessage, CopyBatch};
 use unibus_state::{CopyRules, Location, Outcome, State, StoredMessage, Stream};
 
+use self::ways::{Way, Ways};
 use super::core::{Core, Unread};
 use super::text;
+
+pub(super) use self::sinks::{Sink, Sinks};
 
 /// Messages of one copy batch at most.
 const BATCH_MESSAGES_MAX: usize = 512;
@@ -39,44 +50,92 @@ pub(super) async fn run(core: Arc<Core>) {
         if leadership.wait_for(|known| known.is_leader).await.is_err() {
             return;
         }
-        let jobs = core.replica.with_state(find_jobs);
+        lead(&core, &mut leadership).await;
+    }
+}
+
+/// Copies until this node leads no more.
+async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
+    let mut ways = Ways::new(core);
+    let mut looked_at = Instant::now();
+    core.hooks.note_shape();
+    while leadership.borrow_and_update().is_leader {
+        ways.prepare(core.hooks.take_shape()).await;
+        ways.settle();
+        let jobs = core.replica.with_state(|state| find_jobs(state, &ways));
         if jobs.is_empty() {
             let news = core.hooks.wake_copies.notified();
             drop(tokio::time::timeout(LOOK_INTERVAL_MAX, news).await);
+            if looked_at.elapsed() >= LOOK_INTERVAL_MAX {
+                looked_at = Instant::now();
+                core.hooks.note_shape();
+            }
             continue;
         }
-        let copied = join_all(jobs.into_iter().map(|job| copy(&core, job))).await;
+        let copied = join_all(jobs.into_iter().map(|job| copy(core, job))).await;
         if copied.contains(&false) {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 }
 
-fn find_jobs(state: &State) -> Vec<Job> {
+fn find_jobs(state: &State, ways: &Ways<'_>) -> Vec<Job> {
     let copying = state
         .streams()
         .filter(|stream| stream.origins().next().is_some());
     copying
         .flat_map(|stream| stream.origins().map(move |source| (stream, source)))
-        .filter_map(|(stream, source)| find_job(state, stream, source))
+        .filter_map(|(stream, source)| find_job(state, ways, stream, source))
         .take(AT_ONCE_MAX)
         .collect()
 }
 
-fn find_job(state: &State, stream: &Stream, source: &StreamSource) -> Option<Job> {
+/// What a batch takes, bounded.
+#[derive(Default)]
+struct Load {
+    places: Vec<Location>,
+    bytes: u64,
+    upto: u64,
+}
+
+impl Load {
+    fn has_room(&self) -> bool {
+        self.places.len() < BATCH_MESSAGES_MAX
+            && (self.places.is_empty() || self.bytes < BATCH_BYTES_MAX)
+    }
+
+    fn add(&mut self, seq: u64, place: Location) {
+        self.bytes += u64::from(place.len);
+        self.upto = seq;
+        self.places.push(place);
+    }
+}
+
+fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSource) -> Option<Job> {
     let origin = state.stream(&source.name)?;
     let from = stream.copy_from(source, origin);
-    let rules = CopyRules::new(source);
-    let (mut places, mut bytes, mut upto) = (Vec::new(), 0, from.after);
-    while places.len() < BATCH_MESSAGES_MAX && (places.is_empty() || bytes < BATCH_BYTES_MAX) {
-        let Some((seq, place)) = origin.next_for(&rules.filters, upto.saturating_add(1)) else {
-            break;
-        };
-        bytes += u64::from(place.len);
-        upto = seq;
-        places.push(place);
+    let mut load = Load::default();
+    match ways.of(stream, source, origin) {
+        Way::Wait => return None,
+        Way::Through(sink) => sink.each_after(from.after, |seq, place| {
+            let has_room = load.has_room();
+            if has_room {
+                load.add(seq, place);
+            }
+            has_room
+        }),
+        Way::Read => {
+            let rules = CopyRules::new(source);
+            let mut next = from.after.saturating_add(1);
+            while load.has_room()
+                && let Some((seq, place)) = origin.next_for(&rules.filters, next)
+            {
+                load.add(seq, place);
+                next = seq.saturating_add(1);
+            }
+        }
     }
-    if places.is_empty() {
+    if load.places.is_empty() {
         return None;
     }
     let batch = CopyBatch {
@@ -85,13 +144,13 @@ fn find_job(state: &State, stream: &Stream, source: &StreamSource) -> Option<Job
         origin: source.identity(),
         origin_uid: from.origin_uid.0,
         after: from.after,
-        upto,
+        upto: load.upto,
         messages: Vec::new(),
     };
     Some(Job {
         batch,
         source: source.clone(),
-        places,
+        places: load.places,
     })
 }
 
