@@ -2,7 +2,7 @@
 //! says nothing; TCP connections are ended by the kernel in the moment in which their process is.
 //!
 //! Each node listens on TCP beside its UDP endpoint and holds what its peers open, without reading or
-//! writing anything. When such a connection ends and another one is refused, nothing listens there any
+//! writing anything, as long as their routes are there. When such a connection ends and another one is refused, nothing listens there any
 //! more. It is a hint that saves waiting: where TCP does not get through, or the host is gone as a whole,
 //! silence says it later. Nothing is believed of an address that refused from the beginning.
 
@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use quinn::Connection;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -59,14 +60,20 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) 
                 continue;
             }
         };
-        let known = shared.registry.has_address(from.ip().to_canonical());
+        let routes = shared.registry.routes_from(from.ip().to_canonical());
         let slot = Arc::clone(&slots).try_acquire_owned();
-        let (true, Ok(slot)) = (known, slot) else {
+        let (false, Ok(slot)) = (routes.is_empty(), slot) else {
             continue;
         };
         let stop = shared.stop.clone();
         shared.tasks.spawn(async move {
-            stop.run_until_cancelled(until_end(stream)).await;
+            let held = async {
+                tokio::select! {
+                    () = until_end(stream) => {}
+                    () = all_closed(routes) => {}
+                }
+            };
+            stop.run_until_cancelled(held).await;
             drop(slot);
         });
     }
@@ -74,6 +81,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) 
 
 /// Resolves when the process at `peer` has ended.
 pub(crate) async fn ended(peer: SocketAddr) {
+    // Whether the last one was let go soon.
+    let mut brief = false;
     loop {
         let mut opened = open(peer).await;
         while let Ok(stream) = opened {
@@ -83,12 +92,23 @@ pub(crate) async fn ended(peer: SocketAddr) {
             if matches!(&opened, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
                 return;
             }
-            // A peer that does not hold what is opened is not asked again and again.
-            if since.elapsed() < LIFELINE_PAUSE {
+            // A peer that does not hold what is opened is not asked again and again; one that let go because of
+            // another route, once more at once.
+            let is_brief = since.elapsed() < LIFELINE_PAUSE;
+            if is_brief && brief {
                 tokio::time::sleep(LIFELINE_PAUSE).await;
             }
+            brief = is_brief && !brief;
         }
         tokio::time::sleep(LIFELINE_PAUSE).await;
+    }
+}
+
+/// Resolves when none of the routes is left, one of which a lifeline belongs to: nothing on it says which. One
+/// that another route still needs, which came up in between, is opened anew.
+async fn all_closed(routes: Vec<Connection>) {
+    for route in routes {
+        route.closed().await;
     }
 }
 

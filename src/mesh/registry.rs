@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
+use quinn::Connection;
 use unibus_proto::NodeId;
 
 use super::MeshHooks;
@@ -54,12 +55,11 @@ impl Registry {
             .map(|peer| peer.id())
     }
 
-    /// Whether a peer is connected from this address.
-    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
-        self.peers
-            .read()
-            .values()
-            .any(|peer| peer.addr().ip() == ip)
+    /// The connections of the peers at this address.
+    pub(crate) fn routes_from(&self, ip: IpAddr) -> Vec<Connection> {
+        let peers = self.peers.read();
+        let at_address = peers.values().filter(|peer| peer.addr().ip() == ip);
+        at_address.map(|peer| peer.connection().clone()).collect()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Peer>> {

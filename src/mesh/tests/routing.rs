@@ -287,6 +287,22 @@ async fn a_route_whose_process_has_ended_is_closed_while_its_packets_still_come(
     .await;
 }
 
+/// A host that is gone as a whole ends no TCP connection: what it held is let go with its route.
+#[tokio::test]
+async fn what_is_held_on_tcp_goes_with_the_route() {
+    let authority = Authority::new();
+    let one = authority.node(1, vec![]).await;
+    let two = authority.node(2, vec![route_to(one.addr())]).await;
+    one.has_peers(&[2]).await;
+    let mut lifeline = TcpStream::connect(one.addr()).await.unwrap();
+    let held = tokio::spawn(async move { lifeline.read(&mut [0]).await });
+    two.has_peers(&[1]).await;
+    assert!(!held.is_finished());
+    two.mesh.shutdown().await;
+    let ended = tokio::time::timeout(Duration::from_secs(15), held).await;
+    let _whichever_way_the_kernel_says_so = ended.expect("let go with its route").unwrap();
+}
+
 #[tokio::test]
 async fn only_peers_are_held_on_tcp() {
     let authority = Authority::new();
