@@ -55,7 +55,8 @@ pub struct HttpArgs {
     /// in milliseconds [default: 3000]
     #[arg(long, value_name = "MS", env = "UNIBUS_HTTP_STORE_TIMEOUT_MS")]
     pub http_store_timeout_ms: Option<u64>,
-    /// Most connections at a time; one more waits [default: 1024]
+    /// Most connections at a time; one more waits, and while nobody else can have one, none is kept open after
+    /// its answer [default: 1024]
     #[arg(long, value_name = "N", env = "UNIBUS_HTTP_MAX_CONNECTIONS")]
     pub http_max_connections: Option<usize>,
     /// Most connections of one address; one more is closed at once [default: 256]

@@ -26,8 +26,8 @@ use super::tls::{ControlTls, ControlTlsError, ServerTls};
 use crate::access::Directory;
 use crate::config::args::BusAuth;
 use crate::config::limits::HttpLimits;
-use crate::http::HealthSource;
 use crate::http::pace::Paced;
+use crate::http::{HealthSource, answer};
 use crate::seats::Seats;
 use crate::shutdown::Shutdown;
 
@@ -153,10 +153,11 @@ impl ControlServer {
             return;
         };
         let (plane, tls) = (Arc::clone(plane), self.tls.clone());
+        let connections = Arc::clone(&self.connections);
         tokio::spawn(async move {
             let _held_until_the_end = (permit, seat);
             tokio::select! {
-                () = connection(stream, peer, plane, tls) => {}
+                () = connection((stream, peer), connections, plane, tls) => {}
                 () = shutdown.wait() => {}
             }
         });
@@ -178,8 +179,8 @@ impl PreparedTls {
 }
 
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    (stream, peer): (TcpStream, SocketAddr),
+    connections: Arc<Semaphore>,
     plane: Arc<Plane>,
     tls: Option<Arc<ServerTls>>,
 ) {
@@ -190,6 +191,7 @@ async fn connection(
     let client = Client {
         address: peer.ip(),
         arrived: stream.arrived(),
+        connections,
     };
     let Some(tls) = tls else {
         return serve(stream, client, plane).await;
@@ -211,7 +213,11 @@ where
 {
     let service = service_fn(|request: Request<Incoming>| {
         let (plane, client) = (&plane, &client);
-        async move { Ok::<_, Infallible>(router::serve(plane, client, request).await) }
+        async move {
+            let mut response = router::serve(plane, client, request).await;
+            answer::yield_place(&mut response, &client.connections);
+            Ok::<_, Infallible>(response)
+        }
     });
     let outcome = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -2,10 +2,12 @@
 //! body, caller, handler. The table is also what the OpenAPI document is made from.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue, RANGE};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::body::{self, Received};
 use super::caller::{self, Head};
@@ -126,6 +128,8 @@ pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// What came over its connection.
     pub(crate) arrived: Arrived,
+    /// The listener's connections that are free.
+    pub(crate) connections: Arc<Semaphore>,
 }
 
 /// What a method and path come to.

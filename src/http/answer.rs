@@ -4,18 +4,28 @@
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::health::{Document, HealthReport, HealthSource};
 use super::server::Surface;
 
 /// The body of every answer.
 pub(crate) type Body = Full<Bytes>;
+
+/// Ends the connection with this answer where nobody else can have one: that it is kept for further requests
+/// is for when there is room, or who asks now and then holds a place for ever.
+pub(crate) fn yield_place<B>(response: &mut Response<B>, connections: &Semaphore) {
+    if connections.available_permits() == 0 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+}
 
 /// Answers one request on a surface. HEAD gets what GET would; hyper leaves its body out.
 pub(crate) fn answer(

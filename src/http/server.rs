@@ -90,6 +90,7 @@ impl HttpServer {
             surface: self.surface,
             places: Arc::new(Places::new(&self.limits)),
             source,
+            connections: Arc::clone(&self.connections),
         };
         let mut failures = AcceptFailures::default();
         loop {
@@ -147,6 +148,7 @@ struct Served {
     surface: Surface,
     places: Arc<Places>,
     source: Arc<dyn HealthSource>,
+    connections: Arc<Semaphore>,
 }
 
 /// What is given out to requests that want a document.
@@ -205,7 +207,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, served: Served, limits:
     let arrived = stream.arrived();
     let service = service_fn(|request: Request<Incoming>| {
         let (served, arrived, limits) = (served.clone(), &arrived, &limits);
-        async move { Ok::<_, Infallible>(request_within(request, &served, arrived, limits).await) }
+        async move {
+            let mut response = request_within(request, &served, arrived, limits).await;
+            answer::yield_place(&mut response, &served.connections);
+            Ok::<_, Infallible>(response)
+        }
     });
     let outcome = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -42,6 +42,7 @@ on_one_and_three!(
         "--http-write-timeout-ms",
         "2000"
     ),
+    a_full_house_keeps_no_connection("--http-max-connections", "1"),
     a_strangers_blob_is_refused_and_not_stored,
 );
 
@@ -326,6 +327,21 @@ async fn who_trickles_is_cut(world: &World) -> anyhow::Result<()> {
     let reading = sip((HOME, port), &again, steady);
     let read = timeout(PATIENCE, reading).await.context("no answer")??;
     assert!(read > blob.len() as u64, "{read} bytes were read");
+    Ok(())
+}
+
+/// Where nobody else can have a connection, who asks now and then does not keep its own.
+async fn a_full_house_keeps_no_connection(world: &World) -> anyhow::Result<()> {
+    let request = b"GET /livez HTTP/1.1\r\nhost: n\r\n\r\n";
+    for _ in 0..3 {
+        let mut stream = connect(world.http[0], HOME).await?;
+        stream.write_all(request).await?;
+        let answer = read_answer(&mut stream, false).await?.expect(200);
+        assert_eq!(answer.header("connection"), Some("close"));
+        let mut rest = Vec::new();
+        let closing = timeout(PATIENCE, stream.read_to_end(&mut rest));
+        closing.await.context("it is kept")??;
+    }
     Ok(())
 }
 

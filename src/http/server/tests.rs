@@ -206,12 +206,10 @@ async fn more_connections_than_allowed_wait_for_their_turn() {
     let node = running(Surface::Control, limits).await;
     let mut first = TcpStream::connect(node.address).await.unwrap();
     first
-        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
         .await
         .unwrap();
-    let mut byte = [0u8; 1];
-    first.read_exact(&mut byte).await.unwrap();
-    // The first connection is served and open; the second one is answered only after it ends.
+    // The first connection is open; the second one is answered only after it ends.
     let second = tokio::spawn(async move { get(node.address, "/livez").await.0 });
     tokio::task::yield_now().await;
     assert!(!second.is_finished());
@@ -223,6 +221,35 @@ async fn more_connections_than_allowed_wait_for_their_turn() {
             .unwrap(),
         200
     );
+}
+
+/// Who asks now and then keeps its connection, but not from others.
+#[tokio::test]
+async fn a_connection_is_kept_only_while_there_are_others() {
+    let limits = |connections_max| HttpLimits {
+        connections_max,
+        header_read_timeout: Duration::from_secs(3600),
+        ..HttpLimits::default()
+    };
+    let probe = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    for surface in [Surface::Control, Surface::Monitor] {
+        let full = running(surface, limits(1)).await;
+        // `exchange` returns because the server closes: the client would keep it.
+        let answer = exchange(full.address, probe).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+        // The accept loop holds one, the connection the second.
+        let roomy = running(surface, limits(3)).await;
+        let mut kept = TcpStream::connect(roomy.address).await.unwrap();
+        for _ in 0..2 {
+            kept.write_all(probe).await.unwrap();
+            let mut answer = vec![0; 4096];
+            let read = kept.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..read]);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(!answer.contains("connection: close"), "{answer}");
+        }
+    }
 }
 
 #[tokio::test]
