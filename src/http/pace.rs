@@ -22,7 +22,8 @@ use crate::config::limits::HttpLimits;
 
 /// Bytes of an answer that the kernel holds and has not sent yet. It tells of room only when half of them
 /// are gone, so more would make a client on a slow line look as if it read nothing: by default it would hold
-/// megabytes.
+/// megabytes. What it takes and sends is a segment at a time, of up to 64 KiB on some networks: there the least
+/// rate of reading is rather such a segment within the time that a reader may be behind.
 const UNSENT_BYTES_MAX: u32 = 16 * 1024;
 /// Looks at a client within the time that it may be behind.
 const TICKS: u32 = 8;
