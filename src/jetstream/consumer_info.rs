@@ -26,8 +26,8 @@ impl Core {
         info.ts = Self::now();
         info.cluster = cluster;
         let deliver = info.config.deliver_subject.as_bytes();
-        info.push_bound = info.config.is_push()
-            && (self.broker.has_interest(deliver) || self.sinks.has(stream, name));
+        let heard = !info.config.sourcing && self.broker.has_interest(deliver);
+        info.push_bound = info.config.is_push() && (heard || self.sinks.has(stream, name));
         tell_pause(&mut info);
         let needs = info.config.required_api_level();
         let (level, version) = (self.options.api_level, self.options.version.as_str());

@@ -43,6 +43,9 @@ pub(super) struct Core {
 
 /// Nodes that speak this version of routes know consumers that acknowledge by flow control.
 const FLOW_ACKS_FROM: u32 = 3;
+/// Why no such consumer can be made now.
+pub(super) const FLOW_ACKS_NOT_YET: &str =
+    "acknowledgements by flow control need every node of the cluster connected and of this version";
 
 /// Why a stored message could not be read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -110,7 +110,7 @@ impl Lead<'_> {
         let mut table = core.engine.table.lock();
         core.replica.with_state(|state| {
             let mut rest = &chunk[..];
-            while let Some(taken) = apply(state, &mut table, rest, now_ns, &mut effects) {
+            while let Some(taken) = apply(core, state, &mut table, rest, now_ns, &mut effects) {
                 rest = rest.get(taken..).unwrap_or_default();
             }
         });
@@ -204,6 +204,7 @@ fn find<'a>(
 /// Works off the first of `inputs`, and those behind it that acknowledge messages of the same consumer:
 /// how many these are. `None` when there are none.
 fn apply(
+    core: &Core,
     state: &State,
     table: &mut Table,
     inputs: &[(u32, Input<'_>)],
@@ -219,7 +220,7 @@ fn apply(
                 .and_then(|(stream, consumer)| table.key_of(stream, consumer));
             if let Some(key) = key {
                 if let Some(runner) = table.runner(&key) {
-                    runner.flow_reply(input.subject, input.body, now_ns);
+                    runner.flow_reply(core, input.subject, input.body, now_ns);
                 }
                 table.set_dirty(&key);
                 table.queue(&key);

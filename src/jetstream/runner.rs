@@ -197,9 +197,12 @@ impl Runner {
     }
 
     /// A client answered a flow control request, with these headers.
-    pub(super) fn flow_reply(&mut self, subject: &[u8], headers: &[u8], now_ns: u64) {
+    pub(super) fn flow_reply(&mut self, core: &Core, subject: &[u8], headers: &[u8], now_ns: u64) {
+        // What a copy is made of is acknowledged by nobody else.
+        let copied = self.sink(core).is_some();
+        let settled = flow::settled(headers).filter(|_| !copied);
         if let (Some(cursor), Ok(subject)) = (&mut self.cursor, std::str::from_utf8(subject)) {
-            cursor.handle_flow_control(subject, flow::settled(headers), now_ns);
+            cursor.handle_flow_control(subject, settled, now_ns);
         }
     }
 
@@ -208,6 +211,12 @@ impl Runner {
         if let Some(cursor) = &mut self.cursor {
             cursor.handle_taken(seq, now_ns);
         }
+    }
+
+    /// Whether somebody listens on the deliver subject. That of a consumer made for a copy is nobody's.
+    fn is_heard(&self, core: &Core) -> bool {
+        let deliver = self.config.deliver_subject.as_bytes();
+        !self.config.sourcing && core.broker.has_interest(deliver)
     }
 
     /// Where the messages go of a consumer that a copy is made through.
@@ -239,8 +248,7 @@ impl Runner {
         if !self.config.is_push() {
             return self.look_at_requests(&core.broker, generation);
         }
-        let deliver = self.config.deliver_subject.as_bytes();
-        let listens = core.broker.has_interest(deliver) || self.sink(core).is_some();
+        let listens = self.is_heard(core) || self.sink(core).is_some();
         if listens == self.active {
             return !listens && self.timer_ns.is_none() && self.wants_a_turn();
         }
@@ -398,10 +406,10 @@ impl Runner {
 
     fn send(&mut self, core: &Core, sink: Option<&Sink>, steps: &[Step]) {
         if let Some(sink) = sink {
-            sink.put(steps);
-            core.hooks.wake_copies.notify_one();
-            let deliver = self.config.deliver_subject.as_bytes();
-            if !core.broker.has_interest(deliver) {
+            if sink.put(steps) {
+                core.hooks.wake_copies.notify_one();
+            }
+            if !self.is_heard(core) {
                 return;
             }
         }

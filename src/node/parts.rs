@@ -16,7 +16,7 @@ use crate::jetstream::{ConsumerLimits, JetStreamOptions};
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 use crate::open_files;
 
-/// JetStream API level: TTLs and markers, nothing later yet.
+/// JetStream API level: that of nats-server 2.14.
 const API_LEVEL: u8 = 4;
 
 /// The id of a node that keeps nothing: made for this process.

@@ -9,7 +9,8 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use futures::{StreamExt, TryStreamExt, future};
 use serde_json::{Value, json};
-use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually};
+use tokio::task::JoinSet;
+use unibus_testkit::{Cluster, ClusterOptions, PATIENCE, eventually, round_trip};
 
 use crate::binary;
 
@@ -65,6 +66,16 @@ async fn publish(
     acknowledged.filter_map(future::ready).collect().await
 }
 
+/// Somebody at each node who hears everything, as long as the set lives.
+async fn listen_to_all(cluster: &Cluster) -> anyhow::Result<JoinSet<usize>> {
+    let mut listeners = JoinSet::new();
+    for node in 0..cluster.nodes.len() {
+        let heard = cluster.client(node).await?.subscribe(">").await?;
+        listeners.spawn(heard.count());
+    }
+    Ok(listeners)
+}
+
 /// All texts of a stream; none of them twice.
 async fn texts(client: &async_nats::Client, stream: &str) -> anyhow::Result<BTreeSet<String>> {
     let count = usize::try_from(messages(client, stream).await?)?;
@@ -87,6 +98,8 @@ async fn texts(client: &async_nats::Client, stream: &str) -> anyhow::Result<BTre
 async fn queues_are_copied_once_through_deaths_of_the_leader() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
     let client = cluster.client(cluster.leader(0).await?).await?;
+    // Who listens to everything takes nothing from anybody.
+    let _listeners = listen_to_all(&cluster).await?;
     for (name, subject, retention) in [("Q", "q.>", "workqueue"), ("I", "i.>", "interest")] {
         let config =
             json!({"name": name, "subjects": [subject], "retention": retention, "num_replicas": 3});
@@ -148,6 +161,72 @@ async fn queues_are_copied_once_through_deaths_of_the_leader() -> anyhow::Result
     api(&client, "STREAM.DELETE.ALL", Value::Null).await?;
     eventually("no consumers", PATIENCE, || async {
         ensure!(consumers(&client, "Q").await? == 0 && consumers(&client, "I").await? == 0);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn copies_come_and_go_while_their_origin_is_written_to() -> anyhow::Result<()> {
+    let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    let client = cluster.client(0).await?;
+    let queue =
+        json!({"name": "Q", "subjects": ["q.>"], "retention": "workqueue", "num_replicas": 3});
+    api(&client, "STREAM.CREATE.Q", queue).await?;
+    let writer = tokio::spawn(publish(cluster.client(1).await?, "q.a", 20_000));
+    let mut rounds = 0;
+    while !writer.is_finished() || rounds < 20 {
+        let copy = json!({"name": "C", "sources": [{"name": "Q"}], "num_replicas": 3});
+        api(&client, "STREAM.CREATE.C", copy).await?;
+        let begun = eventually("a copy", PATIENCE, || async {
+            ensure!(consumers(&client, "Q").await? == 1);
+            Ok(())
+        });
+        begun.await?;
+        api(&client, "STREAM.DELETE.C", Value::Null).await?;
+        rounds += 1;
+    }
+    ensure!(writer.await?.len() == 20_000);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_consumer_is_not_taken_from_the_copy_that_has_it() -> anyhow::Result<()> {
+    let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    let client = cluster.client(0).await?;
+    let queue =
+        json!({"name": "Q", "subjects": ["q.>"], "retention": "workqueue", "num_replicas": 3});
+    api(&client, "STREAM.CREATE.Q", queue).await?;
+    let copy = |name: &str| {
+        json!({"name": name, "num_replicas": 3,
+            "sources": [{"name": "Q", "consumer": {"name": "c", "deliver_subject": "for.c"}}]})
+    };
+    let consumer = json!({"stream_name": "Q", "config":
+        {"durable_name": "c", "deliver_subject": "for.c", "ack_policy": "flow_control"}});
+    api(&client, "CONSUMER.CREATE.Q.c", consumer).await?;
+    api(&client, "STREAM.CREATE.ONE", copy("ONE")).await?;
+    let bound = eventually("a copy", PATIENCE, || async {
+        let info = api(&client, "CONSUMER.INFO.Q.c", Value::Null).await?;
+        ensure!(info["push_bound"] == true);
+        Ok(())
+    });
+    bound.await?;
+    api(&client, "STREAM.CREATE.TWO", copy("TWO")).await?;
+    ensure!(publish(client.clone(), "q.a", 100).await.len() == 100);
+    let all = || async {
+        let found = (
+            messages(&client, "ONE").await?,
+            messages(&client, "TWO").await?,
+        );
+        ensure!(found == (100, 0), "{found:?}");
+        ensure!(messages(&client, "Q").await? == 0);
+        Ok(())
+    };
+    eventually("the first copy", PATIENCE, all).await?;
+    api(&client, "STREAM.DELETE.TWO", Value::Null).await?;
+    ensure!(publish(client.clone(), "q.b", 100).await.len() == 100);
+    eventually("the rest", PATIENCE, || async {
+        ensure!(messages(&client, "ONE").await? == 200);
         Ok(())
     })
     .await
@@ -280,7 +359,23 @@ async fn what_a_copy_has_no_room_for_stays_where_it_is() -> anyhow::Result<()> {
         }
     };
     eventually("a full copy", PATIENCE, are((2, 3))).await?;
-    tokio::time::sleep(Duration::from_millis(300)).await; // what must not happen would take a few
+    // The consumer asks with its heartbeats, once a second.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    are((2, 3))().await?;
+    // Nobody else acknowledges for it.
+    let names = api(&client, "CONSUMER.NAMES.Q", Value::Null).await?;
+    let name = names["consumers"][0].as_str().context("no consumer")?;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Last-Consumer", "5");
+    headers.insert("Nats-Last-Stream", "5");
+    for request in 0..20 {
+        let forged = format!("$JS.FC.Q.{name}.{request:04X}");
+        client
+            .publish_with_headers(forged, headers.clone(), "".into())
+            .await?;
+    }
+    round_trip(&client).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await; // the same
     are((2, 3))().await?;
     api(&client, "STREAM.UPDATE.C", copy(10)).await?;
     eventually("the rest", PATIENCE, are((5, 0))).await

@@ -6,18 +6,19 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use unibus_proto::jetstream::consumer::AckPolicy;
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 
 use crate::bodies;
 use crate::codec::{CodecError, Reader, len_u32};
-use crate::command::{AppendRef, Command, CommandRef};
+use crate::command::{AppendRef, Command, CommandRef, ConsumerCreate, CopyBatch, RestoreConsumers};
 use crate::consumer_update::ConsumerUpdate;
 use crate::control::ControlChange;
 
 /// Format of commands and entries written by this version.
 pub const FORMAT: u8 = 1;
-/// The format of a command that makes a consumer which acknowledges by flow control. Nodes of versions
-/// that do not know such consumers end at it, where they would else make another one and part ways.
+/// The format of commands that make a consumer which acknowledges by flow control, and of copies through
+/// one. Nodes of versions that do not know them end there, where they would else do something else and
+/// part ways with the others.
 const FLOW_ACKS_FORMAT: u8 = 2;
 /// Commands in one entry at most.
 pub const ENTRY_COMMANDS_MAX: u32 = 1 << 20;
@@ -165,10 +166,8 @@ impl CommandBatch {
             Command::StreamPurge(body) => self.push_json(kind::STREAM_PURGE, body),
             Command::MessageDelete(body) => self.push_json(kind::MESSAGE_DELETE, body),
             Command::ConsumerCreate(body) => {
-                let by_flow = body.config.ack_policy == AckPolicy::FlowControl;
-                let format = if by_flow { FLOW_ACKS_FORMAT } else { FORMAT };
-                let body = serde_json::to_vec(body).map_err(|_| CodecError::Malformed)?;
-                self.push_frame(format, kind::CONSUMER_CREATE, &body);
+                let format = format_if(needs_flow_acks(&body.config));
+                self.push_frame(format, kind::CONSUMER_CREATE, &to_json(body)?);
                 Ok(())
             }
             Command::ConsumerDelete(body) => self.push_json(kind::CONSUMER_DELETE, body),
@@ -182,7 +181,8 @@ impl CommandBatch {
                 Ok(())
             }
             Command::Copy(body) => {
-                self.push_body(kind::COPY, &bodies::encode_copy(body));
+                let format = format_if(body.whole);
+                self.push_frame(format, kind::COPY, &bodies::encode_copy(body));
                 Ok(())
             }
             Command::Atomic(body) => {
@@ -202,7 +202,12 @@ impl CommandBatch {
                 self.push_body(kind::RESTORE_MESSAGES, &bodies::encode_restored(body));
                 Ok(())
             }
-            Command::RestoreConsumers(body) => self.push_json(kind::RESTORE_CONSUMERS, body),
+            Command::RestoreConsumers(body) => {
+                let mut configs = body.consumers.iter().map(|consumer| &consumer.config);
+                let format = format_if(configs.any(needs_flow_acks));
+                self.push_frame(format, kind::RESTORE_CONSUMERS, &to_json(body)?);
+                Ok(())
+            }
             Command::RestoreEnd(body) => self.push_json(kind::RESTORE_END, body),
             Command::RestoreAbort(token) => self.push_json(kind::RESTORE_ABORT, token),
             Command::Limits(body) => self.push_json(kind::LIMITS, body),
@@ -227,8 +232,7 @@ impl CommandBatch {
     }
 
     fn push_json<T: Serialize>(&mut self, kind: u8, body: &T) -> Result<(), CodecError> {
-        let body = serde_json::to_vec(body).map_err(|_| CodecError::Malformed)?;
-        self.push_body(kind, &body);
+        self.push_body(kind, &to_json(body)?);
         Ok(())
     }
 
@@ -336,9 +340,28 @@ impl Entry {
     }
 }
 
+fn to_json<T: Serialize>(body: &T) -> Result<Vec<u8>, CodecError> {
+    serde_json::to_vec(body).map_err(|_| CodecError::Malformed)
+}
+
+/// The format of a command that `knows` what came with acknowledgements by flow control.
+fn format_if(knows: bool) -> u8 {
+    if knows { FLOW_ACKS_FORMAT } else { FORMAT }
+}
+
+fn needs_flow_acks(config: &ConsumerConfig) -> bool {
+    config.ack_policy == AckPolicy::FlowControl || config.sourcing
+}
+
 fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
-    let [_, kind, body @ ..] = frame else {
+    let [format, kind, body @ ..] = frame else {
         return Err(CodecError::Truncated);
+    };
+    let knows = *format == FLOW_ACKS_FORMAT;
+    // Written by a version that refuses such consumers, which others do then too.
+    let known = |config: &ConsumerConfig| match needs_flow_acks(config) && !knows {
+        true => Err(CodecError::Malformed),
+        false => Ok(()),
     };
     let command = match *kind {
         kind::APPEND => return decode_append(body).map(CommandRef::Append),
@@ -347,19 +370,33 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
         kind::STREAM_DELETE => Command::StreamDelete(json(body)?),
         kind::STREAM_PURGE => Command::StreamPurge(json(body)?),
         kind::MESSAGE_DELETE => Command::MessageDelete(json(body)?),
-        kind::CONSUMER_CREATE => Command::ConsumerCreate(json(body)?),
+        kind::CONSUMER_CREATE => {
+            let create: ConsumerCreate = json(body)?;
+            known(&create.config)?;
+            Command::ConsumerCreate(create)
+        }
         kind::CONSUMER_DELETE => Command::ConsumerDelete(json(body)?),
         kind::CONSUMER_PROGRESS => Command::ConsumerProgress(json(body)?),
         kind::CONSUMER_UPDATE => Command::ConsumerUpdate(ConsumerUpdate::decode(body)?),
         kind::CONSUMER_PAUSE => Command::ConsumerPause(json(body)?),
         kind::CONSUMER_RESET => Command::ConsumerReset(json(body)?),
-        kind::COPY => Command::Copy(bodies::decode_copy(body)?),
+        kind::COPY => Command::Copy(CopyBatch {
+            whole: knows,
+            ..bodies::decode_copy(body)?
+        }),
         kind::ATOMIC => Command::Atomic(bodies::decode_atomic(body)?),
         kind::SERIES => Command::Series(bodies::decode_series(body)?),
         kind::SCHEDULE_RUN => Command::ScheduleRun(bodies::decode_run(body)?),
         kind::RESTORE_BEGIN => Command::RestoreBegin(json(body)?),
         kind::RESTORE_MESSAGES => Command::RestoreMessages(bodies::decode_restored(body)?),
-        kind::RESTORE_CONSUMERS => Command::RestoreConsumers(json(body)?),
+        kind::RESTORE_CONSUMERS => {
+            let restored: RestoreConsumers = json(body)?;
+            restored
+                .consumers
+                .iter()
+                .try_for_each(|c| known(&c.config))?;
+            Command::RestoreConsumers(restored)
+        }
         kind::RESTORE_END => Command::RestoreEnd(json(body)?),
         kind::RESTORE_ABORT => Command::RestoreAbort(json(body)?),
         kind::LIMITS => Command::Limits(json(body)?),
@@ -396,9 +433,8 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Append, ConsumerCreate, StreamDelete};
+    use crate::command::{Append, StreamDelete};
     use unibus_proto::jetstream::api::ConsumerAction;
-    use unibus_proto::jetstream::consumer::ConsumerConfig;
 
     fn append() -> Command {
         Command::Append(Append {

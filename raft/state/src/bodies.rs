@@ -86,6 +86,7 @@ pub(crate) fn decode_copy(body: &[u8]) -> Result<CopyBatch, CodecError> {
         origin_uid,
         after,
         upto,
+        whole: false,
         messages,
     })
 }
@@ -296,6 +297,7 @@ mod tests {
             origin_uid: 3,
             after: 4,
             upto: 9,
+            whole: false,
             messages: vec![CopiedMessage {
                 seq: 8,
                 ts_ns: 80,

@@ -187,6 +187,8 @@ pub struct CopyBatch {
     pub after: u64,
     /// The place in the origin that the batch leads to.
     pub upto: u64,
+    /// The origin forgets what is copied: the copy stops at what the stream refuses, where it else goes on.
+    pub whole: bool,
     /// What matches in between.
     pub messages: Vec<CopiedMessage>,
 }

@@ -3,7 +3,7 @@
 //! and without acknowledgements, is still read.
 
 use serde::Deserialize;
-use unibus_proto::jetstream::consumer::ConsumerConfig;
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 
 use crate::codec::{CodecError, Reader, put_blob, put_varint};
 use crate::consumer::ConsumerRow;
@@ -12,6 +12,8 @@ use crate::ledger::{Ledger, Position};
 
 const FORMAT_JSON: u8 = 1;
 const FORMAT: u8 = 2;
+/// As 2, of a consumer that acknowledges by flow control: versions that do not know them can't go on.
+const FORMAT_FLOW_ACKS: u8 = 3;
 
 /// Format 1.
 #[derive(Deserialize)]
@@ -25,9 +27,10 @@ struct JsonRow {
 }
 
 impl ConsumerRow {
-    /// `2 | config | times and sequences | delivered, floor | pending… | pin`.
+    /// `2 or 3 | config | times and sequences | delivered, floor | pending… | pin`.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
+        let by_flow = self.config.ack_policy == AckPolicy::FlowControl;
+        let mut out = vec![if by_flow { FORMAT_FLOW_ACKS } else { FORMAT }];
         // A configuration serializes to JSON without fail: string keys, no custom errors.
         let config = serde_json::to_vec(&*self.config).unwrap_or_default();
         debug_assert!(!config.is_empty(), "a configuration always serializes");
@@ -57,7 +60,7 @@ impl ConsumerRow {
         let mut reader = Reader::new(value);
         match reader.u8()? {
             FORMAT_JSON => return Self::of_json(reader.rest()),
-            FORMAT => {}
+            FORMAT | FORMAT_FLOW_ACKS => {}
             other => return Err(CodecError::UnknownFormat(other)),
         }
         let config: ConsumerConfig =

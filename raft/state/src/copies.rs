@@ -149,7 +149,9 @@ impl Stream {
                 self.copy_sourced(message, ctx)
             };
             if let Err(error) = taken
-                && (error.code >= 500 || error.err_code == error::STREAM_SEALED.err_code)
+                && (batch.whole
+                    || error.code >= 500
+                    || error.err_code == error::STREAM_SEALED.err_code)
             {
                 stopped = Some(error);
                 break;

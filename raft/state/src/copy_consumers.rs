@@ -14,6 +14,8 @@ use crate::stream::Stream;
 
 /// Characters that tell the consumers of several copies apart.
 const SUFFIX_CHARS: usize = 16;
+/// Messages that such a consumer has on their way (nats-server's default).
+const UNDER_WAY_MAX: i64 = 1000;
 /// The account that streams belong to.
 const ACCOUNT: &str = "$G";
 
@@ -39,14 +41,14 @@ const SOURCE: Names = Names {
 };
 
 /// The consumer that a copy is made through.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyConsumer {
     /// Its name.
     pub name: String,
     /// Where it has to deliver.
     pub deliver_subject: String,
-    /// How to make it; `None` = the copy's configuration names it, and somebody else makes it.
-    pub config: Option<ConsumerConfig>,
+    /// It is made for the copy; else the copy's configuration names it, and somebody makes it.
+    pub made: bool,
 }
 
 impl CopyConsumer {
@@ -81,7 +83,7 @@ impl Stream {
             return Some(CopyConsumer {
                 name: named.name.clone(),
                 deliver_subject: named.deliver_subject.clone(),
-                config: None,
+                made: false,
             });
         }
         if origin.config().retention == Retention::Limits {
@@ -89,11 +91,10 @@ impl Stream {
         }
         let names = self.copy_names();
         let suffix = self.suffix(source);
-        let config = self.copy_consumer_config(source, names, &suffix);
         Some(CopyConsumer {
-            name: config.name.clone(),
-            deliver_subject: config.deliver_subject.clone(),
-            config: Some(config),
+            name: format!("{}{suffix}", names.prefix),
+            deliver_subject: format!("{}{suffix}", names.deliver),
+            made: true,
         })
     }
 
@@ -125,13 +126,22 @@ impl Stream {
         hex
     }
 
-    fn copy_consumer_config(
+    /// How a consumer is made for the copy of `source`.
+    #[must_use]
+    pub fn copy_consumer_config(
         &self,
         source: &StreamSource,
-        names: &Names,
-        suffix: &str,
+        origin: &Self,
+        through: CopyConsumer,
     ) -> ConsumerConfig {
-        let name = format!("{}{suffix}", names.prefix);
+        let names = self.copy_names();
+        let name = through.name;
+        let allowed = origin.config().consumer_limits.max_ack_pending;
+        let max_ack_pending = if allowed > 0 {
+            allowed.min(UNDER_WAY_MAX)
+        } else {
+            UNDER_WAY_MAX
+        };
         let mut filters = CopyRules::new(source).filters;
         let one = if filters.len() == 1 {
             filters.pop()
@@ -158,7 +168,8 @@ impl Stream {
             ack_policy: AckPolicy::FlowControl,
             filter_subject: one.unwrap_or_default(),
             filter_subjects: filters,
-            deliver_subject: format!("{}{suffix}", names.deliver),
+            max_ack_pending,
+            deliver_subject: through.deliver_subject,
             sourcing: true,
             metadata: metadata.map(|(key, of)| (key.to_owned(), of)).into(),
             ..ConsumerConfig::default()
@@ -197,10 +208,15 @@ impl State {
 
 fn is_made_for_copy(consumer: &Consumer) -> bool {
     consumer.config().sourcing
-        && [MIRROR.prefix, SOURCE.prefix]
-            .iter()
-            .any(|prefix| consumer.name().starts_with(prefix))
+        && is_made_name(consumer.name())
         && owner(&consumer.config().metadata).is_some()
+}
+
+/// Whether consumers that are made for copies are called so.
+pub(crate) fn is_made_name(name: &str) -> bool {
+    [MIRROR.prefix, SOURCE.prefix]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// The stream that a consumer was made for.

@@ -146,7 +146,11 @@ impl ConsumerCursor {
         let fresh = Self::new(stream, consumer, now_ns.max(self.now_ns));
         let before = std::mem::replace(self, fresh);
         self.waiting = before.waiting;
-        self.flow = before.flow;
+        self.flow = if self.settings.acks_by_flow() {
+            before.flow.as_ref().map(Flow::renewed)
+        } else {
+            before.flow
+        };
         self.pace = before.pace;
         self.listening = before.listening;
         self.active_ns = before.active_ns;

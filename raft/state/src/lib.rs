@@ -71,3 +71,4 @@ pub use rows::{LoadError, RowOp, sealed_index};
 pub use schedules::DueSchedule;
 pub use state::State;
 pub use stream::{MessageView, Stream};
+pub use validate_sources::check_copy_consumers;

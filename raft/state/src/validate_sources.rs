@@ -8,6 +8,7 @@ use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::subject;
 use unibus_proto::transform::Transform;
 
+use crate::copy_consumers::is_made_name;
 use crate::stream::is_control_name;
 use crate::validate::check_name;
 
@@ -68,18 +69,12 @@ fn check_sources(config: &StreamConfig) -> Result<(), ApiError> {
         return Err(error::SOURCE_WITH_SCHEDULES);
     }
     let mut known = BTreeSet::new();
-    let mut consumers = BTreeSet::new();
     for source in &config.sources {
         if check_name(&source.name).is_err() {
             return Err(error::SOURCE_INVALID_STREAM_NAME);
         }
         if !known.insert(source.identity()) {
             return Err(error::SOURCE_DUPLICATE);
-        }
-        if let Some(consumer) = &source.consumer
-            && !consumers.insert((&source.name, &consumer.name))
-        {
-            return Err(error::SOURCE_CONSUMER_DUPLICATE);
         }
         // A stream that gathers from itself would never come to an end.
         if source.name == config.name {
@@ -92,7 +87,6 @@ fn check_sources(config: &StreamConfig) -> Result<(), ApiError> {
 
 /// The errors in which a mirror and a source differ.
 struct Texts {
-    consumer: ApiError,
     multiple: ApiError,
     overlapping: ApiError,
     source: (u16, &'static str),
@@ -101,14 +95,12 @@ struct Texts {
 
 impl Texts {
     const MIRROR: Self = Self {
-        consumer: error::MIRROR_CONSUMER_INVALID,
         multiple: error::MIRROR_MULTIPLE_FILTERS,
         overlapping: error::MIRROR_OVERLAPPING_FILTERS,
         source: (10151, "mirror transform source"),
         destination: (10154, "mirror transform"),
     };
     const SOURCE: Self = Self {
-        consumer: error::SOURCE_CONSUMER_INVALID,
         multiple: error::SOURCE_MULTIPLE_FILTERS,
         overlapping: error::SOURCE_OVERLAPPING_FILTERS,
         source: (10145, "source transform source"),
@@ -124,9 +116,6 @@ fn check_origin(origin: &StreamSource, texts: &Texts) -> Result<(), ApiError> {
     }
     if is_control_name(&origin.name) {
         return Err(error::RESERVED);
-    }
-    if !is_consumer_valid(origin) {
-        return Err(texts.consumer.clone());
     }
     if !origin.filter_subject.is_empty() {
         if !origin.subject_transforms.is_empty() {
@@ -157,7 +146,34 @@ fn check_origin(origin: &StreamSource, texts: &Texts) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A copy through a consumer begins where that says and takes what that selects.
+/// What a mirror or sources may say of the consumers that they are copied through. To be asked before a
+/// configuration is proposed: versions that know no such copies apply it whatever it says.
+pub fn check_copy_consumers(config: &StreamConfig) -> Result<(), ApiError> {
+    if config
+        .mirror
+        .iter()
+        .any(|mirror| !is_consumer_valid(mirror))
+    {
+        return Err(error::MIRROR_CONSUMER_INVALID);
+    }
+    let (mut sources, mut consumers) = (BTreeSet::new(), BTreeSet::new());
+    for source in &config.sources {
+        if !is_consumer_valid(source) {
+            return Err(error::SOURCE_CONSUMER_INVALID);
+        }
+        let once = sources.insert(source.identity());
+        if let Some(consumer) = &source.consumer
+            && once
+            && !consumers.insert((&source.name, &consumer.name))
+        {
+            return Err(error::SOURCE_CONSUMER_DUPLICATE);
+        }
+    }
+    Ok(())
+}
+
+/// A copy through a consumer begins where that says and takes what that selects. Consumers that are made
+/// for copies are not to be had.
 fn is_consumer_valid(origin: &StreamSource) -> bool {
     let Some(consumer) = &origin.consumer else {
         return true;
@@ -167,7 +183,9 @@ fn is_consumer_valid(origin: &StreamSource) -> bool {
         && origin.filter_subject.is_empty();
     by_consumer
         && check_name(&consumer.name).is_ok()
+        && !is_made_name(&consumer.name)
         && subject::is_literal(consumer.deliver_subject.as_bytes())
+        && !consumer.deliver_subject.starts_with("$JS.")
 }
 
 fn numbered((err_code, what): (u16, &'static str), text: &str) -> ApiError {

@@ -14,7 +14,10 @@ use unibus_proto::jetstream::config::{
 };
 use unibus_proto::jetstream::source::SourceConsumer;
 use unibus_state::command::{Command, ConsumerCreate, CopiedMessage, CopyBatch, StreamDelete};
-use unibus_state::{CommandBatch, CopyRules, Effect, NullSink, Outcome, State, StoredMessage};
+use unibus_state::{
+    CommandBatch, CopyConsumer, CopyRules, Effect, NullSink, Outcome, State, StoredMessage,
+    check_copy_consumers,
+};
 
 fn source(name: &str) -> StreamSource {
     StreamSource {
@@ -85,6 +88,7 @@ fn round(bench: &mut Bench, limit: usize) -> usize {
             origin_uid: from.origin_uid.0,
             after: from.after,
             upto,
+            whole: false,
             messages,
         });
     }
@@ -452,21 +456,15 @@ fn a_named_consumer_says_where_a_copy_begins() {
         through("S", "c.x", "d"),
         through("S", "c", ""),
         through("S", "c", "d.*"),
+        through("S", "JS_SRC_x", "d"),
+        through("S", "c", "$JS.S.x"),
     ];
     for source in wrong {
-        let mut bench = Bench::with(config(&["a.>"]));
-        let mirror = mirror_of(source.clone());
-        assert_eq!(
-            refused(bench.run(&Command::StreamCreate(put(mirror)))).1,
-            10213
-        );
-        let gathering = gathering(vec![source]);
-        assert_eq!(
-            refused(bench.run(&Command::StreamCreate(put(gathering)))).1,
-            10215
-        );
+        let mirror = check_copy_consumers(&mirror_of(source.clone()));
+        assert_eq!(mirror.unwrap_err().err_code, 10213, "{source:?}");
+        let gathering = check_copy_consumers(&gathering(vec![source]));
+        assert_eq!(gathering.unwrap_err().err_code, 10215);
     }
-    let mut bench = Bench::with(config(&["a.>"]));
     let renamed = StreamSource {
         subject_transforms: vec![SubjectTransform {
             src: "a.>".into(),
@@ -475,10 +473,13 @@ fn a_named_consumer_says_where_a_copy_begins() {
         ..through("S", "c", "d")
     };
     let twice = gathering(vec![through("S", "c", "d"), renamed]);
-    assert_eq!(
-        refused(bench.run(&Command::StreamCreate(put(twice)))).1,
-        10216
-    );
+    let twice = check_copy_consumers(&twice);
+    assert_eq!(twice.unwrap_err().err_code, 10216);
+    let fine = gathering(vec![through("S", "c", "d"), through("S", "e", "f")]);
+    assert_eq!(check_copy_consumers(&fine), Ok(()));
+    let mut bench = Bench::with(config(&["a.>"]));
+    bench.run(&Command::StreamCreate(put(fine)));
+    assert!(bench.state.stream("M").is_some());
 }
 
 #[test]
@@ -503,10 +504,16 @@ fn consumers_are_made_for_copies_and_known_when_these_are_gone() {
     let made = ways(&bench);
     assert_ne!(made[0].name, made[1].name);
     assert!(made[0].name.starts_with("JS_SRC_"));
+    let config_of = |bench: &Bench, way: &CopyConsumer| {
+        let (copy, origin) = (bench.state.stream("M").unwrap(), bench.stream());
+        let made_for = |s: &&StreamSource| copy.copy_consumer(s, origin).as_ref() == Some(way);
+        let source = copy.origins().find(made_for).unwrap();
+        copy.copy_consumer_config(source, origin, way.clone())
+    };
     for way in &made {
         let create = ConsumerCreate {
             stream: "S".into(),
-            config: way.config.clone().unwrap(),
+            config: config_of(&bench, way),
             action: ConsumerAction::Create,
             generated_name: String::new(),
             privileged: true,
@@ -535,4 +542,39 @@ fn streams_that_keep_everything_are_read_without_a_consumer() {
     let copy = bench.state.stream("M").unwrap();
     let way = copy.copy_consumer(copy.origins().next().unwrap(), bench.stream());
     assert_eq!(way, None);
+}
+
+#[test]
+fn a_copy_whose_origin_forgets_stops_at_what_is_refused() {
+    for (whole, stored, seq) in [(false, 2, 3), (true, 1, 1)] {
+        let mut bench = Bench::with(config(&["a.>"]));
+        let small = StreamConfig {
+            max_msg_size: 4,
+            ..gathering(vec![source("S")])
+        };
+        bench.run(&Command::StreamCreate(put(small)));
+        let message = |seq: u64, text: &'static [u8]| CopiedMessage {
+            seq,
+            ts_ns: 1,
+            subject: Bytes::from_static(b"a.1"),
+            header_len: 0,
+            data: Bytes::from_static(text),
+        };
+        let copy = bench.state.stream("M").unwrap();
+        let batch = CopyBatch {
+            stream: "M".into(),
+            created_ns: copy.created_ns(),
+            origin: source("S").identity(),
+            origin_uid: 1,
+            after: 0,
+            upto: 3,
+            whole,
+            messages: vec![message(1, b"1"), message(2, b"too long"), message(3, b"3")],
+        };
+        let outcome = bench.run(&Command::Copy(batch));
+        assert_eq!(matches!(outcome, Outcome::Refused(_)), whole, "{outcome:?}");
+        let copy = bench.state.stream("M").unwrap();
+        assert_eq!(copy.state().messages, stored);
+        assert_eq!(copy.progress(&source("S")).unwrap().seq, seq);
+    }
 }

@@ -203,6 +203,10 @@ fn answers_to_flow_control_acknowledge() {
     host.wait(100);
     host.fail_over();
     assert_eq!(host.all(), Vec::<String>::new());
+    // Nobody is asked who was asked before, nor is it acknowledged by whoever makes up an answer.
+    flow(&mut host, 9, Some(6));
+    flow(&mut host, 2, Some(6));
+    assert_eq!(host.cursor.ledger().pending().len(), 3);
     // A receiver that says it has more than it got settles what it got.
     host.cursor.handle_taken(99, host.bench.now);
     host.flush();

@@ -16,7 +16,7 @@ use super::Ticket;
 use super::plan::{AtLeader, Target, Then};
 use super::write::json;
 use crate::jetstream::advisory::{Action, Event};
-use crate::jetstream::core::Core;
+use crate::jetstream::core::{Core, FLOW_ACKS_NOT_YET};
 use crate::jetstream::leader::ToLeader;
 
 /// How long the leader may take.
@@ -57,9 +57,7 @@ pub(super) fn refuse(core: &Core, origin: &Origin, command: &Command) -> Option<
         return Some(error::DELIVER_SUBJECT_NOT_VALID);
     }
     if create.config.ack_policy == AckPolicy::FlowControl && !core.knows_flow_acks() {
-        return Some(ApiError::consumer_create(
-            "acknowledgements by flow control need every node of the cluster connected and of this version",
-        ));
+        return Some(ApiError::consumer_create(FLOW_ACKS_NOT_YET));
     }
     is_bound_elsewhere(core, create).then_some(error::CONSUMER_NAME_IN_USE)
 }

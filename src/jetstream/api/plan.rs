@@ -7,8 +7,8 @@ use unibus_proto::jetstream::api::{
 };
 use unibus_proto::jetstream::config::{StreamConfig, strip_server_metadata};
 use unibus_proto::jetstream::error::{self, ApiError};
-use unibus_state::Command;
 use unibus_state::command::{MessageDelete, StreamDelete, StreamPurge, StreamPut};
+use unibus_state::{Command, check_copy_consumers};
 
 use super::consumer;
 use super::restore::RestoreRequest;
@@ -265,6 +265,7 @@ fn stream_write(name: &str, body: &[u8], caller: Caller, create: bool) -> Result
         return Err(error::STREAM_MISMATCH);
     }
     strip_server_metadata(&mut config.metadata);
+    check_copy_consumers(&config)?;
     let put = StreamPut {
         config,
         privileged: caller.internal,

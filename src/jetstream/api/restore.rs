@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use unibus_broker::{Inbound, Service};
 use unibus_proto::jetstream::config::{StreamConfig, strip_server_metadata};
+use unibus_proto::jetstream::consumer::AckPolicy;
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_state::command::{RestoreBegin, RestoreConsumers, RestoreEnd, RestoreMessages};
 use unibus_state::{Command, Outcome};
@@ -24,7 +25,7 @@ use super::snapshot::{Session, new_id};
 use super::write::{self, json};
 use crate::jetstream::advisory::{self, Event};
 use crate::jetstream::archive::{self, ArchiveError, Item};
-use crate::jetstream::core::Core;
+use crate::jetstream::core::{Core, FLOW_ACKS_NOT_YET};
 use crate::jetstream::ingest::Call;
 
 /// How long the next chunk may take.
@@ -322,7 +323,13 @@ impl Proposals {
                     removed,
                 }))
             }
+            // Made for a copy, which makes its own.
+            Item::Consumer(consumer) if consumer.config.sourcing => Ok(()),
             Item::Consumer(consumer) => {
+                let by_flow = consumer.config.ack_policy == AckPolicy::FlowControl;
+                if by_flow && !self.core.knows_flow_acks() {
+                    return Err(ArchiveError::Refused(failed(FLOW_ACKS_NOT_YET)));
+                }
                 self.consumers.consumers.push(*consumer);
                 if self.consumers.consumers.len() < CONSUMERS_TOGETHER_MAX {
                     return Ok(());

@@ -19,7 +19,7 @@ use unibus_raft::Leadership;
 use unibus_state::command::{Command, CopiedMessage, CopyBatch};
 use unibus_state::{CopyRules, Location, Outcome, State, StoredMessage, Stream};
 
-use self::ways::{Way, Ways};
+use self::ways::{CopyId, Way, Ways};
 use super::core::{Core, Unread};
 use super::text;
 
@@ -56,24 +56,34 @@ pub(super) async fn run(core: Arc<Core>) {
 
 /// Copies until this node leads no more.
 async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
+    let term = leadership.borrow_and_update().term;
     let mut ways = Ways::new(core);
-    let mut looked_at = Instant::now();
-    core.hooks.note_shape();
-    while leadership.borrow_and_update().is_leader {
-        ways.prepare(core.hooks.take_shape()).await;
-        ways.settle();
+    // Everything is looked at first of all, and once in a while.
+    let mut all_at = Instant::now();
+    // In another term somebody else may have led in between.
+    let leads = |known: &Leadership| known.is_leader && known.term == term;
+    while leads(&leadership.borrow_and_update()) {
+        let all = Instant::now() >= all_at;
+        if all {
+            all_at = Instant::now() + LOOK_INTERVAL_MAX;
+        }
+        ways.prepare(core.hooks.take_shape() || all).await;
+        ways.settle(all);
         let jobs = core.replica.with_state(|state| find_jobs(state, &ways));
         if jobs.is_empty() {
             let news = core.hooks.wake_copies.notified();
-            drop(tokio::time::timeout(LOOK_INTERVAL_MAX, news).await);
-            if looked_at.elapsed() >= LOOK_INTERVAL_MAX {
-                looked_at = Instant::now();
-                core.hooks.note_shape();
-            }
+            drop(tokio::time::timeout_at(all_at.into(), news).await);
             continue;
         }
-        let copied = join_all(jobs.into_iter().map(|job| copy(core, job))).await;
-        if copied.contains(&false) {
+        let copied = jobs.into_iter().map(|job| copy(core, job));
+        let mut refused = false;
+        for outcome in join_all(copied).await {
+            refused |= outcome.is_err();
+            if let Err(Some((id, why))) = outcome {
+                ways.tell(&id, &why);
+            }
+        }
+        if refused {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
@@ -95,6 +105,7 @@ fn find_jobs(state: &State, ways: &Ways<'_>) -> Vec<Job> {
 struct Load {
     places: Vec<Location>,
     bytes: u64,
+    /// The last message looked at; 0 = none.
     upto: u64,
 }
 
@@ -114,16 +125,23 @@ impl Load {
 fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSource) -> Option<Job> {
     let origin = state.stream(&source.name)?;
     let from = stream.copy_from(source, origin);
-    let mut load = Load::default();
+    let (mut load, mut whole) = (Load::default(), false);
     match ways.of(stream, source, origin) {
         Way::Wait => return None,
-        Way::Through(sink) => sink.each_after(from.after, |seq, place| {
-            let has_room = load.has_room();
-            if has_room {
-                load.add(seq, place);
-            }
-            has_room
-        }),
+        Way::Through(sink) => {
+            whole = true;
+            sink.each_after(from.after, |seq, place| {
+                let has_room = load.has_room();
+                if has_room {
+                    load.upto = seq;
+                    // Else it was removed since it was delivered.
+                    if origin.get(seq) == Some(place) {
+                        load.add(seq, place);
+                    }
+                }
+                has_room
+            });
+        }
         Way::Read => {
             let rules = CopyRules::new(source);
             let mut next = from.after.saturating_add(1);
@@ -135,7 +153,7 @@ fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSour
             }
         }
     }
-    if load.places.is_empty() {
+    if load.upto <= from.after {
         return None;
     }
     let batch = CopyBatch {
@@ -145,6 +163,7 @@ fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSour
         origin_uid: from.origin_uid.0,
         after: from.after,
         upto: load.upto,
+        whole,
         messages: Vec::new(),
     };
     Some(Job {
@@ -154,8 +173,10 @@ fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSour
     })
 }
 
-/// Whether the batch was taken.
-async fn copy(core: &Core, mut job: Job) -> bool {
+/// Why a batch was not taken; `Some` is worth telling.
+type NotTaken = Option<(CopyId, String)>;
+
+async fn copy(core: &Core, mut job: Job) -> Result<(), NotTaken> {
     let rules = CopyRules::new(&job.source);
     let mirror = core.replica.with_state(|state| {
         let stream = state.stream(&job.batch.stream);
@@ -167,7 +188,7 @@ async fn copy(core: &Core, mut job: Job) -> bool {
             // Removed since it was found: not copied, like any message removed before its copy.
             Err(Unread::Gone) => continue,
             // Not lost: the batch is made again later.
-            Err(Unread::Damaged) => return false,
+            Err(Unread::Damaged) => return Err(None),
         };
         let renamed = rules.rename(&message.subject);
         let copied = if mirror {
@@ -177,22 +198,23 @@ async fn copy(core: &Core, mut job: Job) -> bool {
         };
         job.batch.messages.push(copied);
     }
-    let stream = job.batch.stream.clone();
+    let whole = job.batch.whole;
+    let id = (
+        Arc::from(job.batch.stream.as_str()),
+        job.batch.origin.clone(),
+    );
     let call = core.ingest.call(&Command::Copy(job.batch));
-    match call.await {
+    let why = match call.await {
         Ok(Ok(answered)) => match answered.outcome {
-            Outcome::Refused(refusal) => {
-                tracing::debug!(%stream, error = %refusal.error, "a copy was refused");
-                false
-            }
-            _ => true,
+            Outcome::Refused(refusal) => refusal.error.to_string(),
+            _ => return Ok(()),
         },
-        Ok(Err(error)) => {
-            tracing::debug!(%stream, %error, "a copy was not applied");
-            false
-        }
-        Err(_) => false,
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => return Err(None),
+    };
+    tracing::debug!(stream = %id.0, origin = %id.1, %why, "a copy was not applied");
+    // Its origin waits for it, and somebody has to make room.
+    Err(whole.then_some((id, why)))
 }
 
 fn as_mirrored(message: StoredMessage, renamed: Option<Vec<u8>>) -> CopiedMessage {

@@ -95,11 +95,17 @@ pub struct StreamSource {
 }
 
 impl StreamSource {
-    /// What tells it from the other sources of a stream: name, filters and destinations.
+    /// What tells it from the other sources of a stream: name, filters and destinations, and the consumer
+    /// that it names.
     #[must_use]
     pub fn identity(&self) -> String {
         let (filters, destinations) = self.described();
-        format!("{} {filters} {destinations}", self.name)
+        let mut identity = format!("{} {filters} {destinations}", self.name);
+        if let Some(consumer) = &self.consumer {
+            identity.push(' ');
+            identity.push_str(&consumer.name);
+        }
+        identity
     }
 
     /// `<filters> <destinations>` as the `Nats-Stream-Source` header tells them: joined by form

@@ -491,6 +491,10 @@ pub(crate) fn check_update(old: &ConsumerConfig, new: &ConsumerConfig) -> Result
             old.durable_name != new.durable_name,
             "durable name can not be updated",
         ),
+        (
+            old.sourcing != new.sourcing,
+            "the consumer of a copy can not become another or be made of one",
+        ),
     ];
     for (changed, text) in refused {
         if changed {

@@ -59,11 +59,10 @@ impl ConsumerCursor {
     /// control acknowledges, everything up to the stream sequence that it names is settled.
     pub fn handle_flow_control(&mut self, reply: &str, settled: Option<u64>, now_ns: u64) {
         self.note_time(now_ns);
-        if let Some(flow) = &mut self.flow
-            && flow.asked() == Some(reply)
-        {
-            flow.confirm();
-        }
+        let Some(flow) = self.flow.as_mut().filter(|f| f.asked() == Some(reply)) else {
+            return;
+        };
+        flow.confirm();
         if let Some(seq) = settled {
             self.settle_up_to(seq);
         }

@@ -27,6 +27,14 @@ impl Flow {
         }
     }
 
+    /// Nothing is on its way any more; answers to what was asked before mean nothing.
+    pub(super) fn renewed(&self) -> Self {
+        Self {
+            requests: self.requests,
+            ..Self::new()
+        }
+    }
+
     pub(super) fn sent(&mut self, bytes: u64, stream: &str, consumer: &str) {
         self.outstanding += bytes;
         if self.outstanding > self.window / 2 {
