@@ -41,6 +41,15 @@ async fn messages(client: &async_nats::Client, stream: &str) -> anyhow::Result<u
     info["state"]["messages"].as_u64().context("no count")
 }
 
+/// Looks whether each stream holds so many messages.
+async fn hold(client: &async_nats::Client, wanted: &[(&str, u64)]) -> anyhow::Result<()> {
+    for (stream, count) in wanted {
+        let found = messages(client, stream).await?;
+        ensure!(found == *count, "{stream} holds {found} instead of {count}");
+    }
+    Ok(())
+}
+
 async fn consumers(client: &async_nats::Client, stream: &str) -> anyhow::Result<usize> {
     let names = api(client, &format!("CONSUMER.NAMES.{stream}"), Value::Null).await?;
     Ok(names["consumers"].as_array().map_or(0, Vec::len))
@@ -147,10 +156,9 @@ async fn queues_are_copied_once_through_deaths_of_the_leader() -> anyhow::Result
     cluster.nodes[leader].ready(PATIENCE).await?;
 
     let client = cluster.client(0).await?;
-    eventually("origins that are copied and empty", PATIENCE, || async {
-        let left = (messages(&client, "Q").await?, messages(&client, "I").await?);
-        ensure!(left == (0, 0), "{left:?} left");
-        Ok(())
+    let empty = [("Q", 0), ("I", 0)];
+    eventually("origins that are copied and empty", PATIENCE, || {
+        hold(&client, &empty)
     })
     .await?;
     let copied = texts(&client, "ALL").await?;
@@ -225,11 +233,8 @@ async fn a_consumer_is_not_taken_from_the_copy_that_has_it() -> anyhow::Result<(
     eventually("the first copy", PATIENCE, all).await?;
     api(&client, "STREAM.DELETE.TWO", Value::Null).await?;
     ensure!(publish(client.clone(), "q.b", 100).await.len() == 100);
-    eventually("the rest", PATIENCE, || async {
-        ensure!(messages(&client, "ONE").await? == 200);
-        Ok(())
-    })
-    .await
+    let rest = [("ONE", 200), ("Q", 0)];
+    eventually("the rest", PATIENCE, || hold(&client, &rest)).await
 }
 
 #[tokio::test]
@@ -257,18 +262,8 @@ async fn a_copy_through_a_named_consumer_does_what_that_says() -> anyhow::Result
         "ack_policy": "flow_control", "filter_subject": "l.1", "deliver_policy": "by_start_sequence",
         "opt_start_seq": 3}});
     api(&client, "CONSUMER.CREATE.L.some", some).await?;
-    let has = |count: u64| {
-        let client = client.clone();
-        move || {
-            let client = client.clone();
-            async move {
-                let found = messages(&client, "C").await?;
-                ensure!(found == count, "{found} of {count}");
-                Ok(())
-            }
-        }
-    };
-    eventually("what the consumer selects", PATIENCE, has(2)).await?;
+    let selected = [("C", 2)];
+    eventually("what it selects", PATIENCE, || hold(&client, &selected)).await?;
     let found = texts(&client, "C").await?;
     ensure!(
         found == BTreeSet::from(["3".to_owned(), "5".to_owned()]),
@@ -284,15 +279,17 @@ async fn a_copy_through_a_named_consumer_does_what_that_says() -> anyhow::Result
     // Going back copies nothing twice.
     api(&client, "CONSUMER.RESET.L.some", json!({"seq": 4})).await?;
     context.publish("l.1", "7".into()).await?.await?;
-    eventually("what is new", PATIENCE, has(3)).await?;
+    let new = [("C", 3)];
+    eventually("what is new", PATIENCE, || hold(&client, &new)).await?;
     // A paused consumer pauses its copy.
     let tomorrow = json!({"pause_until": "2100-01-01T00:00:00Z"});
     api(&client, "CONSUMER.PAUSE.L.some", tomorrow).await?;
     context.publish("l.1", "8".into()).await?.await?;
     tokio::time::sleep(Duration::from_millis(300)).await; // what must not happen would take a few
-    has(3)().await?;
+    hold(&client, &new).await?;
     api(&client, "CONSUMER.PAUSE.L.some", json!({})).await?;
-    eventually("the rest", PATIENCE, has(4)).await
+    let rest = [("C", 4)];
+    eventually("the rest", PATIENCE, || hold(&client, &rest)).await
 }
 
 /// A consumer of a work queue leaves nothing for others; a copy does.
@@ -326,10 +323,9 @@ async fn workers_of_a_queue_do_not_notice_its_copy() -> anyhow::Result<()> {
         done += 1;
     }
     ensure!(done == 50, "the worker got {done}");
-    eventually("a copy, and an empty queue", PATIENCE, || async {
-        let found = (messages(&client, "M").await?, messages(&client, "Q").await?);
-        ensure!(found == (50, 0), "{found:?}");
-        Ok(())
+    let done = [("M", 50), ("Q", 0)];
+    eventually("a copy, and an empty queue", PATIENCE, || {
+        hold(&client, &done)
     })
     .await
 }
@@ -347,21 +343,11 @@ async fn what_a_copy_has_no_room_for_stays_where_it_is() -> anyhow::Result<()> {
     };
     api(&client, "STREAM.CREATE.C", copy(2)).await?;
     ensure!(publish(client.clone(), "q.a", 5).await.len() == 5);
-    let are = |wanted: (u64, u64)| {
-        let client = client.clone();
-        move || {
-            let client = client.clone();
-            async move {
-                let found = (messages(&client, "C").await?, messages(&client, "Q").await?);
-                ensure!(found == wanted, "{found:?} instead of {wanted:?}");
-                Ok(())
-            }
-        }
-    };
-    eventually("a full copy", PATIENCE, are((2, 3))).await?;
+    let full = [("C", 2), ("Q", 3)];
+    eventually("a full copy", PATIENCE, || hold(&client, &full)).await?;
     // The consumer asks with its heartbeats, once a second.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    are((2, 3))().await?;
+    hold(&client, &full).await?;
     // Nobody else acknowledges for it.
     let names = api(&client, "CONSUMER.NAMES.Q", Value::Null).await?;
     let name = names["consumers"][0].as_str().context("no consumer")?;
@@ -376,7 +362,8 @@ async fn what_a_copy_has_no_room_for_stays_where_it_is() -> anyhow::Result<()> {
     }
     round_trip(&client).await?;
     tokio::time::sleep(Duration::from_millis(300)).await; // the same
-    are((2, 3))().await?;
+    hold(&client, &full).await?;
     api(&client, "STREAM.UPDATE.C", copy(10)).await?;
-    eventually("the rest", PATIENCE, are((5, 0))).await
+    let rest = [("C", 5), ("Q", 0)];
+    eventually("the rest", PATIENCE, || hold(&client, &rest)).await
 }
