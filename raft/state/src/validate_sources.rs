@@ -146,8 +146,12 @@ fn check_origin(origin: &StreamSource, texts: &Texts) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What a mirror or sources may say of the consumers that they are copied through. To be asked before a
-/// configuration is proposed: versions that know no such copies apply it whatever it says.
+/// What a mirror or sources may say of the consumers that they are copied through (ADR-60). To be asked
+/// before a configuration is proposed: versions that know no such copies apply it whatever it says.
+///
+/// # Errors
+/// 10213 and 10215 where a mirror's or a source's consumer has no name or subject, or something beside it
+/// says where to begin or what to take; 10216 where two sources name the same consumer.
 pub fn check_copy_consumers(config: &StreamConfig) -> Result<(), ApiError> {
     if config
         .mirror
