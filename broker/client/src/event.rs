@@ -130,7 +130,7 @@ impl Event {
 /// assert_eq!((message.from(), message.text().as_ref()), (me.endpoint(), "tea is ready"));
 /// assert_eq!((message.kind(), message.thread()), (&FrameKind::message(), None));
 /// assert_eq!(message.id(), message.header.id); // what a reply or a reaction names
-/// assert!(!format!("{message:?}").contains("tea"));
+/// assert!(!format!("{message:?}").contains("tea is"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
