@@ -297,6 +297,9 @@ impl State {
             name: source.name.clone(),
             lag,
             active: if copied_ns == 0 { -1 } else { active },
+            error: self
+                .copy_trouble(stream, source)
+                .map(|trouble| trouble.told_of(stream)),
             external: source.external.clone(),
             filter_subject: source.filter_subject.clone(),
             subject_transforms: source.subject_transforms.clone(),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use unibus_proto::jetstream::config::{Retention, StreamSource};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy};
+use unibus_proto::jetstream::error::{self, ApiError};
 
 use crate::consumer::Consumer;
 use crate::copies::CopyRules;
@@ -60,6 +61,46 @@ impl CopyConsumer {
             && config.deliver_subject == self.deliver_subject
             && config.deliver_group.is_empty()
             && !config.headers_only
+    }
+}
+
+/// What keeps a copy from being made, as the replicated state tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyTrouble {
+    /// There is no stream of that name.
+    #[error("the origin is not there")]
+    OriginMissing,
+    /// Sequences of the origin that is copied and of the one that is there now would be mixed up.
+    #[error("the origin was made anew: make the mirror anew as well")]
+    OriginAnew,
+    /// Somebody has to make it.
+    #[error("the consumer that the configuration names is not there")]
+    ConsumerMissing,
+    /// A copy could miss messages through it.
+    #[error(
+        "the consumer has to acknowledge by flow control, and to deliver whole messages to the subject \
+         that the configuration names"
+    )]
+    ConsumerUnfit,
+}
+
+impl CopyTrouble {
+    /// As `STREAM.INFO` of the copy tells it (nats-server's errors 10029, 10045 and 10059).
+    #[must_use]
+    pub fn told_of(self, copy: &Stream) -> ApiError {
+        match self {
+            Self::OriginMissing => error::STREAM_NOT_FOUND,
+            _ => setup_failed(copy, self.to_string()),
+        }
+    }
+}
+
+fn setup_failed(copy: &Stream, why: String) -> ApiError {
+    let is_mirror = copy.config().mirror.is_some();
+    ApiError {
+        code: 500,
+        err_code: if is_mirror { 10029 } else { 10045 },
+        description: why.into(),
     }
 }
 
@@ -178,6 +219,22 @@ impl Stream {
 }
 
 impl State {
+    /// What keeps `source` from being copied into `copy`, whatever a leader does.
+    #[must_use]
+    pub fn copy_trouble(&self, copy: &Stream, source: &StreamSource) -> Option<CopyTrouble> {
+        let Some(origin) = self.stream(&source.name) else {
+            return Some(CopyTrouble::OriginMissing);
+        };
+        let through = copy.copy_consumer(source, origin)?;
+        if copy.mirrors_another(source, origin) {
+            return Some(CopyTrouble::OriginAnew);
+        }
+        match origin.consumer(&through.name) {
+            None => (!through.made).then_some(CopyTrouble::ConsumerMissing),
+            Some(consumer) => (!through.fits(consumer)).then_some(CopyTrouble::ConsumerUnfit),
+        }
+    }
+
     /// Consumers that were made for copies which are not configured any more. Looks at all consumers.
     #[must_use]
     pub fn forsaken_copy_consumers(&self) -> Vec<Forsaken> {

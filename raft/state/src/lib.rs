@@ -58,7 +58,7 @@ pub use consumer::{Consumer, DEAD_LETTER_KEY, STALE_UPDATE};
 pub use consumer_update::{ConsumerUpdate, Pin};
 pub use control::{ControlChange, ControlCheck, ControlRecord, RECORDS_MAX};
 pub use copies::{CopyFrom, CopyRules, Progress};
-pub use copy_consumers::{CopyConsumer, Forsaken};
+pub use copy_consumers::{CopyConsumer, CopyTrouble, Forsaken};
 pub use cursor::ConsumerCursor;
 pub use delivery::{
     AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,

@@ -12,11 +12,12 @@ use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::{
     Republish, Retention, StreamConfig, StreamSource, SubjectTransform,
 };
+use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::source::SourceConsumer;
 use unibus_state::command::{Command, ConsumerCreate, CopiedMessage, CopyBatch, StreamDelete};
 use unibus_state::{
-    CommandBatch, CopyConsumer, CopyRules, Effect, NullSink, Outcome, State, StoredMessage,
-    check_copy_consumers,
+    CommandBatch, CopyConsumer, CopyRules, CopyTrouble, Effect, NullSink, Outcome, State,
+    StoredMessage, check_copy_consumers,
 };
 
 fn source(name: &str) -> StreamSource {
@@ -577,4 +578,49 @@ fn a_copy_whose_origin_forgets_stops_at_what_is_refused() {
         assert_eq!(copy.state().messages, stored);
         assert_eq!(copy.progress(&source("S")).unwrap().seq, seq);
     }
+}
+
+#[test]
+fn infos_say_what_keeps_a_stream_from_being_copied() {
+    let mut bench = Bench::with(config(&["a.>"]));
+    let through = StreamSource {
+        consumer: Some(SourceConsumer {
+            name: "c".into(),
+            deliver_subject: "d".into(),
+        }),
+        ..source("S")
+    };
+    let sources = vec![through.clone(), source("NOT"), source("S2")];
+    bench.run(&Command::StreamCreate(put(gathering(sources))));
+    bench.run(&Command::StreamCreate(put(named("S2", &["b.>"]))));
+    let errors = |bench: &Bench| {
+        let copy = bench.state.stream("M").unwrap();
+        let infos = bench.state.source_infos(copy, bench.now).into_iter();
+        let error = infos.map(|info| info.error.map(|error| (error.code, error.err_code)));
+        error.collect::<Vec<_>>()
+    };
+    let missing = Some((404, 10059));
+    assert_eq!(errors(&bench), [Some((500, 10045)), missing, None]);
+    let make = |ack_policy, deliver_subject: &str| {
+        Command::ConsumerCreate(ConsumerCreate {
+            stream: "S".into(),
+            config: ConsumerConfig {
+                name: "c".into(),
+                durable_name: "c".into(),
+                ack_policy,
+                max_ack_pending: 100,
+                deliver_subject: deliver_subject.into(),
+                ..ConsumerConfig::default()
+            },
+            action: ConsumerAction::CreateOrUpdate,
+            generated_name: String::new(),
+            privileged: true,
+        })
+    };
+    bench.run(&make(AckPolicy::FlowControl, "elsewhere"));
+    let copy = bench.state.stream("M").unwrap();
+    let trouble = bench.state.copy_trouble(copy, &through);
+    assert_eq!(trouble, Some(CopyTrouble::ConsumerUnfit));
+    bench.run(&make(AckPolicy::FlowControl, "d"));
+    assert_eq!(errors(&bench), [None, missing, None]);
 }

@@ -6,6 +6,7 @@
 //! (`ways`) and is acknowledged once it is applied.
 
 mod sinks;
+mod turns;
 mod ways;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use unibus_raft::Leadership;
 use unibus_state::command::{Command, CopiedMessage, CopyBatch};
 use unibus_state::{CopyRules, Location, Outcome, State, StoredMessage, Stream};
 
+use self::turns::Turns;
 use self::ways::{CopyId, Way, Ways};
 use super::core::{Core, Unread};
 use super::text;
@@ -33,11 +35,10 @@ const BATCH_BYTES_MAX: u64 = 512 * 1024;
 const AT_ONCE_MAX: usize = 32;
 /// Longest time between two looks at all copies.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Pause after a batch that was refused (a full stream) or could not be proposed.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// One copy that has something to do.
 struct Job {
+    id: CopyId,
     batch: CopyBatch,
     source: StreamSource,
     places: Vec<Location>,
@@ -57,7 +58,7 @@ pub(super) async fn run(core: Arc<Core>) {
 /// Copies until this node leads no more.
 async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
     let term = leadership.borrow_and_update().term;
-    let mut ways = Ways::new(core);
+    let (mut ways, mut turns) = (Ways::new(core), Turns::default());
     // Everything is looked at first of all, and once in a while.
     let mut all_at = Instant::now();
     // In another term somebody else may have led in between.
@@ -69,35 +70,43 @@ async fn lead(core: &Core, leadership: &mut watch::Receiver<Leadership>) {
         }
         ways.prepare(core.hooks.take_shape() || all).await;
         ways.settle(all);
-        let jobs = core.replica.with_state(|state| find_jobs(state, &ways));
+        let (jobs, looked_upto) = core
+            .replica
+            .with_state(|state| find_jobs(state, &ways, &turns));
+        turns.end(looked_upto);
         if jobs.is_empty() {
+            let until = turns.next_retry().map_or(all_at, |at| at.min(all_at));
             let news = core.hooks.wake_copies.notified();
-            drop(tokio::time::timeout_at(all_at.into(), news).await);
+            drop(tokio::time::timeout_at(until.into(), news).await);
             continue;
         }
         let copied = jobs.into_iter().map(|job| copy(core, job));
-        let mut refused = false;
-        for outcome in join_all(copied).await {
-            refused |= outcome.is_err();
-            if let Err(Some((id, why))) = outcome {
-                ways.tell(&id, &why);
+        for (id, outcome) in join_all(copied).await {
+            if let Err(why) = outcome {
+                if let Some(why) = why {
+                    ways.tell(&id, &why);
+                }
+                turns.rest(id);
             }
-        }
-        if refused {
-            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 }
 
-fn find_jobs(state: &State, ways: &Ways<'_>) -> Vec<Job> {
+/// What is to be copied, and the last copy looked at if there may be more to do.
+fn find_jobs(state: &State, ways: &Ways<'_>, turns: &Turns) -> (Vec<Job>, Option<CopyId>) {
     let copying = state
         .streams()
         .filter(|stream| stream.origins().next().is_some());
-    copying
-        .flat_map(|stream| stream.origins().map(move |source| (stream, source)))
-        .filter_map(|(stream, source)| find_job(state, ways, stream, source))
-        .take(AT_ONCE_MAX)
-        .collect()
+    let copies = copying.flat_map(|stream| stream.origins().map(move |source| (stream, source)));
+    let mut jobs = Vec::new();
+    let copies = turns.order(copies.collect(), |(stream, source)| id_of(stream, source));
+    for (stream, source) in copies {
+        jobs.extend(find_job(state, ways, stream, source));
+        if jobs.len() == AT_ONCE_MAX {
+            return (jobs, Some(id_of(stream, source)));
+        }
+    }
+    (jobs, None)
 }
 
 /// What a batch takes, bounded.
@@ -167,6 +176,7 @@ fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSour
         messages: Vec::new(),
     };
     Some(Job {
+        id: id_of(stream, source),
         batch,
         source: source.clone(),
         places: load.places,
@@ -174,9 +184,15 @@ fn find_job(state: &State, ways: &Ways<'_>, stream: &Stream, source: &StreamSour
 }
 
 /// Why a batch was not taken; `Some` is worth telling.
-type NotTaken = Option<(CopyId, String)>;
+type NotTaken = Option<String>;
 
-async fn copy(core: &Core, mut job: Job) -> Result<(), NotTaken> {
+async fn copy(core: &Core, job: Job) -> (CopyId, Result<(), NotTaken>) {
+    let id = job.id.clone();
+    let outcome = propose(core, job).await;
+    (id, outcome)
+}
+
+async fn propose(core: &Core, mut job: Job) -> Result<(), NotTaken> {
     let rules = CopyRules::new(&job.source);
     let mirror = core.replica.with_state(|state| {
         let stream = state.stream(&job.batch.stream);
@@ -199,10 +215,6 @@ async fn copy(core: &Core, mut job: Job) -> Result<(), NotTaken> {
         job.batch.messages.push(copied);
     }
     let whole = job.batch.whole;
-    let id = (
-        Arc::from(job.batch.stream.as_str()),
-        job.batch.origin.clone(),
-    );
     let call = core.ingest.call(&Command::Copy(job.batch));
     let why = match call.await {
         Ok(Ok(answered)) => match answered.outcome {
@@ -212,9 +224,13 @@ async fn copy(core: &Core, mut job: Job) -> Result<(), NotTaken> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => return Err(None),
     };
-    tracing::debug!(stream = %id.0, origin = %id.1, %why, "a copy was not applied");
+    tracing::debug!(stream = %job.id.0, origin = %job.id.1, %why, "a copy was not applied");
     // Its origin waits for it, and somebody has to make room.
-    Err(whole.then_some((id, why)))
+    Err(whole.then_some(why))
+}
+
+fn id_of(stream: &Stream, source: &StreamSource) -> CopyId {
+    (Arc::clone(stream.name()), source.identity())
 }
 
 fn as_mirrored(message: StoredMessage, renamed: Option<Vec<u8>>) -> CopiedMessage {

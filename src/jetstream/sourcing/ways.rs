@@ -11,8 +11,11 @@ use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::Retention;
 use unibus_proto::jetstream::source::StreamSource;
 use unibus_state::command::{ConsumerCreate, ConsumerDelete, ConsumerReset};
-use unibus_state::{Command, CopyConsumer, Forsaken, Outcome, State, Stream, StreamUid};
+use unibus_state::{
+    Command, CopyConsumer, CopyTrouble, Forsaken, Outcome, State, Stream, StreamUid,
+};
 
+use super::id_of;
 use super::sinks::Sink;
 use crate::jetstream::core::Core;
 use crate::jetstream::table::Key;
@@ -52,7 +55,7 @@ struct Plan {
     /// Copies whose consumers are gone or others.
     to_unbind: Vec<CopyId>,
     /// What is in the way of a copy.
-    troubles: Vec<(CopyId, &'static str)>,
+    troubles: Vec<(CopyId, String)>,
     /// All copies through consumers.
     wanted: HashSet<CopyId>,
 }
@@ -108,7 +111,7 @@ impl<'a> Ways<'a> {
             self.unbind(id);
         }
         for (id, why) in plan.troubles {
-            self.tell(&id, why);
+            self.tell(&id, &why);
         }
         for (id, key, born) in plan.to_bind {
             plan.chores.extend(self.bind(id, key, born));
@@ -186,7 +189,8 @@ impl<'a> Ways<'a> {
                 if let Some(through) = stream.copy_consumer(source, origin) {
                     let id = id_of(stream, source);
                     plan.wanted.insert(id.clone());
-                    self.plan_one(&mut plan, id, (stream, source, origin), through);
+                    let trouble = state.copy_trouble(stream, source);
+                    self.plan_one(&mut plan, id, (stream, source, origin), (through, trouble));
                 }
             }
         }
@@ -200,7 +204,7 @@ impl<'a> Ways<'a> {
         plan: &mut Plan,
         id: CopyId,
         (stream, source, origin): (&Stream, &StreamSource, &Stream),
-        through: CopyConsumer,
+        (through, trouble): (CopyConsumer, Option<CopyTrouble>),
     ) {
         let rests = self.resting.get(&id);
         let rests = rests.is_some_and(|until| *until > Instant::now());
@@ -216,16 +220,11 @@ impl<'a> Ways<'a> {
         if rests {
             return;
         }
-        if stream.mirrors_another(source, origin) {
-            // Not taken for copied: the consumer would acknowledge what nobody has.
-            let why = "the origin was made anew: make the mirror anew as well";
-            return plan.troubles.push((id, why));
+        if let Some(trouble) = trouble {
+            return plan.troubles.push((id, trouble.to_string()));
         }
         let Some(consumer) = consumer else {
-            if !through.made {
-                let why = "the consumer that the configuration names is not there";
-                plan.troubles.push((id, why));
-            } else if self.can_make {
+            if self.can_make {
                 let config = stream.copy_consumer_config(source, origin, through);
                 let create = Command::ConsumerCreate(ConsumerCreate {
                     stream: origin.name().to_string(),
@@ -238,11 +237,6 @@ impl<'a> Ways<'a> {
             }
             return;
         };
-        if !through.fits(consumer) {
-            let why = "the consumer has to acknowledge by flow control, and to deliver whole messages to \
-                 the subject that the configuration names";
-            return plan.troubles.push((id, why));
-        }
         let key = (Arc::clone(origin.name()), Arc::clone(consumer.name()));
         plan.to_bind
             .push((id, key, (origin.uid(), consumer.created_ns())));
@@ -326,10 +320,6 @@ impl Drop for Ways<'_> {
             self.core.sinks.close(&bound.key);
         }
     }
-}
-
-fn id_of(stream: &Stream, source: &StreamSource) -> CopyId {
-    (Arc::clone(stream.name()), source.identity())
 }
 
 fn take_over(id: CopyId, (stream, consumer): &Key) -> Chore {

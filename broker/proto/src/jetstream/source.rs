@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::error::ApiError;
 use super::timestamp::Timestamp;
 use super::{is_default, or_default};
 
@@ -137,6 +138,9 @@ pub struct SourceInfo {
     pub lag: u64,
     /// Nanoseconds since the last copy; -1 = never.
     pub active: i64,
+    /// What keeps it from being copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
     /// As configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalStream>,
