@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::{Client, ConnectErrorKind, ServerAddr};
+use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ServerAddr};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
+use unibus_proto::nkey::UserSeed;
 
 use super::local_tls;
 use crate::access::{IdentityError, InternalIdentity};
@@ -234,7 +235,18 @@ async fn connect(target: &Target, seed: &str) -> Result<Client, async_nats::Conn
 
 /// A client that proves `seed` and does not wait long for one answer.
 pub(super) fn client_options(seed: &str) -> async_nats::ConnectOptions {
-    async_nats::ConnectOptions::with_nkey(seed.to_owned())
+    let seed = UserSeed::parse(seed).map_err(AuthError::new);
+    let prove = move |nonce: Vec<u8>| {
+        let auth = seed.as_ref().map_err(Clone::clone).and_then(|seed| {
+            let mut auth = Auth::new();
+            auth.nkey = Some(seed.public().to_nkey());
+            let proof = seed.answer_nonce(&nonce).map_err(AuthError::new)?;
+            auth.signature = Some(proof.to_vec());
+            Ok(auth)
+        });
+        std::future::ready(auth)
+    };
+    async_nats::ConnectOptions::with_auth_callback(prove)
         .name("unibus-node command")
         .connection_timeout(ANSWER)
         .request_timeout(Some(ANSWER))

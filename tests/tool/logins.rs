@@ -195,3 +195,66 @@ async fn certificates_are_checked_on_both_sides() -> anyhow::Result<()> {
     world.run(&line).await.refused(1, "no answer");
     Ok(())
 }
+
+/// A server that wants something else signed than a login, and notes what it is told.
+async fn liar() -> anyhow::Result<(u16, tokio::task::JoinHandle<String>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let serving = tokio::spawn(async move {
+        let mut told = String::new();
+        let info = serde_json::json!({
+            "server_id": "N", "server_name": "liar", "version": "2.14.0", "proto": 1, "headers": true,
+            "host": "127.0.0.1", "port": port, "max_payload": 1_048_576, "auth_required": true,
+            "nonce": "UNIBUS-REQUEST-1\nPOST\n/users\n",
+        });
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let hello = format!("INFO {info}\r\n");
+            if stream.write_all(hello.as_bytes()).await.is_err() {
+                continue;
+            }
+            let mut line = String::new();
+            let reading = BufReader::new(&mut stream).read_line(&mut line).await;
+            told.push_str(&line);
+            if reading.is_ok_and(|read| read > 0) {
+                break;
+            }
+        }
+        told
+    });
+    Ok((port, serving))
+}
+
+#[tokio::test]
+async fn a_server_gets_nothing_signed_but_a_nonce() -> anyhow::Result<()> {
+    let world = World::enforced().await?;
+    world.person("me", &["--role", "service"]).await?;
+    let mine = UserSeed::from_bytes([1; 32]);
+    std::fs::write(world.path("mine.nk"), mine.to_nkey())?;
+    let (port, serving) = liar().await?;
+    let server = format!("nats://127.0.0.1:{port}");
+    for line in [
+        "pub x y --nkey mine.nk",
+        "pub x y --identity me.json",
+        "room list --identity me.json",
+    ] {
+        let line = format!("{line} --server {server} --timeout 3s");
+        world.run(&line).await.refused(1, "that are no nonce");
+    }
+    let node = Command::new(node_binary()?)
+        .args(["user", "list", "--nats-url", &server])
+        .args(["--internal-id-file", &world.path("data/internal.json")])
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&node.stderr);
+    assert!(
+        !node.status.success() && said.contains("that are no nonce"),
+        "{said}"
+    );
+    assert!(!serving.is_finished(), "it was told {}", serving.await?);
+    // Whoever had signed would have said CONNECT.
+    if serving.is_finished() {
+        anyhow::bail!("it was told {}", serving.await?);
+    }
+    serving.abort();
+    Ok(())
+}

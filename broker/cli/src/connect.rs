@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
+use unibus_client::Identity;
+use unibus_proto::nkey::UserSeed;
 
 use crate::error::{Attempt, CliError, Result, failed, wrong};
 use crate::output;
@@ -82,26 +84,11 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Bus> {
 
 /// The library's options for these settings.
 async fn options(settings: &Settings) -> Result<ConnectOptions> {
-    let mut options = ConnectOptions::new()
+    let mut options = logging_in(settings)
+        .await?
         .name("unibus")
         .connection_timeout(settings.timeout())
         .request_timeout(Some(settings.timeout()));
-    let login = &settings.login;
-    if let (Some(user), Some(password)) = (&login.user, &login.password) {
-        options = options.user_and_password(user.clone(), password.clone());
-    } else if let Some(token) = &login.token {
-        options = options.token(token.clone());
-    } else if let Some(path) = &login.nkey {
-        options = options.nkey(seed(path)?);
-    } else if let Some(path) = &login.identity {
-        let identity = crate::identity::load(path)?;
-        options = options.nkey(identity.signing().to_nkey());
-    } else if let Some(path) = &login.creds {
-        options = options
-            .credentials_file(path)
-            .await
-            .or_wrong(|| format!("--creds {}", path.display()))?;
-    }
     for file in [&settings.tls_ca, &settings.tls_cert, &settings.tls_key]
         .into_iter()
         .flatten()
@@ -123,8 +110,49 @@ async fn options(settings: &Settings) -> Result<ConnectOptions> {
     Ok(options)
 }
 
+/// Who we are to the server.
+async fn logging_in(settings: &Settings) -> Result<ConnectOptions> {
+    let login = &settings.login;
+    let options = ConnectOptions::new();
+    if let (Some(user), Some(password)) = (&login.user, &login.password) {
+        return Ok(options.user_and_password(user.clone(), password.clone()));
+    }
+    if let Some(token) = &login.token {
+        return Ok(options.token(token.clone()));
+    }
+    if let Some(path) = &login.nkey {
+        return Ok(proving(seed(path)?, |seed| seed));
+    }
+    if let Some(path) = &login.identity {
+        let identity = crate::identity::load(path)?;
+        return Ok(proving(identity, Identity::signing));
+    }
+    if let Some(path) = &login.creds {
+        let options = options.credentials_file(path).await;
+        return options.or_wrong(|| format!("--creds {}", path.display()));
+    }
+    Ok(options)
+}
+
+/// Proves a key, and signs nothing for a server but nonces.
+fn proving<K>(key: K, seed: fn(&K) -> &UserSeed) -> ConnectOptions
+where
+    K: Send + Sync + 'static,
+{
+    ConnectOptions::with_auth_callback(move |nonce| {
+        let seed = seed(&key);
+        let mut auth = Auth::new();
+        auth.nkey = Some(seed.public().to_nkey());
+        let proof = seed.answer_nonce(&nonce).map_err(AuthError::new);
+        ready(proof.map(|proof| {
+            auth.signature = Some(proof.to_vec());
+            auth
+        }))
+    })
+}
+
 /// The seed in a file: the word of it that begins with SU.
-fn seed(path: &std::path::Path) -> Result<String> {
+fn seed(path: &std::path::Path) -> Result<UserSeed> {
     let what = || format!("--nkey {}", path.display());
     let text = std::fs::read_to_string(path).or_wrong(what)?;
     let word = text.split_whitespace().find(|word| word.starts_with("SU"));
@@ -134,8 +162,7 @@ fn seed(path: &std::path::Path) -> Result<String> {
             what()
         ));
     };
-    unibus_proto::nkey::UserSeed::parse(word).or_wrong(what)?;
-    Ok(word.to_owned())
+    UserSeed::parse(word).or_wrong(what)
 }
 
 fn refusal(names: &str, settings: &Settings, error: &async_nats::ConnectError) -> CliError {

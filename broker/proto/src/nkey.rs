@@ -153,6 +153,17 @@ impl From<NkeyPublic> for String {
     }
 }
 
+/// Longest nonce that is answered; servers' are 15 characters.
+pub const NONCE_LEN_MAX: usize = 64;
+
+/// A server asks for a signature of what is no nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the server wants {0} bytes signed that are no nonce (at most {NONCE_LEN_MAX} characters of base64url): \
+     it may be another one than you take it for, after your signature of something else. Nothing was signed."
+)]
+pub struct StrangeNonce(usize);
+
 /// A user's secret key.
 pub struct UserSeed(SigningKey);
 
@@ -184,6 +195,21 @@ impl UserSeed {
     /// The public half.
     pub fn public(&self) -> NkeyPublic {
         NkeyPublic(self.0.verifying_key().to_bytes())
+    }
+
+    /// Proves the key to a server, which chose the nonce: the 64 bytes of the signature. The same key signs
+    /// requests to the control plane and statements about rooms, so a nonce that could be one of those is
+    /// not signed: only what servers make, up to [`NONCE_LEN_MAX`] characters of base64url.
+    ///
+    /// # Errors
+    /// [`StrangeNonce`]: whoever sent it wants something else signed than a login.
+    pub fn answer_nonce(&self, nonce: &[u8]) -> Result<[u8; SIGNATURE_LEN], StrangeNonce> {
+        let is_plain =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=');
+        if nonce.len() > NONCE_LEN_MAX || !nonce.iter().all(is_plain) {
+            return Err(StrangeNonce(nonce.len()));
+        }
+        Ok(self.sign_bytes(nonce))
     }
 
     /// Signs a nonce, in the form CONNECT's `sig` has: base64url without padding.
@@ -363,6 +389,21 @@ mod tests {
             carry >>= 8;
         }
         assert!(!seed.public().verify(b"n", &BASE64URL_NOPAD.encode(&raw)));
+    }
+
+    #[test]
+    fn only_nonces_are_signed_for_a_server() {
+        let seed = UserSeed::parse(SEED).unwrap();
+        for nonce in ["", "Tk9OQ0U-_abc123", &"n".repeat(64), "cGFkZGVk=="] {
+            assert_eq!(
+                seed.answer_nonce(nonce.as_bytes()),
+                Ok(seed.sign_bytes(nonce.as_bytes())),
+            );
+        }
+        let request = "UNIBUS-REQUEST-1\nPOST\n/users\n";
+        for strange in [request, "a b", "a\nb", &"n".repeat(65), "\u{e9}"] {
+            assert!(seed.answer_nonce(strange.as_bytes()).is_err(), "{strange}");
+        }
     }
 
     #[test]

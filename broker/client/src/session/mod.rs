@@ -232,32 +232,33 @@ async fn open_messages(
     identity: Arc<Identity>,
 ) -> Result<(async_nats::Client, watch::Receiver<u64>), Error> {
     let (connected, connections) = watch::channel(0);
-    let mut connecting = async_nats::ConnectOptions::with_auth_callback(move |nonce| {
-        let identity = Arc::clone(&identity);
-        async move {
-            let mut auth = async_nats::Auth::new();
-            auth.nkey = Some(identity.nkey());
-            auth.signature = Some(identity.signing().sign_bytes(&nonce).to_vec());
-            Ok(auth)
-        }
-    })
-    .name(&options.name)
-    .connection_timeout(options.connect_timeout)
-    .request_timeout(Some(REQUEST_TIMEOUT))
-    .ping_interval(PING_INTERVAL)
-    .max_reconnects(None)
-    .reconnect_delay_callback(|attempts| {
-        let pause =
-            Duration::from_millis(50).saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX));
-        pause.min(RECONNECT_PAUSE_MAX)
-    })
-    .event_callback(move |event| {
-        match event {
-            async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
-            other => tracing::debug!(event = %other, "message plane"),
-        }
-        std::future::ready(())
-    });
+    let prove = move |nonce: Vec<u8>| {
+        let mut auth = async_nats::Auth::new();
+        auth.nkey = Some(identity.nkey());
+        let proof = identity.signing().answer_nonce(&nonce);
+        std::future::ready(proof.map_err(async_nats::AuthError::new).map(|proof| {
+            auth.signature = Some(proof.to_vec());
+            auth
+        }))
+    };
+    let mut connecting = async_nats::ConnectOptions::with_auth_callback(prove)
+        .name(&options.name)
+        .connection_timeout(options.connect_timeout)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(PING_INTERVAL)
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| {
+            let pause = Duration::from_millis(50)
+                .saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX));
+            pause.min(RECONNECT_PAUSE_MAX)
+        })
+        .event_callback(move |event| {
+            match event {
+                async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
+                other => tracing::debug!(event = %other, "message plane"),
+            }
+            std::future::ready(())
+        });
     if let Some(ca) = &options.ca {
         // With a file of certificates no other roots are trusted.
         connecting = connecting
