@@ -115,7 +115,7 @@ impl State {
     pub(crate) fn capture_again(&mut self, step: &mut Step<'_>) {
         for _ in 0..HOPS_MAX {
             let mut found = Vec::new();
-            for slot in step.touched_streams() {
+            for slot in self.touched_streams(step) {
                 self.find_again(slot, &mut found);
             }
             if found.is_empty() {

@@ -217,11 +217,25 @@ impl State {
             step.advanced(slot, stream, applies);
         }
         let (storage, after) = (stream.config.storage, stream.bytes);
+        self.note_use(storage, before.1, after);
+        outcome
+    }
+
+    /// Keeps the bytes in use, if they are counted, when a stream had `before` bytes and has `after`.
+    fn note_use(&mut self, storage: Storage, before: u64, after: u64) {
         if let Some(used) = &mut self.used {
             let used = used.of(storage);
-            *used = (*used + after).saturating_sub(before.1);
+            *used = (*used + after).saturating_sub(before);
         }
-        outcome
+    }
+
+    /// The streams that this entry has changed so far, by identity: slots differ between replicas.
+    pub(crate) fn touched_streams(&self, step: &Step<'_>) -> Vec<u32> {
+        let touched = step.touched.iter();
+        let by_uid: BTreeMap<StreamUid, u32> = touched
+            .filter_map(|slot| Some((self.at(*slot)?.uid, *slot)))
+            .collect();
+        by_uid.into_values().collect()
     }
 
     /// Whether a stream stores a subject.
@@ -248,10 +262,23 @@ impl State {
         })
     }
 
+    /// A command other than one that publishes may change streams in ways that nobody notes: what is in
+    /// use is counted again before something is compared with it, and after it.
     fn change(&mut self, command: Command, step: &mut Step<'_>) -> Result<Outcome> {
-        if !matches!(command, Command::Append(_)) {
-            self.used = None;
+        let publishes = matches!(
+            command,
+            Command::Append(_) | Command::Atomic(_) | Command::Series(_)
+        );
+        if publishes {
+            return self.execute(command, step);
         }
+        self.used = None;
+        let outcome = self.execute(command, step);
+        self.used = None;
+        outcome
+    }
+
+    fn execute(&mut self, command: Command, step: &mut Step<'_>) -> Result<Outcome> {
         match command {
             Command::Append(a) => {
                 let append = AppendRef {
@@ -517,11 +544,13 @@ impl State {
         let Some(stream) = self.at_mut(slot) else {
             return Outcome::NoStream;
         };
-        let before = stream.last_seq;
+        let before = (stream.last_seq, stream.bytes);
         let outcome = store(stream, &mut step.ctx);
-        if stream.last_seq != before {
+        if stream.last_seq != before.0 {
             step.advanced(slot, stream, applies);
         }
+        let (storage, after) = (stream.config.storage, stream.bytes);
+        self.note_use(storage, before.1, after);
         outcome
     }
 
@@ -634,14 +663,6 @@ impl Step<'_> {
     /// Something other than a stream's messages may have changed when it is due.
     pub(crate) fn touch(&mut self, slot: u32) {
         self.touched.push(slot);
-    }
-
-    /// The streams that this entry has changed, so far.
-    pub(crate) fn touched_streams(&self) -> Vec<u32> {
-        let mut slots = self.touched.clone();
-        slots.sort_unstable();
-        slots.dedup();
-        slots
     }
 
     /// Adds what every node has to react to.
