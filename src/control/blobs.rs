@@ -1,10 +1,10 @@
-//! Blobs: ciphertext by its hash, in the object store `UNIBUS_blobs` (ADR-20). `POST /blobs` stores
-//! a body once, in bounded steps; `GET` and `HEAD /blobs/{hash}` stream it back, whole or one range.
+//! Blobs: ciphertext by its hash, in the object store `UNIBUS_blobs` (ADR-20). `GET` and
+//! `HEAD /blobs/{hash}` stream one back, whole or one range; `uploads` stores them.
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use data_encoding::{BASE64URL, HEXLOWER};
+use bytes::Bytes;
+use data_encoding::BASE64URL;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{
@@ -13,181 +13,41 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json as json_value;
-use unibus_state::command::StreamPurge;
-use unibus_state::{Command, CommandBatch, Outcome, StoredMessage};
+use unibus_state::StoredMessage;
 
-use super::body::Received;
-use super::buckets::{BLOB_CHUNKS, BLOB_INFOS, BLOBS_BUCKET, BLOBS_STREAM};
+use super::buckets::{BLOB_CHUNKS, BLOB_INFOS, BLOBS_STREAM};
 use super::plane::Call;
 use super::records::{Entry, Records};
 use super::refusal::Refusal;
 use super::reply::{Body, BodyError, full, json};
-use crate::access::users::now;
-
-/// Bytes of a chunk, as NATS object stores have them.
-const CHUNK_BYTES: usize = 128 * 1024;
-/// Chunks that are proposed at once: what one blob adds to the log's queue.
-const CHUNKS_PER_BATCH: usize = 8;
-/// Header block of an object's info: only the newest one is kept.
-const ROLLUP: &[u8] = b"NATS/1.0\r\nNats-Rollup: sub\r\n\r\n";
 
 /// An object's info (ADR-20).
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Info {
-    name: String,
-    bucket: String,
-    nuid: String,
-    size: u64,
-    chunks: u64,
-    mtime: String,
-    digest: String,
+pub(super) struct Info {
+    /// The hash.
+    pub(super) name: String,
+    pub(super) bucket: String,
+    /// What its chunks are found by.
+    pub(super) nuid: String,
+    /// Bytes.
+    pub(super) size: u64,
+    pub(super) chunks: u64,
+    pub(super) mtime: String,
+    pub(super) digest: String,
     #[serde(default)]
-    deleted: bool,
+    pub(super) deleted: bool,
 }
 
-fn info_subject(hash: &str) -> String {
+pub(super) fn info_subject(hash: &str) -> String {
     format!("{BLOB_INFOS}{}", BASE64URL.encode(hash.as_bytes()))
 }
 
-fn chunk_subject(upload: &str) -> String {
+pub(super) fn chunk_subject(upload: &str) -> String {
     format!("{BLOB_CHUNKS}{upload}")
 }
 
-pub(crate) async fn store(mut call: Call<'_>) -> Result<Response<Body>, Refusal> {
-    if call.body.bytes == 0 {
-        return Err(Refusal::bad("a blob has at least one byte"));
-    }
-    // Before anything is stored: a replay must not cost a byte.
-    call.claim().await?;
-    let hash = HEXLOWER.encode(&call.body.hash);
-    let answer = json(StatusCode::CREATED, &json_value!({ "hash": hash }));
-    let records = call.plane.records.clone();
-    if find(&records, &hash)?.value.is_some() {
-        return Ok(answer);
-    }
-    let upload = uuid::Uuid::new_v4().simple().to_string();
-    let outcome = match store_chunks(&records, &upload, &mut call.body).await {
-        Ok(chunks) => publish(&mut call, &hash, &upload, chunks).await,
-        Err(refusal) => Err(refusal),
-    };
-    if !matches!(outcome, Ok(true)) {
-        forget(&records, &upload).await;
-    }
-    outcome.map(|_| answer)
-}
-
-/// Stores a body's chunks; answers with their number.
-async fn store_chunks(
-    records: &Records,
-    upload: &str,
-    body: &mut Received,
-) -> Result<u64, Refusal> {
-    let subject = chunk_subject(upload);
-    let mut batch = CommandBatch::new();
-    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-    let mut chunks = 0;
-    while let Some(part) = body.take_part() {
-        let mut rest = &part[..];
-        while !rest.is_empty() {
-            let take = rest.len().min(CHUNK_BYTES - chunk.len());
-            chunk.extend_from_slice(&rest[..take]);
-            rest = &rest[take..];
-            if chunk.len() == CHUNK_BYTES {
-                chunks += 1;
-                push(records, &subject, &mut batch, &mut chunk).await?;
-            }
-        }
-    }
-    if !chunk.is_empty() {
-        chunks += 1;
-        push(records, &subject, &mut batch, &mut chunk).await?;
-    }
-    flush(records, &mut batch).await?;
-    Ok(chunks)
-}
-
-async fn push(
-    records: &Records,
-    subject: &str,
-    batch: &mut CommandBatch,
-    chunk: &mut BytesMut,
-) -> Result<(), Refusal> {
-    if let Err(error) = batch.push_append(subject.as_bytes(), 0, chunk, true) {
-        tracing::error!(%error, "a chunk can't be encoded");
-        return Err(Refusal::bad("the blob can't be stored"));
-    }
-    chunk.clear();
-    if batch.len() >= CHUNKS_PER_BATCH {
-        flush(records, batch).await?;
-    }
-    Ok(())
-}
-
-async fn flush(records: &Records, batch: &mut CommandBatch) -> Result<(), Refusal> {
-    if batch.is_empty() {
-        return Ok(());
-    }
-    match records.run(std::mem::take(batch)).await? {
-        Outcome::Published { .. } => Ok(()),
-        outcome => {
-            tracing::error!(?outcome, "a chunk was not stored");
-            Err(Refusal::unavailable("the blob can't be stored now"))
-        }
-    }
-}
-
-/// Makes an upload the blob; false = another upload of the same bytes was first.
-async fn publish(
-    call: &mut Call<'_>,
-    hash: &str,
-    upload: &str,
-    chunks: u64,
-) -> Result<bool, Refusal> {
-    let info = Info {
-        name: hash.to_owned(),
-        bucket: BLOBS_BUCKET.to_owned(),
-        nuid: upload.to_owned(),
-        size: call.body.bytes,
-        chunks,
-        mtime: now(),
-        digest: format!("SHA-256={}", BASE64URL.encode(&call.body.hash)),
-        deleted: false,
-    };
-    let subject = info_subject(hash);
-    let changed = call
-        .change(|records, _, draft| {
-            let found = find(records, hash)?;
-            if found.value.is_some() {
-                return Ok(false);
-            }
-            draft.expect_subject(BLOBS_STREAM, &subject, found.revision);
-            let json = serde_json::to_vec(&info).unwrap_or_default();
-            let data = [ROLLUP, &json].concat();
-            draft.append(subject.clone(), ROLLUP.len(), data.into());
-            Ok(true)
-        })
-        .await?;
-    Ok(changed.value)
-}
-
-/// Removes the chunks of an upload that is no blob. What a crash leaves behind is never shown.
-async fn forget(records: &Records, upload: &str) {
-    let mut batch = CommandBatch::new();
-    let purge = Command::StreamPurge(StreamPurge {
-        name: BLOBS_STREAM.to_owned(),
-        filter: chunk_subject(upload),
-        seq: 0,
-        keep: 0,
-        privileged: true,
-    });
-    if batch.push(&purge).is_ok()
-        && let Err(error) = records.run(batch).await
-    {
-        tracing::warn!(%error, "the chunks of an upload that failed are left over");
-    }
-}
-
-fn find(records: &Records, hash: &str) -> Result<Entry<Info>, Refusal> {
+/// A blob that is there, all its chunks included.
+pub(super) fn find(records: &Records, hash: &str) -> Result<Entry<Info>, Refusal> {
     let found = records.get_bytes(BLOBS_STREAM, &info_subject(hash))?;
     let info = found.value.and_then(|json| {
         serde_json::from_slice::<Info>(&json)
@@ -196,8 +56,23 @@ fn find(records: &Records, hash: &str) -> Result<Entry<Info>, Refusal> {
     });
     Ok(Entry {
         revision: found.revision,
-        value: info.filter(|info| !info.deleted),
+        value: info.filter(|info| !info.deleted && has_chunks(records, info)),
     })
+}
+
+/// Whether as many chunks are stored as an info says.
+fn has_chunks(records: &Records, info: &Info) -> bool {
+    let subject = chunk_subject(&info.nuid);
+    let stored = records.replica().with_state(|state| {
+        let stream = state.stream(BLOBS_STREAM)?;
+        let (counts, _) = stream.subjects(subject.as_bytes(), 0, 1);
+        counts.into_values().next()
+    });
+    let whole = stored.unwrap_or(0) == info.chunks;
+    if !whole {
+        tracing::error!(hash = %info.name, ?stored, wanted = info.chunks, "a blob lacks chunks");
+    }
+    whole
 }
 
 pub(crate) async fn fetch(call: Call<'_>) -> Result<Response<Body>, Refusal> {

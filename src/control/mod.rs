@@ -5,7 +5,7 @@
 //! - `follow`: on every node, from applied records to what open connections may do.
 //! - `records`: typed reads and changes with expectations and deadlines.
 //! - `listener`, `router`, `limits`, `body`, `caller`: the way of a request to its handler.
-//! - `users`, `rooms`, `members`, `keys`, `blobs`, `openapi`: the handlers, one resource each.
+//! - `users`, `rooms`, `members`, `keys`, `blobs`, `uploads`, `openapi`: the handlers, one resource each.
 //!
 //! A change is one command (`unibus_state::ControlChange`): all of it or nothing.
 
@@ -27,6 +27,7 @@ mod reply;
 mod rooms;
 mod router;
 mod tls;
+mod uploads;
 mod users;
 
 pub use limits::ControlCounters;

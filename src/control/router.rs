@@ -15,7 +15,7 @@ use super::limits::ControlCounters;
 use super::plane::{Call, Plane};
 use super::refusal::Refusal;
 use super::reply::{Body, refuse};
-use super::{blobs, keys, members, openapi, rooms, users};
+use super::{blobs, keys, members, openapi, rooms, uploads, users};
 use crate::config::args::BusAuth;
 use crate::http::Surface;
 use crate::http::answer;
@@ -285,7 +285,7 @@ async fn dispatch(operation: Operation, call: Call<'_>) -> Result<Response<Body>
         Operation::GetKey => keys::show(call).await,
         Operation::ListKeys => keys::list(call).await,
         Operation::MyRooms => rooms::of_member(call).await,
-        Operation::PutBlob => blobs::store(call).await,
+        Operation::PutBlob => uploads::store(call).await,
         Operation::GetBlob => blobs::fetch(call).await,
         Operation::HeadBlob => blobs::head(call).await,
         Operation::ListUsers => users::list(call).await,

@@ -1,5 +1,7 @@
 //! Blobs: once per content, streamed back whole or in part, visible as objects to the node itself.
 
+use anyhow::{Context, ensure};
+use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use unibus_testkit::{PATIENCE, eventually};
 
@@ -104,5 +106,86 @@ async fn a_blob_is_the_same_on_every_node() -> anyhow::Result<()> {
         .await?;
         assert_eq!(fetched, (200, blob.clone()));
     }
+    Ok(())
+}
+
+/// How many uploads have chunks, seen by the internal identity.
+async fn uploads(world: &World) -> anyhow::Result<usize> {
+    let context = async_nats::jetstream::new(world.internal().await?);
+    let stream = context.get_stream("OBJ_UNIBUS_blobs").await?;
+    let chunks = stream
+        .info_with_subjects("$O.UNIBUS_blobs.C.>")
+        .await?
+        .try_collect::<Vec<_>>()
+        .await?;
+    Ok(chunks.len())
+}
+
+#[tokio::test]
+async fn a_blob_that_lost_its_chunks_is_stored_again() -> anyhow::Result<()> {
+    let world = World::single().await?;
+    let (person, port) = (world.person().await?, world.http[0]);
+    let (blob, other) = (vec![7u8; 200_000], vec![8u8; 10]);
+    for bytes in [&blob, &other] {
+        let request = person.request("POST", "/blobs", bytes);
+        request.send(port).await?.expect(201);
+    }
+    let context = async_nats::jetstream::new(world.internal().await?);
+    let stream = context.get_stream("OBJ_UNIBUS_blobs").await?;
+    let purged = stream.purge().filter("$O.UNIBUS_blobs.C.>").await?;
+    assert_eq!(purged.purged, 3);
+    assert_eq!(fetch(port, &person, &hash(&blob), "").await?.0, 404);
+    let request = person.request("POST", "/blobs", &blob);
+    request.send(port).await?.expect(201);
+    let fetched = fetch(port, &person, &hash(&blob), "").await?;
+    assert_eq!(fetched, (200, blob));
+    assert_eq!(fetch(port, &person, &hash(&other), "").await?.0, 404);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_of_unknown_outcome_leaves_nothing() -> anyhow::Result<()> {
+    let world = World::cluster().await?;
+    let person = world.person().await?;
+    let cluster = world.cluster.as_ref().context("a cluster")?;
+    let leader = cluster.leader(0).await?;
+    let others = || (0..cluster.nodes.len()).filter(|at| *at != leader);
+    let port = world.http[leader];
+    let blob = vec![9u8; 12 * MIB];
+    let request = person.request("POST", "/blobs", &blob);
+    let (cut, asked) = tokio::join!(
+        async {
+            // In the middle of the upload, nobody is there any more to say that anything is stored.
+            eventually("an upload", PATIENCE, || async {
+                ensure!(uploads(&world).await? > 0, "nothing yet");
+                Ok(())
+            })
+            .await?;
+            others().try_for_each(|at| cluster.nodes[at].signal("STOP"))
+        },
+        request.send(port),
+    );
+    for at in others() {
+        cluster.nodes[at].signal("CONT")?;
+    }
+    cut?;
+    asked?.expect(503);
+    eventually("nothing of the upload", PATIENCE, || async {
+        let left = uploads(&world).await?;
+        let stored = fetch(port, &person, &hash(&blob), "").await?.0;
+        ensure!(
+            left == usize::from(stored == 200),
+            "{left} uploads, {stored}"
+        );
+        // What is settled later than this has been asked for again.
+        ensure!(stored == 200 || stored == 404, "{stored}");
+        Ok(())
+    })
+    .await?;
+    let request = person.request("POST", "/blobs", &blob);
+    request.send(port).await?.expect(201);
+    let fetched = fetch(port, &person, &hash(&blob), "").await?;
+    assert_eq!(fetched, (200, blob));
+    assert_eq!(uploads(&world).await?, 1);
     Ok(())
 }
