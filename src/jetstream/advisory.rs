@@ -49,6 +49,15 @@ pub(super) enum Event {
         stream_seq: u64,
         deliveries: u64,
     },
+    /// A dead letter will never be stored: the stream of its subject refuses it.
+    LetterRefused {
+        stream: String,
+        consumer: String,
+        stream_seq: u64,
+        /// Where it was to be stored.
+        subject: String,
+        reason: String,
+    },
     /// A client gave a message back.
     Naked(Message),
     /// A client wants a message never again.
@@ -159,6 +168,11 @@ impl Event {
                 consumer: name,
                 ..
             } => consumer("MAX_DELIVERIES", stream, name),
+            Self::LetterRefused {
+                stream,
+                consumer: name,
+                ..
+            } => consumer("DEAD_LETTER_REFUSED", stream, name),
             Self::Naked(m) => consumer("MSG_NAKED", &m.stream, &m.consumer),
             Self::Terminated { message: m, .. } => {
                 consumer("MSG_TERMINATED", &m.stream, &m.consumer)
@@ -201,6 +215,7 @@ impl Event {
             Self::Consumer { .. } => "io.nats.jetstream.advisory.v1.consumer_action",
             Self::Paused { .. } => "io.nats.jetstream.advisory.v1.consumer_pause",
             Self::MaxDeliveries { .. } => "io.nats.jetstream.advisory.v1.max_deliver",
+            Self::LetterRefused { .. } => "io.unibus.jetstream.advisory.v1.dead_letter_refused",
             Self::Naked(_) => "io.nats.jetstream.advisory.v1.nak",
             Self::Terminated { .. } => "io.nats.jetstream.advisory.v1.terminated",
             Self::Acked { .. } => "io.nats.jetstream.metric.v1.consumer_ack",
@@ -276,19 +291,26 @@ impl Event {
                 "subject": subject, "request": request, "response": response,
                 "server": server, "client": client,
             }),
-            Self::SnapshotCreate { .. }
-            | Self::SnapshotComplete { .. }
-            | Self::RestoreCreate { .. }
-            | Self::RestoreComplete { .. } => self.archive_fields(),
-            Self::LeaderElected { stream, leader } => {
-                json!({"stream": stream, "leader": leader, "replicas": []})
-            }
+            _ => self.rare_fields(),
         }
     }
 
-    /// The fields of what is told of archives.
-    fn archive_fields(&self) -> Value {
+    /// The fields of what is told seldom: of archives, leaders and dead letters.
+    fn rare_fields(&self) -> Value {
         match self {
+            Self::LeaderElected { stream, leader } => {
+                json!({"stream": stream, "leader": leader, "replicas": []})
+            }
+            Self::LetterRefused {
+                stream,
+                consumer,
+                stream_seq,
+                subject,
+                reason,
+            } => json!({
+                "stream": stream, "consumer": consumer, "stream_seq": stream_seq,
+                "subject": subject, "reason": reason,
+            }),
             Self::SnapshotCreate { stream } | Self::RestoreCreate { stream } => {
                 json!({"stream": stream})
             }

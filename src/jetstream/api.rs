@@ -5,6 +5,7 @@
 //! request is planned on the connection's task and answered on another; nothing here blocks.
 
 mod audit;
+mod authority;
 mod consumer;
 mod consumer_read;
 mod consumer_write;

@@ -56,7 +56,7 @@ pub(super) struct Engine {
     orders: Orders,
     /// Consumers whose changes were not applied.
     failed: Mutex<Vec<(Key, Void)>>,
-    /// Dead letters that were stored, or not.
+    /// What became of dead letters.
     pub(super) letters: Mutex<Vec<letters::Told>>,
     pub(super) wake: Notify,
     /// Counts the looks at what happened to streams and consumers, as they begin and as they end.
@@ -346,7 +346,7 @@ impl<'a> Lead<'a> {
             if let Some(runner) = table.runner(&told.key)
                 && runner.created_ns() == told.created_ns
             {
-                runner.letter(told.seq, told.stored, now_ns);
+                runner.letter(told.seq, told.fate, now_ns);
                 table.queue(&told.key);
             }
         }

@@ -10,8 +10,8 @@ use unibus_proto::jetstream::ack::{AckKind, AckTokens};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::pull::PullRequest;
 use unibus_state::{
-    AckOutcome, Advisory, Consumer, ConsumerCursor, ConsumerUpdate, CursorInfo, DeadLetter, Poll,
-    State, Status, Stream, StreamUid,
+    AckOutcome, Advisory, Consumer, ConsumerCursor, ConsumerUpdate, CursorInfo, DeadLetter,
+    LetterFate, Poll, State, Status, Stream, StreamUid,
 };
 
 use super::advisory::{Event, Message};
@@ -236,10 +236,10 @@ impl Runner {
             .handle_unpin(group, now_ns)
     }
 
-    /// A dead letter was stored, or not.
-    pub(super) fn letter(&mut self, seq: u64, stored: bool, now_ns: u64) {
+    /// What became of a dead letter.
+    pub(super) fn letter(&mut self, seq: u64, fate: LetterFate, now_ns: u64) {
         if let Some(cursor) = &mut self.cursor {
-            cursor.handle_dead_letter(seq, stored, now_ns);
+            cursor.handle_dead_letter(seq, fate, now_ns);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod archives;
 mod fast;
+mod letters;
 mod scheduled;
 mod streams;
 
@@ -16,12 +17,13 @@ use async_nats::jetstream::stream::Config as ClientStreamConfig;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use unibus_broker::{
     Admission, AuthRequest, Authenticator, Broker, BrokerOptions, Decision, Grant,
 };
 use unibus_proto::NodeId;
-use unibus_proto::permissions::Permissions;
+use unibus_proto::permissions::{Permissions, SubjectSet};
 use unibus_raft::{
     GroupId, InitializeError, Observer, OnDamage, OpenStore, Replica, ReplicaOptions, RpcClass,
     Transport, TransportError,
@@ -57,15 +59,23 @@ impl Transport for Alone {
     }
 }
 
-/// Admits everybody; a client that calls itself "internal" counts as the node.
-struct Open(watch::Sender<Grant>);
+/// Admits everybody; a client that calls itself "internal" counts as the node, one that calls itself
+/// "member" may only what [`Node::grant`] says.
+struct Open {
+    everybody: watch::Sender<Grant>,
+    members: watch::Sender<Grant>,
+}
 
 impl Authenticator for Open {
     fn authenticate(&self, request: &AuthRequest<'_>) -> Decision {
-        let internal = request.connect.name.as_deref() == Some("internal");
+        let name = request.connect.name.as_deref();
+        let grant = match name {
+            Some("member") => &self.members,
+            _ => &self.everybody,
+        };
         Decision::Now(Ok(Admission {
-            internal,
-            ..Admission::new(self.0.subscribe())
+            internal: name == Some("internal"),
+            ..Admission::new(grant.subscribe())
         }))
     }
 }
@@ -83,6 +93,7 @@ struct Node {
     jetstream: JetStream,
     replica: Replica,
     address: String,
+    members: watch::Sender<Grant>,
     stop: watch::Sender<bool>,
     dir: tempfile::TempDir,
 }
@@ -111,7 +122,11 @@ impl Node {
             .unwrap()
             .unwrap();
 
-        let grant = watch::Sender::new(Grant::Active(Arc::new(Permissions::all())));
+        let members = watch::Sender::new(Grant::Active(Arc::new(Permissions::none())));
+        let access = Open {
+            everybody: watch::Sender::new(Grant::Active(Arc::new(Permissions::all()))),
+            members: members.clone(),
+        };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let options = BrokerOptions {
@@ -119,7 +134,7 @@ impl Node {
             api_level: 1,
             ..BrokerOptions::default()
         };
-        let broker = Broker::new(options, Arc::new(Open(grant)));
+        let broker = Broker::new(options, Arc::new(access));
         let jetstream = JetStream::start(
             broker.clone(),
             replica.clone(),
@@ -135,6 +150,7 @@ impl Node {
             jetstream,
             replica,
             address,
+            members,
             stop,
             dir,
         }
@@ -142,6 +158,24 @@ impl Node {
 
     async fn client(&self) -> async_nats::Client {
         async_nats::connect(&self.address).await.unwrap()
+    }
+
+    /// Says what members may publish to and subscribe to, besides their inboxes.
+    fn grant(&self, publish: &[&str], subscribe: &[&str]) {
+        let filters = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let subscribe: Vec<_> = [subscribe, &["_INBOX.>"]].concat();
+        let permissions = Permissions {
+            publish: SubjectSet::allowing(filters(publish)),
+            subscribe: SubjectSet::allowing(filters(&subscribe)),
+            responses: None,
+        };
+        self.members
+            .send_replace(Grant::Active(Arc::new(permissions)));
+    }
+
+    async fn member(&self) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::new().name("member");
+        soon(options.connect(&self.address)).await.unwrap()
     }
 
     async fn context(&self) -> async_nats::jetstream::Context {
@@ -179,6 +213,16 @@ async fn open(dir: &Path, hooks: &JetStreamHooks) -> Replica {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A request of the API and its answer.
+async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
+    let body = match body {
+        Value::Null => Bytes::new(),
+        body => body.to_string().into(),
+    };
+    let request = client.request(subject.to_owned(), body);
+    serde_json::from_slice(&soon(request).await.unwrap().payload).unwrap()
 }
 
 async fn soon<T>(what: impl IntoFuture<Output = T>) -> T {

@@ -370,26 +370,13 @@ async fn an_answer_cannot_be_sent_into_a_control_bucket(world: &World) -> anyhow
     questions
         .ask("push", format!("$JS.API.CONSUMER.CREATE.{name}.push"), push)
         .await?;
-    questions.are_refused().await?;
     let dead = json!({ "stream_name": name, "config": {
         "name": "dead", "durable_name": "dead", "ack_policy": "explicit", "max_deliver": 1,
         "ack_wait": 1_000_000, "metadata": { "unibus.dead_letter": target } } });
-    client
-        .request(
-            format!("$JS.API.CONSUMER.CREATE.{name}.dead"),
-            dead.to_string().into(),
-        )
+    questions
+        .ask("dead", format!("$JS.API.CONSUMER.CREATE.{name}.dead"), dead)
         .await?;
-    let inbox = client.new_inbox();
-    let mut pulled = client.subscribe(inbox.clone()).await?;
-    for _ in 0..2 {
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.dead");
-        let body = r#"{"batch":10,"expires":300000000}"#;
-        client
-            .publish_with_reply(subject, inbox.clone(), body.into())
-            .await?;
-        next(&mut pulled).await?;
-    }
+    questions.are_refused().await?;
     // What the stream stores after all of it is the proof that its answers were sent.
     context
         .publish(format!("{name}.c"), "{}".into())

@@ -40,8 +40,20 @@ use crate::stream::Stream;
 
 /// Between two reminders that nobody uses a consumer, nanoseconds.
 const ABANDONED_AGAIN_NS: u64 = 5_000_000_000;
-/// A dead letter that could not be stored is tried again after this, nanoseconds.
+/// A dead letter that could not be stored is tried again after this, nanoseconds; twice as long after
+/// each further failure.
 const DEAD_LETTER_RETRY_NS: u64 = 1_000_000_000;
+/// The pause is doubled so often at most: 64 s.
+const DEAD_LETTER_DOUBLINGS_MAX: u32 = 6;
+
+/// A message that was handed out as a dead letter.
+#[derive(Copy, Clone, Debug, Default)]
+struct Letter {
+    /// When it is handed out again: it could not be stored.
+    retry_ns: Option<u64>,
+    /// How often that was so.
+    failures: u32,
+}
 
 /// One consumer at the leader.
 #[derive(Clone, Debug)]
@@ -66,8 +78,8 @@ pub struct ConsumerCursor {
     advisories: VecDeque<Advisory>,
     /// Messages that ran out of deliveries and wait to be told.
     letters_out: VecDeque<DeadLetter>,
-    /// Messages handed out as dead letters; the time of the next attempt when one failed.
-    letters: BTreeMap<u64, Option<u64>>,
+    /// Messages handed out as dead letters.
+    letters: BTreeMap<u64, Letter>,
     /// Somebody listens on the deliver subject.
     listening: bool,
     /// Silence counts from here.

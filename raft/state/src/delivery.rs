@@ -203,6 +203,18 @@ pub struct DeadLetter {
     pub deliveries: u64,
 }
 
+/// What became of a dead letter.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum LetterFate {
+    /// It is stored: its message is settled.
+    Stored,
+    /// It could not be stored now: it is told again after a pause that doubles with each failure.
+    Later,
+    /// No stream will ever store it as it is: its message is given up like one without a dead letter
+    /// subject, and stays where it is.
+    Refused,
+}
+
 /// What the host has to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Poll {

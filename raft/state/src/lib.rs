@@ -61,7 +61,7 @@ pub use copies::{CopyFrom, CopyRules, Progress};
 pub use copy_consumers::{CopyConsumer, CopyTrouble, Forsaken};
 pub use cursor::ConsumerCursor;
 pub use delivery::{
-    AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, Poll, Status, StatusDetail,
+    AckOutcome, Advisory, CursorInfo, DeadLetter, Delivery, LetterFate, Poll, Status, StatusDetail,
 };
 pub use ledger::{Ledger, Position, Unsettled};
 pub use location::{BLOCK_BYTES_MAX, BlockId, BlockMeta, BlockSink, Location, NullSink, StreamUid};

@@ -10,7 +10,7 @@ use unibus_proto::jetstream::config::{Retention, StreamConfig};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_state::command::{Command, ConsumerReset};
 use unibus_state::{
-    AckOutcome, ConsumerUpdate, DEAD_LETTER_KEY, EncodedBatch, Outcome, Poll, Position,
+    AckOutcome, ConsumerUpdate, DEAD_LETTER_KEY, EncodedBatch, LetterFate, Outcome, Poll, Position,
     STALE_UPDATE,
 };
 
@@ -472,7 +472,8 @@ fn dead_letters_are_settled_once_they_are_stored() {
     );
     host.wait(30);
     assert!(host.all().is_empty(), "on its way");
-    host.cursor.handle_dead_letter(1, false, host.bench.now);
+    host.cursor
+        .handle_dead_letter(1, LetterFate::Later, host.bench.now);
     assert!(host.all().is_empty());
     host.wait(1);
     assert_eq!(host.all(), ["letter 1 to dead"]);
@@ -484,10 +485,49 @@ fn dead_letters_are_settled_once_they_are_stored() {
         "a new leader does not forget it"
     );
     assert_eq!(host.bench.live(), [1]);
-    host.cursor.handle_dead_letter(1, true, host.bench.now);
+    host.cursor
+        .handle_dead_letter(1, LetterFate::Stored, host.bench.now);
     host.flush();
     assert!(host.bench.live().is_empty());
     assert!(matches!(host.poll(), Poll::Idle { .. }));
+}
+
+#[test]
+fn a_dead_letter_that_is_refused_gives_its_message_up() {
+    let mut letters = ConsumerConfig {
+        max_deliver: 1,
+        max_ack_pending: 1,
+        ..pull_config()
+    };
+    letters
+        .metadata
+        .insert(DEAD_LETTER_KEY.into(), "dead".into());
+    let mut host = with(2, letters);
+    host.pull(&batch(9), "x");
+    assert_eq!(host.all(), ["x 1#1 +1"]);
+    host.wait(30);
+    assert_eq!(host.all()[0], "letter 1 to dead");
+    // Each failure doubles the pause: 1 s, 2 s, up to 64 s.
+    for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
+        host.cursor
+            .handle_dead_letter(1, LetterFate::Later, host.bench.now);
+        host.wait(pause - 1);
+        assert!(host.all().is_empty(), "{pause} s are not over");
+        host.wait(1);
+        assert_eq!(host.all(), ["letter 1 to dead"], "after {pause} s");
+    }
+    host.cursor
+        .handle_dead_letter(1, LetterFate::Refused, host.bench.now);
+    host.pull(&batch(1), "y");
+    assert!(
+        host.all().iter().any(|sent| sent.contains(" 2#")),
+        "its place is free"
+    );
+    assert_eq!(host.bench.live(), [1, 2], "it stays in its stream");
+    // Told a second time, it changes nothing.
+    host.cursor
+        .handle_dead_letter(1, LetterFate::Refused, host.bench.now);
+    assert_eq!(host.cursor.ledger().pending().len(), 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use unibus_broker::Origin;
-use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
+use unibus_proto::jetstream::consumer::AckPolicy;
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::info::ConsumerInfo;
 use unibus_proto::jetstream::timestamp::Timestamp;
@@ -13,6 +13,7 @@ use unibus_state::command::ConsumerCreate;
 use unibus_state::{Command, Outcome};
 
 use super::Ticket;
+use super::authority;
 use super::plan::{AtLeader, Target, Then};
 use super::write::json;
 use crate::jetstream::advisory::{Action, Event};
@@ -53,26 +54,13 @@ pub(super) fn refuse(core: &Core, origin: &Origin, command: &Command) -> Option<
     let Command::ConsumerCreate(create) = command else {
         return None;
     };
-    if !may_deliver(origin, &create.config) {
-        return Some(error::DELIVER_SUBJECT_NOT_VALID);
+    if let Some(error) = authority::refuse_consumer(origin, &create.config) {
+        return Some(error);
     }
     if create.config.ack_policy == AckPolicy::FlowControl && !core.knows_flow_acks() {
         return Some(ApiError::consumer_create(FLOW_ACKS_NOT_YET));
     }
     is_bound_elsewhere(core, create).then_some(error::CONSUMER_NAME_IN_USE)
-}
-
-/// Nobody has the node deliver where he could neither publish nor listen himself.
-fn may_deliver(origin: &Origin, config: &ConsumerConfig) -> bool {
-    let deliver = config.deliver_subject.as_bytes();
-    let group = config.deliver_group.as_bytes();
-    deliver.is_empty()
-        || origin.may_be_answered_at(deliver)
-        || (!group.is_empty()
-            && origin
-                .permissions
-                .as_deref()
-                .is_none_or(|held| held.can_subscribe(deliver, Some(group))))
 }
 
 /// A push consumer that somebody listens to may not be told to deliver elsewhere.

@@ -2,7 +2,6 @@
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::Config;
-use serde_json::{Value, json};
 
 use super::*;
 
@@ -26,11 +25,6 @@ async fn snapshot(client: &async_nats::Client, request: Value) -> (Value, Vec<By
         found.push(chunk.payload);
         client.publish(reply, "".into()).await.unwrap();
     }
-}
-
-async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
-    let request = client.request(subject.to_owned(), body.to_string().into());
-    serde_json::from_slice(&soon(request).await.unwrap().payload).unwrap()
 }
 
 /// Sends an archive; gives the last answer.

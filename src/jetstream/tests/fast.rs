@@ -200,7 +200,7 @@ async fn a_fast_batch_that_is_sent_at_once_is_stored_in_order() {
     let mut told = 0;
     loop {
         let answer = soon(answers.next()).await.unwrap();
-        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
         let seq = answer["seq"].as_u64().unwrap();
         if answer["type"] != "ack" {
             assert_eq!(
@@ -238,7 +238,7 @@ async fn bounded(batches: BatchLimits) -> (Node, async_nats::Client) {
 }
 
 /// Sends one message of a fast batch; what comes back for it first.
-async fn part(client: &async_nats::Client, place: &str) -> serde_json::Value {
+async fn part(client: &async_nats::Client, place: &str) -> Value {
     let reply = format!("{}.{place}.$FI", client.new_inbox());
     let mut answers = soon(client.subscribe(reply.clone())).await.unwrap();
     let sent = client.publish_with_reply("F.a", reply, "x".into());
@@ -254,7 +254,7 @@ async fn staged(client: &async_nats::Client, batch: &str, seq: &str, bytes: usiz
     headers.insert("Nats-Batch-Sequence", seq);
     let sent = client.request_with_headers("A.a", headers, vec![b'x'; bytes].into());
     let answer = soon(sent).await.unwrap();
-    let answer = serde_json::from_slice::<serde_json::Value>(&answer.payload);
+    let answer = serde_json::from_slice::<Value>(&answer.payload);
     answer.map_or(0, |refused| refused["error"]["err_code"].as_u64().unwrap())
 }
 

@@ -4,8 +4,8 @@
 use unibus_proto::jetstream::ack::{AckKind, AckTokens};
 use unibus_proto::jetstream::consumer::AckPolicy;
 
-use super::{ConsumerCursor, DEAD_LETTER_RETRY_NS};
-use crate::delivery::{AckOutcome, Advisory, DeadLetter, Delivery};
+use super::{ConsumerCursor, DEAD_LETTER_DOUBLINGS_MAX, DEAD_LETTER_RETRY_NS, Letter};
+use crate::delivery::{AckOutcome, Advisory, DeadLetter, Delivery, LetterFate};
 use crate::ledger::Unsettled;
 use crate::stream::Stream;
 
@@ -103,17 +103,28 @@ impl ConsumerCursor {
         }
     }
 
-    /// A dead letter is stored (then the message is settled) or could not be (then it is told again).
-    pub fn handle_dead_letter(&mut self, seq: u64, stored: bool, now_ns: u64) {
+    /// What became of a dead letter that `poll` handed out.
+    pub fn handle_dead_letter(&mut self, seq: u64, fate: LetterFate, now_ns: u64) {
         self.note_time(now_ns);
-        if stored {
-            self.letters.remove(&seq);
-            self.settle(seq);
-            self.ledger.settle_floor();
-        } else if let Some(retry) = self.letters.get_mut(&seq) {
-            let at_ns = self.now_ns.saturating_add(DEAD_LETTER_RETRY_NS);
-            *retry = Some(at_ns);
-            self.redelivery.retry_at(at_ns, seq);
+        match fate {
+            LetterFate::Stored => {
+                self.letters.remove(&seq);
+                self.settle(seq);
+                self.ledger.settle_floor();
+            }
+            LetterFate::Later => {
+                if let Some(letter) = self.letters.get_mut(&seq) {
+                    let pause_ns = DEAD_LETTER_RETRY_NS << letter.failures;
+                    let at_ns = self.now_ns.saturating_add(pause_ns);
+                    letter.retry_ns = Some(at_ns);
+                    letter.failures = (letter.failures + 1).min(DEAD_LETTER_DOUBLINGS_MAX);
+                    self.redelivery.retry_at(at_ns, seq);
+                }
+            }
+            LetterFate::Refused if self.letters.contains_key(&seq) => {
+                self.lose(seq);
+            }
+            LetterFate::Refused => {}
         }
     }
 
@@ -208,14 +219,18 @@ impl ConsumerCursor {
             return self.lose(seq);
         };
         self.redelivery.forget(seq);
-        match self.letters.insert(seq, None) {
-            None => self.announce_exhausted(seq, entry),
-            Some(None) => return,
-            Some(Some(retry_ns)) if retry_ns > self.now_ns => {
-                self.letters.insert(seq, Some(retry_ns));
-                return self.redelivery.retry_at(retry_ns, seq);
+        match self.letters.get_mut(&seq) {
+            None => {
+                self.letters.insert(seq, Letter::default());
+                self.announce_exhausted(seq, entry);
             }
-            Some(Some(_)) => {}
+            Some(letter) => match letter.retry_ns {
+                None => return,
+                Some(retry_ns) if retry_ns > self.now_ns => {
+                    return self.redelivery.retry_at(retry_ns, seq);
+                }
+                Some(_) => letter.retry_ns = None,
+            },
         }
         self.letters_out.push_back(DeadLetter {
             subject,
