@@ -87,11 +87,12 @@ pub(crate) struct Held {
     pub(crate) revisions: BTreeMap<Place, u64>,
 }
 
-/// A record that has to be written.
+/// A record that has to be written or removed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Write {
     pub(crate) place: Place,
-    pub(crate) value: Vec<u8>,
+    /// `None`: it is to be removed.
+    pub(crate) value: Option<Vec<u8>>,
     /// What the cluster has there: 0 = nothing, ever.
     pub(crate) revision: u64,
 }
@@ -103,9 +104,32 @@ pub(crate) struct Plan {
     pub(crate) writes: Vec<Write>,
     /// Records that are the same already.
     pub(crate) unchanged: usize,
-    /// What is not written because the cluster knows better: a revoked user stays revoked, a room
-    /// does not go back to an older epoch.
+    /// What is not written because the cluster knows better: a revoked user stays revoked, who was removed
+    /// from a room stays removed, a room does not go back to an older epoch.
     pub(crate) held_back: Vec<String>,
+    /// Members that the cluster's rooms have, the snapshot's do not, and nobody can tell who is right.
+    pub(crate) more_members: Vec<String>,
+}
+
+/// Who has gone on with a room.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    /// The cluster has never had it.
+    New,
+    /// The snapshot has a later epoch, or a rekey that is due.
+    Ours,
+    /// Neither, as far as epochs tell.
+    Same,
+    /// The cluster has.
+    Theirs,
+    /// The cluster has deleted it.
+    Deleted,
+}
+
+impl Held {
+    fn revision(&self, place: &Place) -> u64 {
+        self.revisions.get(place).copied().unwrap_or(0)
+    }
 }
 
 impl Record {
@@ -317,51 +341,96 @@ impl Snapshot {
         }
     }
 
-    /// What has to be written so that `held` has every record of this snapshot. Unless `roll_back`,
-    /// nothing goes back behind what the cluster decided since.
+    /// What has to be done so that `held` has every record of this snapshot. Unless `roll_back`, nothing
+    /// goes back behind what the cluster decided since: what it has ever had stays as it is there, unless
+    /// the snapshot's room is further. A room that is taken over as a whole loses the members that it does
+    /// not have in the snapshot.
     pub(crate) fn plan(&self, held: &Held, roll_back: bool) -> Plan {
         let mut plan = Plan::default();
-        let newer = |room: &str| !roll_back && self.is_newer_there(room, &held.snapshot);
         for (place, record) in self.records() {
             let there = held.snapshot.records.get(place);
             if there == Some(record) {
                 plan.unchanged += 1;
                 continue;
             }
-            let reason = match (record, there) {
-                (Record::User(ours), Some(Record::User(theirs)))
-                    if !roll_back
-                        && ours.status == Status::Active
-                        && theirs.status == Status::Revoked =>
-                {
-                    Some("the cluster has revoked this user")
-                }
-                _ => room_of(place)
-                    .is_some_and(newer)
-                    .then_some("the cluster is further with this room"),
+            let reason = match roll_back {
+                true => None,
+                false => self.known_better(place, record, held),
             };
             match reason {
                 Some(reason) => plan.held_back.push(format!("{place}: {reason}")),
                 None => plan.writes.push(Write {
                     place: place.clone(),
-                    value: record.encode(),
-                    revision: held.revisions.get(place).copied().unwrap_or(0),
+                    value: Some(record.encode()),
+                    revision: held.revision(place),
                 }),
             }
         }
+        self.plan_removals(&mut plan, held, roll_back);
         plan
     }
 
-    /// Whether a room has gone on in the cluster since this snapshot: a later epoch, or one that is
-    /// due because somebody was removed.
-    fn is_newer_there(&self, room: &str, there: &Self) -> bool {
+    /// Why a record that differs is not written: the cluster has decided about it.
+    fn known_better(&self, place: &Place, record: &Record, held: &Held) -> Option<&'static str> {
+        let was_there = held.revision(place) > 0;
+        let Some(room) = room_of(place) else {
+            return match (record, held.snapshot.records.get(place)) {
+                // What takes rights away is always taken over.
+                (Record::User(ours), Some(_)) if ours.status == Status::Revoked => None,
+                (_, Some(Record::User(theirs))) if theirs.status == Status::Revoked => {
+                    Some("the cluster has revoked this user")
+                }
+                (_, Some(_)) => Some("the cluster has this user otherwise"),
+                (_, None) => was_there.then_some("the cluster has removed this user"),
+            };
+        };
+        match self.standing(room, held) {
+            Standing::New | Standing::Ours => None,
+            Standing::Same if !was_there => None,
+            Standing::Same => Some("the cluster has changed or removed this since"),
+            Standing::Theirs => Some("the cluster is further with this room"),
+            Standing::Deleted => Some("the cluster has deleted this room"),
+        }
+    }
+
+    /// A room has gone on with a later epoch, or with one that is due because somebody was removed.
+    fn standing(&self, room: &str, held: &Held) -> Standing {
         let find = |snapshot: &Self| match snapshot.get(Bucket::Rooms, room.to_owned()) {
             Some(Record::Room(room)) => Some((room.epoch, room.needs_rekey)),
             _ => None,
         };
-        match (find(self), find(there)) {
-            (Some(ours), Some(theirs)) => theirs > ours,
-            _ => false,
+        let place = Place {
+            bucket: Bucket::Rooms,
+            key: room.to_owned(),
+        };
+        match (find(self), find(&held.snapshot)) {
+            (_, None) if held.revision(&place) > 0 => Standing::Deleted,
+            (_, None) => Standing::New,
+            (ours, theirs) if ours > theirs => Standing::Ours,
+            (ours, theirs) if ours < theirs => Standing::Theirs,
+            _ => Standing::Same,
+        }
+    }
+
+    fn plan_removals(&self, plan: &mut Plan, held: &Held, roll_back: bool) {
+        for (place, _) in held.snapshot.records() {
+            let known = self.records.contains_key(place) || is_former(&place.key);
+            let Some(room) = room_of(place).filter(|_| !known && place.bucket != Bucket::Rooms)
+            else {
+                continue;
+            };
+            if self.get(Bucket::Rooms, room.to_owned()).is_none() {
+                continue;
+            }
+            if roll_back || self.standing(room, held) == Standing::Ours {
+                plan.writes.push(Write {
+                    place: place.clone(),
+                    value: None,
+                    revision: held.revision(place),
+                });
+            } else if place.bucket == Bucket::Members {
+                plan.more_members.push(place.to_string());
+            }
         }
     }
 

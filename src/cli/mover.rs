@@ -161,14 +161,14 @@ impl Mover {
     }
 
     async fn write_one(&self, store: &Store, write: &Write) -> Result<(), MoveError> {
-        let value = bytes::Bytes::from(write.value.clone());
+        let value = write.value.clone().map(bytes::Bytes::from);
         let patience = self.link.patience();
         let mut unanswered = false;
         loop {
-            let attempt = store.update(&write.place.key, value.clone(), write.revision);
+            let attempt = attempt(store, write, value.clone());
             let reason = match timeout(ANSWER, attempt).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => error.to_string(),
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(reason)) => reason,
                 Err(_) => "it does not answer".to_owned(),
             };
             // An attempt without an answer may have been carried out.
@@ -186,7 +186,9 @@ impl Mover {
     async fn is_there(&self, store: &Store, write: &Write) -> Result<bool, MoveError> {
         let key = &write.place.key;
         let entry = self.link.until(|| store.entry(key)).await?;
-        Ok(entry.is_some_and(|entry| entry.value == write.value))
+        let there = entry.filter(|entry| entry.operation == Operation::Put);
+        Ok(there.map(|entry| entry.value)
+            == write.value.as_deref().map(bytes::Bytes::copy_from_slice))
     }
 
     /// Makes the stream of a persisted room, where it is not there.
@@ -246,6 +248,21 @@ impl Mover {
             .until(|| jetstream.get_object_store(BLOBS_BUCKET))
             .await?;
         Ok(Blobs { store })
+    }
+}
+
+/// Writes or removes a record where the cluster still has the revision that was read.
+async fn attempt(store: &Store, write: &Write, value: Option<bytes::Bytes>) -> Result<(), String> {
+    let (key, revision) = (&write.place.key, write.revision);
+    match value {
+        Some(value) => {
+            let updated = store.update(key, value, revision).await;
+            updated.map(drop).map_err(|error| error.to_string())
+        }
+        None => {
+            let deleted = store.delete_expect_revision(key, Some(revision)).await;
+            deleted.map_err(|error| error.to_string())
+        }
     }
 }
 

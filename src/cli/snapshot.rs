@@ -57,7 +57,7 @@ pub struct WriteFlags {
     #[arg(long)]
     pub dry_run: bool,
     /// Go back even where the cluster went on since: a revoked user is active again, a room is at an
-    /// older epoch
+    /// older epoch and has the snapshot's members alone
     #[arg(long)]
     pub roll_back: bool,
     /// Nodes that must have everything before this is done
@@ -317,10 +317,16 @@ async fn carry_over(
             "unibus-node: left as it is: {reason} (--roll-back writes it all the same)"
         ));
     }
-    let (writes, unchanged) = (plan.writes.len(), plan.unchanged);
+    for member in &plan.more_members {
+        tell(&format!(
+            "unibus-node: kept: {member}: the snapshot does not have this member (--roll-back removes it)"
+        ));
+    }
+    let removals = plan.writes.iter().filter(|w| w.value.is_none()).count();
+    let (writes, unchanged) = (plan.writes.len() - removals, plan.unchanged);
     if flags.dry_run {
         say(&format!(
-            "would write {writes} records; {unchanged} are the same already"
+            "would write {writes} records and remove {removals}; {unchanged} are the same already"
         ));
         return Ok(());
     }
@@ -329,7 +335,7 @@ async fn carry_over(
     }
     mover.write(&plan).await?;
     say(&format!(
-        "wrote {writes} records; {unchanged} were the same already"
+        "wrote {writes} records, removed {removals}; {unchanged} were the same already"
     ));
     let (have, all) = mover.replicas(flags.replicas).await?;
     let now = mover.read().await?.snapshot;

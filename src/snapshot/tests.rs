@@ -2,7 +2,7 @@
 //! written or not at all.
 
 use super::file::{self, SnapshotFileError, Writer};
-use super::{Held, Place, Record, Snapshot};
+use super::{Held, Place, Record, Snapshot, room_of};
 use crate::access::{Grants, Role, UserRecord};
 use crate::control::buckets::Bucket;
 use unibus_proto::control::{
@@ -200,9 +200,74 @@ fn an_import_writes_what_differs_and_a_second_one_nothing() {
             ..user(1)
         },
     );
-    let plan = source.plan(&held(other), false);
+    let plan = source.plan(&held(other.clone()), false);
+    assert_eq!((plan.writes.len(), plan.held_back.len()), (0, 1));
+    let plan = source.plan(&held(other), true);
     assert_eq!((plan.writes.len(), plan.held_back.len()), (1, 0));
     assert!(plan.writes[0].revision > 0);
+}
+
+/// What a cluster holds after somebody's records were removed from a room.
+fn without(snapshot: &Snapshot, endpoint: &EndpointId) -> Held {
+    let mut held = held(snapshot.clone());
+    let theirs = |place: &Place| place.key.split('.').any(|part| part == endpoint.as_str());
+    held.snapshot.records.retain(|place, _| !theirs(place));
+    held
+}
+
+#[test]
+fn who_was_removed_does_not_come_back() {
+    let source = sample();
+    let gone = key(2).endpoint();
+    // In a room in cleartext nothing else changes; in an encrypted one a rekey was due at the export too.
+    let cluster = without(&source, &gone);
+    let plan = source.plan(&cluster, false);
+    assert!(plan.writes.is_empty(), "{:?}", plan.writes);
+    assert_eq!(plan.held_back.len(), 2, "{:?}", plan.held_back);
+    assert_eq!(source.plan(&cluster, true).writes.len(), 2);
+    // Neither does what a user was allowed before.
+    let allowed = |grants: Grants| UserRecord::new(&key(1).0, "", Role::Service, grants).unwrap();
+    let (mut generous, mut narrowed) = (sample(), sample());
+    let grants = Grants {
+        publish: vec![">".into()],
+        ..Grants::default()
+    };
+    put_user(&mut generous, allowed(grants));
+    put_user(&mut narrowed, allowed(Grants::default()));
+    let plan = generous.plan(&held(narrowed), false);
+    assert_eq!((plan.writes.len(), plan.held_back.len()), (0, 1));
+    // A revocation is always carried over.
+    let mut source = sample();
+    put_user(&mut source, user(1).revoked());
+    assert_eq!(source.plan(&held(sample()), false).writes.len(), 1);
+    // A room that the cluster has deleted stays deleted.
+    let mut cluster = held(sample());
+    cluster
+        .snapshot
+        .records
+        .retain(|place, _| room_of(place).is_none());
+    assert!(sample().plan(&cluster, false).writes.is_empty());
+}
+
+#[test]
+fn a_later_room_takes_its_members_along() {
+    let mut source = without(&sample(), &key(2).endpoint()).snapshot;
+    put_user(&mut source, user(2).revoked());
+    let later = source.clone();
+    source.put(Bucket::Rooms, "r1", Record::Room(room("r1", "room.one", 4)));
+    let plan = source.plan(&held(sample()), false);
+    let removed = plan.writes.iter().filter(|write| write.value.is_none());
+    assert_eq!(
+        removed.count(),
+        2,
+        "a member and the index: {:?}",
+        plan.writes
+    );
+    // Where nobody can tell who is right, it is told.
+    let plan = later.plan(&held(sample()), false);
+    assert!(plan.writes.is_empty(), "{:?}", plan.writes);
+    assert_eq!(plan.more_members.len(), 1);
+    assert_eq!(later.plan(&held(sample()), true).writes.len(), 2);
 }
 
 #[test]
@@ -214,8 +279,9 @@ fn nothing_goes_back_behind_the_cluster_unless_asked() {
     let plan = source.plan(&held(cluster.clone()), false);
     assert!(plan.writes.is_empty(), "{:?}", plan.writes);
     assert_eq!(plan.held_back.len(), 2, "{:?}", plan.held_back);
+    // With the user and the room, the key of the epoch that is no more.
     let plan = source.plan(&held(cluster), true);
-    assert_eq!((plan.writes.len(), plan.held_back.len()), (2, 0));
+    assert_eq!((plan.writes.len(), plan.held_back.len()), (3, 0));
     // Somebody was removed since: the member that is gone does not come back.
     let mut cluster = sample();
     let due = RoomRecord {
