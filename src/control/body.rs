@@ -11,7 +11,7 @@ use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use unibus_proto::signing::BodyHash;
 
-use super::limits::{Budget, Share};
+use super::limits::Share;
 use super::refusal::Refusal;
 
 /// A body that was read to its end.
@@ -60,13 +60,12 @@ pub(crate) async fn receive(
     mut body: Incoming,
     bytes_max: u64,
     keep: bool,
-    budget: &std::sync::Arc<Budget>,
+    mut share: Share,
 ) -> Result<Received, Refusal> {
     let declared = declared(headers).unwrap_or(0);
     if declared > bytes_max {
         return Err(Refusal::too_large(bytes_max));
     }
-    let mut share = budget.share();
     if keep && !share.at_least(declared) {
         return Err(shed());
     }

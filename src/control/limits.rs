@@ -2,6 +2,8 @@
 //! budget for all bodies in flight (control-plane.md, Denial-of-service limits). Counts what it
 //! refuses.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
@@ -107,11 +109,21 @@ impl<C: Clock + Clone> PerAddress<C> {
     }
 }
 
-/// Bytes of bodies in flight, over all connections.
+/// A body of up to so many bytes is a small one, which has a part of the budget to itself.
+pub(crate) const SMALL_BODY_BYTES: u64 = 64 * 1024;
+/// One part in so many of the budget is for small bodies alone.
+const SMALL_PART: u64 = 8;
+/// One address has at most one part in so many of the budget.
+const ADDRESS_PART: u64 = 2;
+
+/// Bytes of bodies in flight, over all connections. Large bodies leave something to small ones, and one
+/// address leaves something to others: a body is let in before anybody knows who sends it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes_max: u64,
     counters: Arc<ControlCounters>,
+    /// What each address holds; only those that hold something.
+    held: Mutex<HashMap<IpAddr, u64>>,
 }
 
 impl Budget {
@@ -120,23 +132,52 @@ impl Budget {
         Arc::new(Self {
             bytes_max,
             counters: Arc::clone(counters),
+            held: Mutex::default(),
         })
     }
 
     /// A share that can grow; given back when it is dropped, however the request ends.
-    pub(crate) fn share(self: &Arc<Self>) -> Share {
+    pub(crate) fn share(self: &Arc<Self>, address: IpAddr) -> Share {
         Share {
             budget: Arc::clone(self),
+            address: host(address),
             bytes: 0,
         }
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        let grown = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
-        self.counters
-            .body_bytes
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, grown)
-            .is_ok()
+    /// Makes a share of `old` bytes one of `new` bytes.
+    fn grow(&self, address: IpAddr, old: u64, new: u64) -> bool {
+        let mut held = self.held.lock();
+        let others = held.values().sum::<u64>() - old;
+        let theirs = held.get(&address).copied().unwrap_or(0) - old;
+        // A body of the largest size always fits where nothing else is.
+        let bytes_max = match new <= SMALL_BODY_BYTES || others == 0 {
+            true => self.bytes_max,
+            false => self.bytes_max - self.bytes_max / SMALL_PART,
+        };
+        let fits = |sum: Option<u64>, max| sum.is_some_and(|sum| sum <= max);
+        let granted = fits(others.checked_add(new), bytes_max)
+            && (theirs == 0 || fits(theirs.checked_add(new), self.bytes_max / ADDRESS_PART));
+        if granted {
+            held.insert(address, theirs + new);
+            self.count(others + new);
+        }
+        granted
+    }
+
+    fn give_back(&self, address: IpAddr, bytes: u64) {
+        let mut held = self.held.lock();
+        if let Entry::Occupied(mut theirs) = held.entry(address) {
+            *theirs.get_mut() -= bytes;
+            if *theirs.get() == 0 {
+                theirs.remove();
+            }
+        }
+        self.count(held.values().sum());
+    }
+
+    fn count(&self, bytes: u64) {
+        self.counters.body_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -144,14 +185,14 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
+    address: IpAddr,
     bytes: u64,
 }
 
 impl Share {
     /// Makes the share at least `bytes`; false = the budget is used up.
     pub(crate) fn at_least(&mut self, bytes: u64) -> bool {
-        let more = bytes.saturating_sub(self.bytes);
-        let granted = more == 0 || self.budget.take(more);
+        let granted = bytes <= self.bytes || self.budget.grow(self.address, self.bytes, bytes);
         if granted {
             self.bytes = self.bytes.max(bytes);
         }
@@ -162,15 +203,13 @@ impl Share {
     pub(crate) fn give_back(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        let held = &self.budget.counters.body_bytes;
-        held.fetch_sub(bytes, Ordering::AcqRel);
+        self.budget.give_back(self.address, bytes);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let held = &self.budget.counters.body_bytes;
-        held.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.give_back(self.address, self.bytes);
     }
 }
 
@@ -180,13 +219,17 @@ mod tests {
 
     use super::*;
 
+    fn address(n: u32) -> IpAddr {
+        IpAddr::V4(std::net::Ipv4Addr::from(n))
+    }
+
     #[test]
     fn the_budget_is_given_back_on_every_path() {
         let counters = Arc::new(ControlCounters::default());
         let held = || counters.body_bytes.load(Ordering::Relaxed);
         let budget = Budget::new(100, &counters);
-        let mut a = budget.share();
-        let mut b = budget.share();
+        let mut a = budget.share(address(1));
+        let mut b = budget.share(address(2));
         assert!(a.at_least(60) && a.at_least(50) && b.at_least(40));
         assert!(!a.at_least(61) && !b.at_least(41));
         assert_eq!(held(), 100);
@@ -198,6 +241,28 @@ mod tests {
         b.give_back(u64::MAX);
         drop(b);
         assert_eq!(held(), 0);
+        assert!(budget.held.lock().is_empty());
+    }
+
+    #[test]
+    fn large_bodies_leave_room_for_small_ones_and_one_address_for_others() {
+        const MIB: u64 = 1024 * 1024;
+        let budget = Budget::new(128 * MIB, &Arc::new(ControlCounters::default()));
+        let blobs = |n: u32| -> Vec<Share> {
+            let shares = std::iter::repeat_with(|| budget.share(address(n)));
+            shares
+                .take(9)
+                .filter_map(|mut share| share.at_least(16 * MIB).then_some(share))
+                .collect()
+        };
+        let one = blobs(1);
+        assert_eq!(one.len(), 4, "half of the budget");
+        let other = blobs(2);
+        assert_eq!(other.len(), 3, "and what is not for small bodies");
+        assert!(!budget.share(address(3)).at_least(16 * MIB));
+        assert!(budget.share(address(3)).at_least(SMALL_BODY_BYTES));
+        drop(other);
+        assert!(budget.share(address(3)).at_least(48 * MIB));
     }
 
     fn limited(per_second: u32, burst: u32) -> (PerAddress<FakeRelativeClock>, FakeRelativeClock) {
@@ -228,7 +293,6 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let (limits, _) = limited(1, 1);
-        let address = |n: u32| IpAddr::V4(std::net::Ipv4Addr::from(n));
         let many = u32::try_from(ADDRESSES_MAX.get()).unwrap();
         for n in 0..=many {
             assert!(limits.take(address(n)).is_ok());

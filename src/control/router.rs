@@ -254,7 +254,8 @@ async fn receive(
         ),
         _ => (limits.body_bytes_max, limits.request_timeout),
     };
-    let reading = body::receive(head.headers, incoming, bytes_max, keep, &plane.budget);
+    let share = plane.budget.share(client.address);
+    let reading = body::receive(head.headers, incoming, bytes_max, keep, share);
     let keeping_up = client.arrived.keeping_up(limits, reading);
     match tokio::time::timeout(within, keeping_up).await {
         Ok(Ok(received)) => received,
