@@ -11,9 +11,10 @@ use thiserror::Error;
 use unibus_proto::NodeId;
 use unibus_raft::{Replica, StorageError};
 use unibus_state::command::StreamPut;
+use unibus_state::record::RECORD_HEAD_BYTES;
 use unibus_state::{
-    Command, CommandBatch, ControlChange, ControlCheck, ControlRecord, EncodedBatch, Outcome,
-    Refusal, Stream,
+    Command, CommandBatch, ControlChange, ControlCheck, ControlRecord, EncodedBatch, Location,
+    MessageView, Outcome, Refusal, Stream,
 };
 
 use super::buckets::Bucket;
@@ -21,6 +22,8 @@ use super::follow::value_of;
 
 /// Records that one listing reads at most.
 pub(crate) const LIST_MAX: usize = 16 * 1024;
+/// Keys that one listing looks at; those whose records were removed are looked at too.
+const KEYS_MAX: usize = 16 * LIST_MAX;
 /// Attempts at a record that was overwritten between its lookup and its reading.
 const READ_ATTEMPTS: usize = 4;
 /// Header block of a tombstone.
@@ -367,21 +370,31 @@ impl Records {
     }
 }
 
-fn places(
-    stream: &Stream,
-    filter: &str,
-) -> Result<Vec<(String, unibus_state::Location)>, StoreError> {
-    let seqs = stream.last_seqs_up_to(&[filter], stream.last_seq(), LIST_MAX);
-    if seqs.len() > LIST_MAX {
+/// Where the records of matching keys are. Tombstones don't count: a room has those of all who ever left.
+fn places(stream: &Stream, filter: &str) -> Result<Vec<(String, Location)>, StoreError> {
+    let seqs = stream.last_seqs_up_to(&[filter], stream.last_seq(), KEYS_MAX);
+    if seqs.len() > KEYS_MAX {
         return Err(StoreError::TooMany);
     }
     let messages = seqs.into_iter().filter_map(|seq| stream.message(seq));
-    Ok(messages
+    let records = messages.filter(|message| !is_tombstone(message));
+    let places: Vec<_> = records
         .map(|message| {
             let subject = String::from_utf8_lossy(message.subject).into_owned();
             (subject, message.location)
         })
-        .collect())
+        .take(LIST_MAX + 1)
+        .collect();
+    if places.len() > LIST_MAX {
+        return Err(StoreError::TooMany);
+    }
+    Ok(places)
+}
+
+/// As far as can be told without reading it: a header block of that length, and nothing else.
+fn is_tombstone(message: &MessageView<'_>) -> bool {
+    let bytes = RECORD_HEAD_BYTES + message.subject.len() + TOMBSTONE.len();
+    message.has_headers && message.location.len as usize == bytes
 }
 
 fn decoded<T: DeserializeOwned>(bucket: Bucket, key: &str, json: &[u8]) -> Result<T, StoreError> {

@@ -64,6 +64,38 @@ async fn without_a_quorum_everything_is_denied_within_its_deadline() -> anyhow::
     Ok(())
 }
 
+/// More members than one listing may have came and went, and the room is listed and rekeyed as before.
+#[tokio::test]
+async fn former_members_stand_in_nobodys_way() -> anyhow::Result<()> {
+    const GONE: usize = 16_400;
+    let world = World::single().await?;
+    let (owner, room, _) = with_room(&world).await?;
+    let mut tombstone = async_nats::HeaderMap::new();
+    tombstone.insert("KV-Operation", "DEL");
+    let client = world.internal().await?;
+    for n in 0..GONE {
+        let subject = format!("$KV.UNIBUS_members.{room}.{n:032x}");
+        let headers = tombstone.clone();
+        client
+            .publish_with_headers(subject, headers, "".into())
+            .await?;
+    }
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("KV_UNIBUS_members").await?;
+    eventually("the members are gone", PATIENCE, || async {
+        let messages = stream.get_info().await?.state.messages;
+        anyhow::ensure!(messages > GONE as u64, "{messages} records");
+        Ok(())
+    })
+    .await?;
+    let members = format!("/rooms/{room}/members");
+    owner.get(world.http[0], &members).await?.expect(200);
+    let rekey = owner.rekey(&room, 2, &[&owner]);
+    let uri = format!("/rooms/{room}/rekey");
+    owner.post(world.http[0], &uri, &rekey).await?.expect(200);
+    Ok(())
+}
+
 #[tokio::test]
 async fn rooms_are_created_side_by_side_on_one_node() -> anyhow::Result<()> {
     rooms_side_by_side(&World::single_with(&RATES).await?).await
