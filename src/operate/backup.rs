@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use unibus_raft::backup::BackupSource;
 
 use super::{Answer, Parts};
@@ -75,7 +76,6 @@ pub(super) struct Readers(Mutex<BTreeMap<String, (Reader, Instant)>>);
 impl Readers {
     fn find(&self, id: &str) -> Option<Reader> {
         let mut readers = self.0.lock();
-        readers.retain(|_, (_, used)| used.elapsed() < IDLE_MAX);
         let (reader, used) = readers.get_mut(id)?;
         *used = Instant::now();
         Some(reader.clone())
@@ -95,6 +95,20 @@ impl Readers {
         self.0
             .lock()
             .insert(id.to_owned(), (reader, Instant::now()));
+    }
+
+    /// Lets go of one when nobody has read from it for long: until then its files stay on disk, deleted
+    /// or not.
+    async fn let_go(&self, id: &str) {
+        loop {
+            let used = self.0.lock().get(id).map(|(_, used)| *used);
+            let Some(used) = used else { return };
+            if used.elapsed() >= IDLE_MAX {
+                self.0.lock().remove(id);
+                return;
+            }
+            tokio::time::sleep_until(used + IDLE_MAX).await;
+        }
     }
 }
 
@@ -125,6 +139,7 @@ pub(super) async fn begin(parts: &Parts, readers: &Arc<Readers>, id: &str) -> An
                     Err(error) => Reader::Failed(format!("no snapshot was taken: {error}")),
                 };
                 readers.set(&id, reader);
+                readers.let_go(&id).await;
             });
             Answer::Working("the node takes a snapshot".to_owned())
         }
@@ -156,4 +171,30 @@ pub(super) async fn read(parts: &Parts, readers: &Arc<Readers>, piece: BackupPie
 
 fn refused(words: &str) -> Vec<u8> {
     std::iter::once(1).chain(words.bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{IDLE_MAX, Reader, Readers};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_that_nobody_reads_is_let_go_of() {
+        let readers = Readers::default();
+        assert!(readers.reserve("b"));
+        readers.set("b", Reader::Failed(String::new()));
+        let reading = async {
+            for _ in 0..4 {
+                tokio::time::sleep(IDLE_MAX / 2).await;
+                assert!(readers.find("b").is_some(), "it is still read");
+            }
+        };
+        tokio::join!(reading, async {
+            readers.let_go("b").await;
+        });
+        assert!(readers.0.lock().is_empty());
+        let gone = tokio::time::timeout(Duration::from_secs(1), readers.let_go("b"));
+        assert!(gone.await.is_ok());
+    }
 }
