@@ -27,6 +27,18 @@ pub enum SendError {
     /// More than one there.
     #[error("multiple nats-server processes running: {0}; say which with CMD=PID")]
     Several(String),
+    /// A process that has nothing to do with this program: a pid file outlives a process that was killed,
+    /// and its id is given to another one.
+    #[error(
+        "process {pid} runs {found:?}, not this program: nothing was sent; the pid file or the id is that of \
+         a process that is gone"
+    )]
+    Stranger {
+        /// The process.
+        pid: i32,
+        /// What it runs; empty when nobody may know.
+        found: String,
+    },
     /// The operating system says no.
     #[error("signal {command:?} {pid}: {source}")]
     Refused {
@@ -61,7 +73,7 @@ pub fn send(text: &str) -> Result<(), SendError> {
     let signal = signal_of(command).ok_or_else(|| SendError::Command(command.to_owned()))?;
     let pid = match target {
         "" => the_only_one()?,
-        target => pid_of(target).ok_or_else(|| SendError::Pid(target.to_owned()))?,
+        target => ours(pid_of(target).ok_or_else(|| SendError::Pid(target.to_owned()))?)?,
     };
     kill(Pid::from_raw(pid), signal).map_err(|source| SendError::Refused {
         command: command.to_owned(),
@@ -82,6 +94,27 @@ fn pid_of(target: &str) -> Option<i32> {
     }
     let pid = fs::read_to_string(path).ok()?.trim().parse::<i32>().ok()?;
     Some(pid).filter(|pid| *pid > 0)
+}
+
+/// The process, if it runs this program, in whatever version. One that is gone is signalled all the same,
+/// for the operating system's words.
+fn ours(pid: i32) -> Result<i32, SendError> {
+    let program = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // What a running program is called whose file was replaced.
+        name.trim_end_matches(" (deleted)").to_owned()
+    };
+    let own = std::env::current_exe().unwrap_or_default();
+    let found = match fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(pid),
+        Err(_) => Path::new("").to_owned(),
+    };
+    if program(&found) == program(&own) {
+        return Ok(pid);
+    }
+    let found = found.display().to_string();
+    Err(SendError::Stranger { pid, found })
 }
 
 fn the_only_one() -> Result<i32, SendError> {
@@ -163,5 +196,23 @@ mod tests {
         assert_eq!(pid_of(file.to_str().unwrap()), None);
         assert!(matches!(send("dance=1"), Err(SendError::Command(_))));
         assert!(matches!(send("ldm=/nope"), Err(SendError::Pid(_))));
+    }
+
+    #[test]
+    fn nobody_elses_process_is_signalled() {
+        let mut stranger = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let refused = send(&format!("stop={}", stranger.id()));
+        assert!(
+            matches!(refused, Err(SendError::Stranger { .. })),
+            "{refused:?}"
+        );
+        assert!(stranger.try_wait().unwrap().is_none());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        let gone = send(&format!("stop={}", stranger.id()));
+        assert!(matches!(gone, Err(SendError::Refused { .. })), "{gone:?}");
     }
 }

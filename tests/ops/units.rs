@@ -72,6 +72,28 @@ fn files_name_variables_that_the_program_reads() {
     assert!(file("ops/systemd/unibus.sysusers.conf").exists());
 }
 
+#[test]
+fn the_runbook_finds_its_variables_in_the_units_settings() {
+    let settings = text("ops/systemd/unibus.env.example");
+    let runbook = text("ops/runbook.md");
+    let used = runbook.split('$').skip(1).filter_map(|rest| {
+        let rest = rest.trim_start_matches('{');
+        let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_')?;
+        Some(&rest[..end]).filter(|name| name.starts_with("UNIBUS_"))
+    });
+    let used: std::collections::BTreeSet<&str> = used.collect();
+    assert!(used.len() > 2, "{used:?}");
+    for name in used {
+        let is_set = settings
+            .lines()
+            .any(|line| line.starts_with(&format!("{name}=")));
+        assert!(
+            is_set,
+            "{name} is in the runbook and not in unibus.env.example"
+        );
+    }
+}
+
 /// Open files that a node wants for its default limits of connections.
 const OPEN_FILES_MIN: u64 = 65_536 + 3 * 1024;
 
