@@ -342,7 +342,7 @@ impl NodeConfig {
             websocket: set.client.websocket(),
             http_listen: Some(SocketAddr::new(set.bind, set.http_port)),
             http_tls: set.http_tls.clone(),
-            encrypted_rooms: set.encrypted_rooms || !set.bind.is_loopback(),
+            encrypted_rooms: set.encrypted_rooms || set.serves_other_hosts(),
             monitor_listen: (set.monitor_port != 0)
                 .then(|| SocketAddr::new(loopback, set.monitor_port)),
             data_dir: set.data_dir.clone(),

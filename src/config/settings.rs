@@ -98,6 +98,13 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// Whether a listener of clients takes connections of other hosts.
+    pub(super) fn serves_other_hosts(&self) -> bool {
+        let websocket = self.client.websocket().map(|ws| ws.listen.ip());
+        let mut listeners = std::iter::once(self.bind).chain(websocket);
+        listeners.any(|address| !address.is_loopback())
+    }
+
     /// Fills in every default and looks at the files that are named or found.
     ///
     /// # Errors

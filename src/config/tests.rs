@@ -260,6 +260,11 @@ fn rooms_are_encrypted_where_others_can_connect_or_where_it_is_asked_for() {
         ("--bind 0.0.0.0 --bus-auth enforce", true),
         ("--bind :: --bus-auth enforce", true),
         ("--bind 192.0.2.1 --bus-auth enforce", true),
+        ("--ws-listen 127.0.0.1:9222 --ws-no-tls", false),
+        (
+            "--ws-listen 0.0.0.0:9222 --ws-no-tls --bus-auth enforce",
+            true,
+        ),
     ] {
         assert_eq!(config(flags).unwrap().encrypted_rooms, encrypted, "{flags}");
     }
