@@ -7,7 +7,7 @@ use unibus_proto::control::{
     EndpointId, RoomAccess, SERVICE_INFO_SUBJECT, STREAM_USES, member_notices,
 };
 use unibus_proto::nkey::NkeyPublic;
-use unibus_proto::permissions::{Filters, Permissions, SubjectSet};
+use unibus_proto::permissions::{DeliveryRule, Filters, Permissions, SubjectSet};
 use unibus_proto::subject::SubjectFilter;
 
 use super::users::{Role, UserRecord};
@@ -81,12 +81,13 @@ pub fn open() -> Permissions {
     Permissions {
         publish: all.clone(),
         subscribe: all,
-        responses: None,
+        ..Permissions::all()
     }
 }
 
 /// What an active user may do. Anybody may answer a request and make one; the rooms it has joined
-/// add their subjects.
+/// add their subjects. What consumers deliver needs the right to read at that moment, but on subjects
+/// that an admin granted by name: a room's subject and an inbox are anybody's own choice.
 #[must_use]
 pub fn permissions_of(user: &UserRecord, rooms: &[RoomAccess]) -> Permissions {
     let mut publish = vec![INBOXES.to_owned()];
@@ -95,8 +96,10 @@ pub fn permissions_of(user: &UserRecord, rooms: &[RoomAccess]) -> Permissions {
     if let Ok(key) = NkeyPublic::parse(&user.sign_pub) {
         subscribe.push(member_notices(&EndpointId::of(&key)));
     }
+    let mut named = Filters::default();
     if user.role == Role::Service {
         granted(user, &mut publish, &mut subscribe);
+        named = filters(&user.grants.subscribe).into();
     }
     for room in rooms {
         room.open(&mut publish, &mut subscribe);
@@ -108,6 +111,7 @@ pub fn permissions_of(user: &UserRecord, rooms: &[RoomAccess]) -> Permissions {
             ..closed(subscribe)
         },
         responses: None,
+        deliveries: Some(DeliveryRule { named }),
     }
 }
 

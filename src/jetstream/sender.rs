@@ -62,7 +62,11 @@ pub(super) fn send(core: &Core, source: Source<'_>, steps: &[Step]) -> Vec<usize
             scratch.clear();
             match (step, body) {
                 (Step::Message(delivery), Some(body)) => {
-                    if send_message(out, source, delivery, body, &mut scratch) == 0 {
+                    let receivers = send_message(out, source, delivery, body, &mut scratch);
+                    // Who asks and may not read has asked in vain, and the message is another's. A
+                    // push consumer has nobody else, and would try the same again at once for ever.
+                    let spent = !source.deliver.is_empty() && out.was_withheld();
+                    if receivers == 0 && !spent {
                         lost.push(at);
                     }
                 }

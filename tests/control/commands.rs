@@ -50,7 +50,7 @@ fn identity(dir: &Path) -> String {
 }
 
 /// `user …` about the node that keeps its identity in `file`.
-fn user(
+pub(crate) fn user(
     words: &[&str],
     file: &str,
     url: &str,

@@ -33,6 +33,7 @@ macro_rules! on_one_and_three {
 mod attacks;
 mod blobs;
 mod commands;
+mod deliveries;
 mod golden;
 mod intrusions;
 mod limits;

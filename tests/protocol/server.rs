@@ -156,7 +156,7 @@ fn limited() -> Permissions {
     Permissions {
         publish: deny("denied.>"),
         subscribe: deny("secret.>"),
-        responses: None,
+        ..Permissions::all()
     }
 }
 

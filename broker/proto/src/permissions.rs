@@ -3,10 +3,12 @@
 //! Owns the decision (nats-surface §1.12) as a pure function of filters. Must never know who the client
 //! is or where the filters came from.
 
+mod deliveries;
 mod filters;
 
 use std::time::Duration;
 
+pub use deliveries::{DeliveryRule, Reading};
 pub use filters::Filters;
 
 use crate::subject::{SubjectError, SubjectFilter, has_wildcard, is_subset, matches};
@@ -20,6 +22,9 @@ pub struct Permissions {
     pub subscribe: SubjectSet,
     /// Answers to delivered requests, besides `publish`; `None` = none.
     pub responses: Option<ResponseRule>,
+    /// For what consumers deliver, besides `subscribe`; `None` = as in nats-server, who may subscribe
+    /// gets it.
+    pub deliveries: Option<DeliveryRule>,
 }
 
 /// `allow_responses`: a client may publish to the reply subject of a message that it was delivered.
@@ -99,7 +104,7 @@ impl Permissions {
         Self {
             publish: SubjectSet::none(),
             subscribe: SubjectSet::none(),
-            responses: None,
+            ..Self::default()
         }
     }
 

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use hashbrown::HashTable;
 use parking_lot::RwLock;
 use unibus_proto::encoder;
+use unibus_proto::permissions::Reading;
 use unibus_proto::route::{self, OutgoingMessage};
 use unibus_proto::sublist::Walk;
 
@@ -44,6 +45,9 @@ const HARD_STALL_PERCENT: usize = 75;
 /// Receivers a publisher remembers before it starts over.
 const TARGETS_MAX: usize = 16 * 1024;
 
+/// What the reply subjects of consumers' deliveries begin with; no client may publish with such a one.
+const DELIVERY_REPLY: &[u8] = b"$JS.ACK.";
+
 /// A message on its way out.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Message<'a> {
@@ -52,6 +56,17 @@ pub(crate) struct Message<'a> {
     pub(crate) reply: Option<&'a [u8]>,
     pub(crate) header_len: usize,
     pub(crate) data: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Of a consumer's delivery: whose it is (`<stream>.<consumer>`), and the subject it was stored under.
+    fn delivered(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let place = self.reply?.strip_prefix(DELIVERY_REPLY)?;
+        let names = memchr::memchr_iter(b'.', place)
+            .nth(1)
+            .unwrap_or(place.len());
+        Some((&place[..names], self.shown?))
+    }
 }
 
 /// Whom a message may reach besides this node's subscribers.
@@ -73,6 +88,9 @@ struct Target {
     staged: BytesMut,
     /// Messages in `staged`.
     sent: Amount,
+    /// A consumer (`<stream>.<consumer>`) of which the receiver may have everything. Another grant makes
+    /// the table another one, and with that all targets are made anew.
+    reader_of: Option<Box<[u8]>>,
 }
 
 /// One publisher's delivery engine: its cache and its staging buffers.
@@ -100,6 +118,8 @@ struct Stage {
     expired: Vec<Arc<Subscription>>,
     /// Peer and queue of remote picks for the message in hand.
     picked: Vec<(TargetId, Arc<[u8]>)>,
+    /// Somebody who listens was not given the message in hand.
+    withheld: bool,
     stalling: Option<Stalling>,
     rng: Rng,
     tally: Tally,
@@ -140,6 +160,7 @@ impl Fanout {
                 staged_bytes: 0,
                 expired: Vec::new(),
                 picked: Vec::new(),
+                withheld: false,
                 stalling: None,
                 rng: Rng::new(),
                 tally: Tally::default(),
@@ -227,6 +248,7 @@ impl Fanout {
             return None;
         }
         self.unheard = plan.is_empty();
+        self.stage.withheld = false;
         let mut receivers = self.stage.deliver(plan, message, reach);
         if let Some(origin) = reach.services {
             receivers += feed(plan, message, origin, &mut self.fed);
@@ -238,6 +260,12 @@ impl Fanout {
     /// message with its subject is nobody's either.
     pub(crate) const fn is_unheard(&self) -> bool {
         self.unheard
+    }
+
+    /// Whether somebody listened to what was published last and was not given it: see
+    /// [`unibus_proto::permissions::DeliveryRule`].
+    pub(crate) const fn was_withheld(&self) -> bool {
+        self.stage.withheld
     }
 
     /// The same for a publisher that may publish this once, whatever its cache says of the subject.
@@ -420,6 +448,7 @@ fn target_for(
         outbound: Arc::clone(outbound),
         staged: BytesMut::new(),
         sent: Amount::default(),
+        reader_of: None,
     });
     target_of.insert_unique(hash, at, |&known| {
         spread(targets[known as usize].outbound.id)
@@ -502,6 +531,14 @@ impl Stage {
         if outbound.is_closed() || except == Some(outbound.id) {
             return false;
         }
+        // Only what consumers deliver is shown under another subject, and exports of other accounts.
+        if message.shown.is_some()
+            && subscription.is_guarded()
+            && self.withholds(hop.target, message)
+        {
+            self.withheld = true;
+            return false;
+        }
         match subscription.admit() {
             Admit::Yes => {}
             Admit::Last => self.expired.push(Arc::clone(&hop.subscription)),
@@ -509,6 +546,26 @@ impl Stage {
         }
         self.write(hop.target, subscription, message, message.shown);
         true
+    }
+
+    /// Whether this is a consumer's delivery that the receiver may not read now, whatever it might when
+    /// the consumer was made or asked.
+    fn withholds(&mut self, target: TargetId, message: &Message<'_>) -> bool {
+        let Some((names, subject)) = message.delivered() else {
+            return false;
+        };
+        let target = &mut self.targets[target as usize];
+        if target.reader_of.as_deref() == Some(names) {
+            return false;
+        }
+        match target.outbound.reading(names, subject) {
+            Reading::All => {
+                target.reader_of = Some(names.into());
+                false
+            }
+            Reading::This => false,
+            Reading::Nothing => true,
+        }
     }
 
     /// To a sink of the node, or to the subscription of another account that this one stands for.
@@ -674,6 +731,7 @@ impl Stage {
                 outbound,
                 staged,
                 sent,
+                ..
             } = &mut self.targets[target as usize];
             if staged.is_empty() {
                 continue;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use unibus_proto::permissions::Permissions;
+use unibus_proto::permissions::{Permissions, Reading};
 
 use crate::clock;
 use crate::meter::{Amount, Meter};
@@ -104,7 +104,7 @@ pub(crate) struct Outbound {
     /// Replies are noted: the client may answer where it may not publish.
     answers: AtomicBool,
     replies: Mutex<Option<Box<Replies>>>,
-    /// For subscriptions that overlap a deny.
+    /// For subscriptions whose deliveries have to be checked.
     permissions: ArcSwapOption<Permissions>,
 }
 
@@ -223,6 +223,14 @@ impl Outbound {
             .load()
             .as_ref()
             .is_some_and(|p| p.delivery_denied(subject))
+    }
+
+    /// What the client may read of what the consumer `names` delivers, here a message of `subject`.
+    pub(crate) fn reading(&self, names: &[u8], subject: &[u8]) -> Reading {
+        self.permissions
+            .load()
+            .as_ref()
+            .map_or(Reading::All, |p| p.reading(names, subject))
     }
 
     /// Takes over everything in `staged`, `sent` messages among it, and leaves it empty. `now` is in

@@ -147,6 +147,13 @@ impl Internal<'_> {
         self.send(publication, services)
     }
 
+    /// Whether somebody listened to what was published last and was not given it, because it may not
+    /// read what that consumer delivers.
+    #[must_use]
+    pub fn was_withheld(&self) -> bool {
+        self.engine.was_withheld()
+    }
+
     /// Publishes what somebody of another account did, so that services see that origin.
     pub(crate) fn forward(&mut self, publication: Publication<'_>, origin: &Origin) -> usize {
         self.send(publication, Some(origin))

@@ -392,12 +392,8 @@ impl Session {
             return Ok(());
         }
         let subscription = Arc::new(Subscription::new(Arc::clone(&self.outbound), sid, queue));
-        if self
-            .permissions
-            .as_ref()
-            .is_some_and(|p| p.needs_delivery_check(filter))
-        {
-            subscription.set_checked(true);
+        if let Some(permissions) = &self.permissions {
+            subscription.check_by(permissions, filter);
         }
         burst.change(&mut self.fanout, |table| {
             table.subscribe(filter, &subscription);

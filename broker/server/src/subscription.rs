@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use unibus_proto::mapping::Mapping;
+use unibus_proto::permissions::Permissions;
 use unibus_proto::subject;
 use unibus_proto::sublist::Handle;
 
@@ -31,6 +32,8 @@ pub(crate) struct Subscription {
     closed: AtomicBool,
     /// The filter overlaps a deny: each delivery has to be checked.
     checked: AtomicBool,
+    /// What consumers deliver has to be checked.
+    guarded: AtomicBool,
     /// Deliveries go another way than into the outbound.
     via: Option<Box<Via>>,
 }
@@ -66,6 +69,7 @@ impl Subscription {
             handle: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             checked: AtomicBool::new(false),
+            guarded: AtomicBool::new(false),
             via: None,
         }
     }
@@ -143,8 +147,16 @@ impl Subscription {
         self.checked.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_checked(&self, checked: bool) {
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guarded.load(Ordering::Relaxed)
+    }
+
+    /// What has to be checked, under these permissions, of what comes to its `filter`.
+    pub(crate) fn check_by(&self, permissions: &Permissions, filter: &[u8]) {
+        let checked = permissions.needs_delivery_check(filter);
         self.checked.store(checked, Ordering::Relaxed);
+        let guarded = permissions.guards_deliveries(filter);
+        self.guarded.store(guarded, Ordering::Relaxed);
     }
 }
 

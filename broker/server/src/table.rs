@@ -115,8 +115,8 @@ impl Table {
         filter
     }
 
-    /// Applies new permissions to a connection's subscriptions: marks those whose deliveries have to be
-    /// checked, and removes and returns (with filter) those no longer allowed.
+    /// Applies new permissions to a connection's subscriptions: marks what has to be checked of their
+    /// deliveries, and removes and returns (with filter) those no longer allowed.
     pub(crate) fn restrict<'a>(
         &mut self,
         permissions: &Permissions,
@@ -126,7 +126,7 @@ impl Table {
         for subscription in subscriptions.filter(|s| !s.is_closed()) {
             let filter = self.filter_of(subscription);
             if permissions.can_subscribe(&filter, subscription.queue.as_deref()) {
-                subscription.set_checked(permissions.needs_delivery_check(&filter));
+                subscription.check_by(permissions, &filter);
             } else {
                 refused.push((Arc::clone(subscription), filter));
             }

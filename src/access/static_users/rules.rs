@@ -59,6 +59,7 @@ pub(super) fn permissions(rules: Option<&PermissionRules>) -> Result<Permissions
         publish,
         subscribe: subscribe(&rules.subscribe)?,
         responses,
+        deliveries: None,
     })
 }
 

@@ -55,7 +55,7 @@ impl Sessions {
         let grant = Permissions {
             publish: set(publish),
             subscribe: set(subscribe),
-            responses: None,
+            ..Permissions::all()
         };
         let mine = self.subscribed.keys().filter(|(of, _)| *of == user);
         let lost: Vec<String> = mine

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unibus_broker::{AuthError, ConnectionReport, Grant, Publication, UserLimits};
-use unibus_proto::permissions::{Permissions, SubjectSet};
+use unibus_proto::permissions::{DeliveryRule, Permissions, SubjectSet};
 use unibus_proto::subject::SubjectFilter;
 
 use crate::support::{DEADLINE, Node, until};
@@ -23,7 +23,7 @@ fn active(publish: SubjectSet, subscribe: SubjectSet) -> Grant {
     Grant::Active(Arc::new(Permissions {
         publish,
         subscribe,
-        responses: None,
+        ..Permissions::all()
     }))
 }
 
@@ -55,6 +55,68 @@ async fn inboxes_by_literal_rule_work_and_cannot_be_harvested() {
         .await;
     raw.expect("MSG _INBOX.me 0 1\r\nx\r\n").await;
     raw.flush().await;
+}
+
+#[tokio::test]
+async fn what_a_consumer_delivers_needs_the_right_to_read_at_that_moment() {
+    let node = Node::start().await;
+    let may = |publish: &[&str]| {
+        let named = ["work.*"].iter().map(|text| text.parse().unwrap());
+        Grant::Active(Arc::new(Permissions {
+            publish: set(publish, &[]),
+            subscribe: set(&["_INBOX.a", "work.*"], &[]),
+            deliveries: Some(DeliveryRule {
+                named: named.collect(),
+            }),
+            ..Permissions::all()
+        }))
+    };
+    let deliver = |to: &str, subject: &str| {
+        node.broker.publish(Publication {
+            subject: to.as_bytes(),
+            shown: Some(subject.as_bytes()),
+            reply: Some(b"$JS.ACK.S.c.1.1.1.1.0"),
+            data: b"x",
+            ..Publication::default()
+        })
+    };
+    let settled = || node.broker.grants_settled(DEADLINE);
+    node.grant
+        .send_replace(may(&["$JS.API.CONSUMER.MSG.NEXT.S.>"]));
+    let mut raw = node.client().await;
+    raw.send("SUB _INBOX.a 1\r\nSUB work.a 2\r\n").await;
+    raw.flush().await;
+    for _ in 0..2 {
+        assert_eq!(deliver("_INBOX.a", "s.1"), 1);
+        raw.expect("MSG s.1 1 $JS.ACK.S.c.1.1.1.1.0 1\r\nx\r\n")
+            .await;
+    }
+    node.grant
+        .send_replace(may(&["$JS.API.CONSUMER.CREATE.S.*.s.2"]));
+    assert!(settled().await);
+    assert_eq!(deliver("_INBOX.a", "s.1"), 0);
+    assert_eq!(deliver("_INBOX.a", "s.2"), 1);
+    raw.expect("MSG s.2 1 $JS.ACK.S.c.1.1.1.1.0 1\r\nx\r\n")
+        .await;
+    node.grant.send_replace(may(&["$JS.ACK.S.>"]));
+    assert!(settled().await);
+    assert_eq!(deliver("_INBOX.a", "s.2"), 0);
+    // Granted by name, and an answer that is no consumer's delivery.
+    assert_eq!(deliver("work.a", "s.1"), 1);
+    raw.expect("MSG s.1 2 $JS.ACK.S.c.1.1.1.1.0 1\r\nx\r\n")
+        .await;
+    let answer = Publication {
+        subject: b"_INBOX.a",
+        data: b"y",
+        ..Publication::default()
+    };
+    assert_eq!(node.broker.publish(answer), 1);
+    raw.expect("MSG _INBOX.a 1 1\r\ny\r\n").await;
+    node.grant.send_replace(may(&["$JS.API.>"]));
+    assert!(settled().await);
+    assert_eq!(deliver("_INBOX.a", "s.1"), 1);
+    raw.expect("MSG s.1 1 $JS.ACK.S.c.1.1.1.1.0 1\r\nx\r\n")
+        .await;
 }
 
 #[tokio::test]
