@@ -307,7 +307,7 @@ async fn a_narrower_grant_narrows_what_comes(world: &World) -> anyhow::Result<()
     let mut readers = Vec::new();
     for at in 0..world.nats.len() {
         let inbox = writer_inbox();
-        let reader = Listener::new(world, at, &reader, &[inbox.clone()]).await?;
+        let reader = Listener::new(world, at, &reader, std::slice::from_ref(&inbox)).await?;
         push_to(&reader.client, &stream, &inbox).await?;
         readers.push(reader);
     }
@@ -388,7 +388,7 @@ async fn a_job_is_not_spent_on_a_worker_that_lost_the_right() -> anyhow::Result<
     let mut losers = Vec::new();
     for at in 0..world.nats.len() {
         let inbox = writer_inbox();
-        let listener = Listener::new(world, at, &loser, &[inbox.clone()]).await?;
+        let listener = Listener::new(world, at, &loser, std::slice::from_ref(&inbox)).await?;
         wait_at(&listener.client, &place, &inbox).await?;
         listener.client.flush().await?;
         losers.push(listener);
@@ -403,7 +403,7 @@ async fn a_job_is_not_spent_on_a_worker_that_lost_the_right() -> anyhow::Result<
     .await?;
     ungrant(world, &loser, &["--stream", &stream])?;
     let inbox = writer_inbox();
-    let mut worker = Listener::new(world, 1, &keeper, &[inbox.clone()]).await?;
+    let mut worker = Listener::new(world, 1, &keeper, std::slice::from_ref(&inbox)).await?;
     wait_at(&worker.client, &place, &inbox).await?;
     for number in ["1", "2", "3"] {
         let subject = format!("{stream}.job");
