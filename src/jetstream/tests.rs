@@ -167,7 +167,7 @@ impl Node {
         let permissions = Permissions {
             publish: SubjectSet::allowing(filters(publish)),
             subscribe: SubjectSet::allowing(filters(&subscribe)),
-            responses: None,
+            ..Permissions::all()
         };
         self.members
             .send_replace(Grant::Active(Arc::new(permissions)));
