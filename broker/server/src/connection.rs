@@ -486,6 +486,8 @@ impl Connection {
     }
 
     fn shrink(&mut self, now: Instant) {
+        // Who only listens is active too.
+        self.session.fanout.rest();
         if now.duration_since(self.last_active) < IDLE_AFTER || !self.session.outbound.shrink() {
             self.shrink_at = Some(now + IDLE_AFTER);
             return;

@@ -15,7 +15,6 @@ use unibus_proto::permissions::Reading;
 use unibus_proto::route::{self, OutgoingMessage};
 use unibus_proto::sublist::Walk;
 
-use crate::clock;
 use crate::meter::Amount;
 use crate::outbound::Outbound;
 use crate::plan::{Hop, Lookup, Plan, PlanCache, QueuePlan, TargetId};
@@ -26,14 +25,13 @@ use crate::stats::Tally;
 use crate::subscription::{Admit, Subscription, Via};
 use crate::table::{Table, TableGeneration};
 
-/// Staged bytes, over all receivers, at which a burst hands over early.
-const STAGED_BYTES_MAX: usize = 4 * 1024 * 1024;
+mod message;
+mod staging;
+#[cfg(test)]
+mod tests;
 
-/// A staging buffer above this capacity, in bytes, is freed after a burst.
-const STAGING_BYTES_KEPT: usize = 1024 * 1024;
-
-/// Pending bytes of a receiver below which nobody considers waiting for it.
-const LAG_BYTES_MIN: usize = 1024 * 1024;
+pub(crate) use message::{Message, Reach};
+use staging::STAGED_BYTES_FULL;
 
 /// A lag over this many bytes makes the publisher wait for `SOFT_STALL` at most before its next read.
 const SOFT_STALL_BYTES: usize = 4 * 1024 * 1024;
@@ -45,43 +43,6 @@ const HARD_STALL_PERCENT: usize = 75;
 /// Receivers a publisher remembers before it starts over.
 const TARGETS_MAX: usize = 16 * 1024;
 
-/// What the reply subjects of consumers' deliveries begin with; no client may publish with such a one.
-const DELIVERY_REPLY: &[u8] = b"$JS.ACK.";
-
-/// A message on its way out.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Message<'a> {
-    pub(crate) subject: &'a [u8],
-    pub(crate) shown: Option<&'a [u8]>,
-    pub(crate) reply: Option<&'a [u8]>,
-    pub(crate) header_len: usize,
-    pub(crate) data: &'a [u8],
-}
-
-impl<'a> Message<'a> {
-    /// Of a consumer's delivery: whose it is (`<stream>.<consumer>`), and the subject it was stored under.
-    fn delivered(&self) -> Option<(&'a [u8], &'a [u8])> {
-        let place = self.reply?.strip_prefix(DELIVERY_REPLY)?;
-        let names = memchr::memchr_iter(b'.', place)
-            .nth(1)
-            .unwrap_or(place.len());
-        Some((&place[..names], self.shown?))
-    }
-}
-
-/// Whom a message may reach besides this node's subscribers.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Reach<'a> {
-    /// Peers too, and queue groups are served from anywhere. False for messages from a route.
-    pub(crate) peers: bool,
-    /// The account, for peers; `None` = `$G`.
-    pub(crate) account: Option<&'a str>,
-    /// Services too, which see this origin.
-    pub(crate) services: Option<&'a Origin>,
-    /// The outbound that must not get it (a publisher without echo).
-    pub(crate) except: Option<u64>,
-}
-
 #[derive(Debug)]
 struct Target {
     outbound: Arc<Outbound>,
@@ -91,6 +52,10 @@ struct Target {
     /// A consumer (`<stream>.<consumer>`) of which the receiver may have everything. Another grant makes
     /// the table another one, and with that all targets are made anew.
     reader_of: Option<Box<[u8]>>,
+    /// Bytes in `staged` above which the receiver has to be looked at.
+    room: usize,
+    /// The part of [`Stage::kept`] that is this buffer's.
+    kept: usize,
 }
 
 /// One publisher's delivery engine: its cache and its staging buffers.
@@ -105,6 +70,8 @@ pub(crate) struct Fanout {
     fed: Vec<FedService>,
     /// The last message published had nobody to go to.
     unheard: bool,
+    /// Something has been published since [`Self::rest`].
+    used: bool,
 }
 
 struct FedService(Arc<dyn Service>);
@@ -115,6 +82,10 @@ struct Stage {
     touched: Vec<TargetId>,
     handed: Vec<Arc<Outbound>>,
     staged_bytes: usize,
+    /// Capacity of the empty staging buffers, in bytes.
+    kept: usize,
+    /// Bytes were handed over in the middle of a message.
+    overflowed: bool,
     expired: Vec<Arc<Subscription>>,
     /// Peer and queue of remote picks for the message in hand.
     picked: Vec<(TargetId, Arc<[u8]>)>,
@@ -158,6 +129,8 @@ impl Fanout {
                 touched: Vec::new(),
                 handed: Vec::new(),
                 staged_bytes: 0,
+                kept: 0,
+                overflowed: false,
                 expired: Vec::new(),
                 picked: Vec::new(),
                 withheld: false,
@@ -170,11 +143,13 @@ impl Fanout {
             target_of: HashTable::new(),
             fed: Vec::new(),
             unheard: false,
+            used: false,
         }
     }
 
     /// Brings the cache up to date with the tables. To be called once after each locking.
     pub(crate) fn sync(&mut self, table: &Table, services: &ServiceTable) {
+        self.used = true;
         let now = (table.generation(), services.generation());
         if self.seen != now || self.stage.targets.len() > TARGETS_MAX {
             self.seen = now;
@@ -187,6 +162,7 @@ impl Fanout {
         self.stage.hand_over();
         self.cache.clear();
         self.stage.targets.clear();
+        self.stage.kept = 0;
         self.target_of.clear();
     }
 
@@ -195,6 +171,7 @@ impl Fanout {
         self.cache.free();
         self.plan = Plan::default();
         self.stage.targets = Vec::new();
+        self.stage.kept = 0;
         self.stage.touched = Vec::new();
         self.stage.handed = Vec::new();
         self.stage.expired = Vec::new();
@@ -204,18 +181,26 @@ impl Fanout {
         self.fed = Vec::new();
     }
 
+    /// The same, unless something has been published since the last call.
+    pub(crate) fn rest(&mut self) {
+        if !std::mem::take(&mut self.used) {
+            self.free();
+        }
+    }
+
+    /// Capacity that empty buffers keep, in bytes.
+    pub(crate) const fn kept(&self) -> usize {
+        self.stage.kept
+    }
+
     pub(crate) const fn tally(&mut self) -> &mut Tally {
         &mut self.stage.tally
     }
 
-    /// The staging buffer of one receiver, for lines that are no messages.
-    pub(crate) fn lines(&mut self, outbound: &Arc<Outbound>) -> &mut BytesMut {
-        let target = self.target(outbound);
-        &mut self.stage.open(target).staged
-    }
-
-    fn target(&mut self, outbound: &Arc<Outbound>) -> TargetId {
-        target_for(&mut self.stage.targets, &mut self.target_of, outbound)
+    /// Stages lines that are no messages for one receiver.
+    pub(crate) fn lines(&mut self, outbound: &Arc<Outbound>, write: impl FnOnce(&mut BytesMut)) {
+        let target = target_for(&mut self.stage.targets, &mut self.target_of, outbound);
+        self.stage.put(target, write);
     }
 
     /// Delivers one message. Returns the number of receivers, or `None` when `allowed` refuses the
@@ -373,7 +358,7 @@ impl Fanout {
 
     /// Whether so much is staged that it should be handed over within the burst.
     pub(crate) const fn is_full(&self) -> bool {
-        self.stage.staged_bytes > STAGED_BYTES_MAX
+        self.stage.staged_bytes > STAGED_BYTES_FULL || self.stage.overflowed
     }
 
     /// Hands everything staged over to the receivers. Has to be called before the table's lock is let
@@ -384,6 +369,7 @@ impl Fanout {
 
     /// Writes what was handed over, from this task where possible.
     pub(crate) fn flush(&mut self) {
+        self.stage.overflowed = false;
         for outbound in self.stage.handed.drain(..) {
             outbound.flush();
         }
@@ -391,6 +377,7 @@ impl Fanout {
 
     /// Lets the receivers' own tasks write what was handed over.
     pub(crate) fn wake(&mut self) {
+        self.stage.overflowed = false;
         for outbound in self.stage.handed.drain(..) {
             outbound.wake();
         }
@@ -449,6 +436,8 @@ fn target_for(
         staged: BytesMut::new(),
         sent: Amount::default(),
         reader_of: None,
+        room: 0,
+        kept: 0,
     });
     target_of.insert_unique(hash, at, |&known| {
         spread(targets[known as usize].outbound.id)
@@ -619,20 +608,13 @@ impl Stage {
         } else {
             (message.header_len, message.data)
         };
-        let target = self.open(target);
-        target.sent.msgs += 1;
-        target.sent.bytes += data.len() as u64;
-        let out = &mut target.staged;
-        let before = out.len();
-        encoder::msg(
-            out,
-            subject,
-            &subscription.sid,
-            message.reply,
-            header_len,
-            data,
-        );
-        self.staged_bytes += out.len() - before;
+        let sent = &mut self.targets[target as usize].sent;
+        sent.msgs += 1;
+        sent.bytes += data.len() as u64;
+        let sid = &subscription.sid;
+        self.put(target, |out| {
+            encoder::msg(out, subject, sid, message.reply, header_len, data);
+        });
     }
 
     /// Chooses a peer for a queue without local members, by weight.
@@ -704,58 +686,13 @@ impl Stage {
             .iter()
             .filter(|pick| pick.0 == target)
             .map(|pick| &*pick.1);
-        let out = &mut self.open(target).staged;
-        let before = out.len();
-        let sent = route::in_account(out, account, |out| route::message(out, &outgoing, queues));
-        self.staged_bytes += out.len() - before;
+        // What may wait for a peer is looked at when it is handed over.
+        self.open(target).room = usize::MAX;
+        let sent = self.put(target, |out| {
+            route::in_account(out, account, |out| route::message(out, &outgoing, queues))
+        });
         self.tally.route_out_msgs += u64::from(sent);
         sent
-    }
-
-    fn open(&mut self, target: TargetId) -> &mut Target {
-        let opened = &mut self.targets[target as usize];
-        if opened.staged.is_empty() {
-            // Listed twice when a line is empty: handing over an empty buffer does nothing.
-            self.touched.push(target);
-        }
-        opened
-    }
-
-    fn hand_over(&mut self) {
-        if self.touched.is_empty() {
-            return;
-        }
-        let now = clock::now();
-        for target in self.touched.drain(..) {
-            let Target {
-                outbound,
-                staged,
-                sent,
-                ..
-            } = &mut self.targets[target as usize];
-            if staged.is_empty() {
-                continue;
-            }
-            let sent = std::mem::take(sent);
-            self.tally.out_msgs += sent.msgs;
-            self.tally.out_bytes += sent.bytes;
-            let pending = outbound.append(staged, sent, now);
-            if staged.capacity() > STAGING_BYTES_KEPT {
-                *staged = BytesMut::new();
-            }
-            let worst = self
-                .stalling
-                .as_ref()
-                .map_or(LAG_BYTES_MIN, |worst| worst.pending);
-            if pending > worst {
-                self.stalling = Some(Stalling {
-                    outbound: Arc::clone(outbound),
-                    pending,
-                });
-            }
-            self.handed.push(Arc::clone(outbound));
-        }
-        self.staged_bytes = 0;
     }
 }
 

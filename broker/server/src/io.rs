@@ -204,15 +204,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owned<S> {
     }
 
     fn write(&mut self, cx: &mut Context<'_>, chunk: &mut BytesMut) -> io::Result<()> {
-        while !chunk.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, chunk) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(written)) => chunk.advance(written),
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+        let mut written = 0;
+        let result = loop {
+            if written == chunk.len() {
+                // Not `advance`: the whole capacity stays usable, and is seen.
+                chunk.clear();
+                return Ok(());
             }
-        }
-        Ok(())
+            match Pin::new(&mut self.stream).poll_write(cx, &chunk[written..]) {
+                Poll::Ready(Ok(0)) => break Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(more)) => written += more,
+                Poll::Ready(Err(error)) => break Err(error),
+                Poll::Pending => break Err(io::ErrorKind::WouldBlock.into()),
+            }
+        };
+        chunk.advance(written);
+        result
     }
 }
 

@@ -271,8 +271,20 @@ impl Outbound {
         }
     }
 
-    fn pending_max(&self) -> usize {
+    /// Bytes that may wait.
+    pub(crate) fn pending_max(&self) -> usize {
         self.pending_max.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes may be staged for it, where `staged` are. `None` = it takes no more: with these it
+    /// is over its limit, and closed as a slow consumer.
+    pub(crate) fn room_beside(&self, staged: usize) -> Option<usize> {
+        let mut state = self.state.lock();
+        let room = self.pending_max().saturating_sub(state.pending);
+        if staged > room {
+            self.close_locked(&mut state, Close::SlowPending);
+        }
+        state.close.is_none().then_some(room)
     }
 
     pub(crate) fn set_pending_max(&self, bytes: usize) {
@@ -359,8 +371,9 @@ impl Outbound {
         match result {
             Ok(()) => {
                 state.full = false;
-                state.blocked = None;
-                if state.buffer.capacity() == 0 && chunk.capacity() <= SPARE_BYTES_MAX {
+                // What was written in parts no longer shows how much memory it has.
+                let whole = state.blocked.take().is_none();
+                if whole && state.buffer.capacity() == 0 && chunk.capacity() <= SPARE_BYTES_MAX {
                     chunk.clear();
                     state.buffer = chunk;
                 }

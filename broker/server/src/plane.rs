@@ -27,6 +27,9 @@ use crate::table::Table;
 /// Engines kept for later internal publishes.
 const ENGINES_KEPT_MAX: usize = 8;
 
+/// Capacity, in bytes, that the buffers of a kept engine may have.
+const ENGINE_BYTES_KEPT: usize = 1024 * 1024;
+
 /// Accounts of one node, those that only peers have named included.
 const ACCOUNTS_MAX: usize = 10_000;
 
@@ -115,6 +118,9 @@ impl Plane {
         for subscription in engine.take_expired() {
             let outbound = Arc::clone(&subscription.outbound);
             outbound.expire(subscription);
+        }
+        if engine.kept() > ENGINE_BYTES_KEPT {
+            engine.free();
         }
         let mut engines = self.engines.lock();
         if engines.len() < ENGINES_KEPT_MAX {

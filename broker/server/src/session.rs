@@ -199,21 +199,21 @@ impl Session {
 
     /// Stages an `-ERR` line.
     pub(crate) fn complain(&mut self, text: &str) {
-        encoder::err(self.lines(), text);
+        self.lines(|out| encoder::err(out, text));
     }
 
-    fn lines(&mut self) -> &mut BytesMut {
-        self.fanout.lines(&self.outbound)
+    fn lines(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        self.fanout.lines(&self.outbound, write);
     }
 
     fn acknowledge(&mut self) {
         if self.flags.verbose {
-            encoder::ok(self.lines());
+            self.lines(encoder::ok);
         }
     }
 
     fn ping(&mut self, burst: &Burst<'_>) {
-        encoder::pong(self.lines());
+        self.lines(encoder::pong);
         if std::mem::take(&mut self.flags.info_owed) {
             self.told_info = Some(burst.shared.info.load_full());
             let system = burst.shared.system.load();
@@ -226,7 +226,7 @@ impl Session {
                 acc_is_sys: is_system,
                 ..self.info(burst.shared)
             };
-            encoder::info(self.lines(), &info);
+            self.lines(|out| encoder::info(out, &info));
             self.flags.follow_info = true;
         }
     }
@@ -275,7 +275,7 @@ impl Session {
         }
         self.open_table(burst)?;
         if self.flags.verbose && self.may_publish(op.subject) {
-            encoder::ok(self.lines());
+            self.lines(encoder::ok);
         }
         self.route(op, burst);
         Ok(())
@@ -322,7 +322,7 @@ impl Session {
             .publish(table, services, &message, &reach, allowed);
         if receivers.is_none() && self.outbound.may_owe_answers() && self.is_answer(op.subject) {
             if self.flags.verbose {
-                encoder::ok(self.fanout.lines(&self.outbound));
+                self.fanout.lines(&self.outbound, encoder::ok);
             }
             let (table, services) = burst.tables(&mut self.fanout);
             let fanout = &mut self.fanout;
@@ -373,7 +373,7 @@ impl Session {
                 }
             });
         if let Some(own) = own {
-            encoder::no_responders(self.lines(), reply, &own.sid, subject);
+            self.lines(|out| encoder::no_responders(out, reply, &own.sid, subject));
         }
     }
 
