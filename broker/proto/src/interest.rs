@@ -4,7 +4,7 @@
 //! goes, and of a queue group whenever its weight (number of members) changes. The counts are those of
 //! the [`Sublist`] itself, so local interest costs no memory of its own. Must never know a connection.
 
-use crate::sublist::{Handle, Match, Sublist, Walk};
+use crate::sublist::{Handle, Inserted, Match, Sublist, Walk};
 
 /// What a peer has to hear: the filter and queue now have this weight; 0 = nobody is left.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -44,22 +44,25 @@ impl<T> InterestTable<T> {
         filter: &[u8],
         queue: Option<&[u8]>,
         value: T,
-    ) -> (Handle, Option<u32>) {
+    ) -> (Inserted, Option<u32>) {
         let inserted = self.sublist.insert(filter, queue, value);
         (
-            inserted.handle,
+            inserted,
             advertised(queue, inserted.members, inserted.members == 1),
         )
     }
 
-    /// Removes a subscription. Returns the new weight when peers have to hear of it.
+    /// Removes a subscription. Returns the new weight when peers have to hear of it. `place` and `moved`
+    /// are those of [`Sublist::remove_at`].
     pub fn remove(
         &mut self,
         handle: Handle,
         queue: Option<&[u8]>,
+        place: usize,
         is_it: impl FnMut(&T) -> bool,
+        moved: impl FnMut(&T, usize),
     ) -> Option<u32> {
-        let left = self.sublist.remove(handle, queue, is_it)?;
+        let left = self.sublist.remove_at(handle, queue, place, is_it, moved)?;
         advertised(queue, left, left == 0)
     }
 
@@ -203,21 +206,29 @@ mod tests {
     #[test]
     fn plain_interest_is_said_at_the_edges_only() {
         let mut table = InterestTable::new();
-        let (handle, first) = table.insert(b"a.*", None, 1);
-        let (_, second) = table.insert(b"a.*", None, 2);
+        let (one, first) = table.insert(b"a.*", None, 1);
+        let (two, second) = table.insert(b"a.*", None, 2);
         assert_eq!((first, second), (Some(1), None));
-        assert_eq!(table.remove(handle, None, |v| *v == 1), None);
-        assert_eq!(table.remove(handle, None, |v| *v == 2), Some(0));
+        let mut moved = vec![];
+        let mut remove = |place, value| {
+            let is_it = |v: &i32| *v == value;
+            table.remove(one.handle, None, place, is_it, |v, at| moved.push((*v, at)))
+        };
+        assert_eq!(remove(one.place(), 1), None);
+        assert_eq!(remove(two.place(), 2), Some(0));
+        assert_eq!(moved, [(2, 0)]);
     }
 
     #[test]
     fn queue_weight_is_said_at_each_change() {
         let mut table = InterestTable::new();
-        let (handle, first) = table.insert(b"a", Some(b"q"), 1);
+        let (one, first) = table.insert(b"a", Some(b"q"), 1);
         let (_, second) = table.insert(b"a", Some(b"q"), 2);
         assert_eq!((first, second), (Some(1), Some(2)));
-        assert_eq!(table.remove(handle, Some(b"q"), |_| true), Some(1));
-        assert_eq!(table.remove(handle, Some(b"q"), |_| true), Some(0));
+        for left in [1, 0] {
+            let removed = table.remove(one.handle, Some(b"q"), 0, |_| true, |_, _| {});
+            assert_eq!(removed, Some(left));
+        }
     }
 
     fn remote_hits(table: &RemoteInterest<u8>, subject: &[u8]) -> Vec<(Option<Vec<u8>>, u8, u32)> {
@@ -285,7 +296,7 @@ mod tests {
                     let Some(handle) = table.sublist().find(FILTERS[filter]) else { continue };
                     let count = counts.entry(key).or_default();
                     *count = count.saturating_sub(1);
-                    table.remove(handle, QUEUES[queue], |v| *v == key)
+                    table.remove(handle, QUEUES[queue], 0, |v| *v == key, |_, _| {})
                 };
                 match change {
                     Some(0) => { follower.remove(&key); }

@@ -16,7 +16,7 @@ mod node;
 mod tests;
 
 use index::Index;
-use node::{NONE, Node, Token};
+use node::{Leaver, NONE, Node, Token};
 
 const ROOT: u32 = 0;
 
@@ -56,6 +56,14 @@ pub struct Inserted {
     pub handle: Handle,
     /// Members of the same filter and queue (or plain members), the new one included.
     pub members: usize,
+}
+
+impl Inserted {
+    /// The new one's place among the members, for [`Sublist::remove_at`].
+    #[must_use]
+    pub const fn place(&self) -> usize {
+        self.members - 1
+    }
 }
 
 /// What a subject matched, and the working space to find it. Reused from call to call.
@@ -196,12 +204,31 @@ impl<T> Sublist<T> {
         &mut self,
         handle: Handle,
         queue: Option<&[u8]>,
+        is_it: impl FnMut(&T) -> bool,
+    ) -> Option<usize> {
+        self.remove_at(handle, queue, usize::MAX, is_it, |_, _| {})
+    }
+
+    /// The same for one whose place among the members is known, however many they are: the one from
+    /// [`Inserted::place`], or what `moved` was told since of a member and its new place. A wrong place
+    /// costs a search.
+    pub fn remove_at(
+        &mut self,
+        handle: Handle,
+        queue: Option<&[u8]>,
+        place: usize,
         mut is_it: impl FnMut(&T) -> bool,
+        mut moved: impl FnMut(&T, usize),
     ) -> Option<usize> {
         let node = self.nodes.get_mut(handle.0 as usize)?;
+        let leaver = Leaver {
+            place,
+            is_it: &mut is_it,
+            moved: &mut moved,
+        };
         let left = match queue {
-            None => node.plain.remove(&mut is_it),
-            Some(queue) => node.leave(queue, &mut is_it),
+            None => node.plain.remove(leaver),
+            Some(queue) => node.leave(queue, leaver),
         }?;
         self.subscriptions -= 1;
         self.generation += 1;

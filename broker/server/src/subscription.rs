@@ -29,6 +29,8 @@ pub(crate) struct Subscription {
     max: AtomicU64,
     delivered: AtomicU64,
     handle: AtomicU32,
+    /// Where it is among the members of the same filter and queue.
+    place: AtomicU32,
     closed: AtomicBool,
     /// The filter overlaps a deny: each delivery has to be checked.
     checked: AtomicBool,
@@ -67,6 +69,7 @@ impl Subscription {
             max: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             handle: AtomicU32::new(0),
+            place: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             checked: AtomicBool::new(false),
             guarded: AtomicBool::new(false),
@@ -141,6 +144,16 @@ impl Subscription {
 
     pub(crate) fn set_handle(&self, handle: Handle) {
         self.handle.store(handle.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn place(&self) -> usize {
+        self.place.load(Ordering::Relaxed) as usize
+    }
+
+    /// Needs the table's write lock. A place that can't be told costs a search.
+    pub(crate) fn set_place(&self, place: usize) {
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        self.place.store(place, Ordering::Relaxed);
     }
 
     pub(crate) fn is_checked(&self) -> bool {

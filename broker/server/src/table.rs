@@ -70,8 +70,9 @@ impl Table {
     /// Adds a subscription and tells the peers.
     pub(crate) fn subscribe(&mut self, filter: &[u8], subscription: &Arc<Subscription>) {
         let queue = subscription.queue.as_deref();
-        let (handle, weight) = self.local.insert(filter, queue, Arc::clone(subscription));
-        subscription.set_handle(handle);
+        let (inserted, weight) = self.local.insert(filter, queue, Arc::clone(subscription));
+        subscription.set_handle(inserted.handle);
+        subscription.set_place(inserted.place());
         subscription.outbound.meter.subscribed();
         if let Some(weight) = weight {
             self.tell(InterestChange {
@@ -97,7 +98,9 @@ impl Table {
                 .filter_of(subscription.handle(), &mut filter);
         }
         let same = |known: &Arc<Subscription>| Arc::ptr_eq(known, subscription);
-        if let Some(weight) = self.local.remove(subscription.handle(), queue, same) {
+        let moved = |known: &Arc<Subscription>, place| known.set_place(place);
+        let (handle, place) = (subscription.handle(), subscription.place());
+        if let Some(weight) = self.local.remove(handle, queue, place, same, moved) {
             self.tell(InterestChange {
                 filter: &filter,
                 queue,

@@ -75,14 +75,16 @@ impl Sessions {
         if !allowed || self.subscribed.contains_key(&key) {
             return;
         }
-        let (handle, told) = self.table.insert(filter.as_bytes(), None, user);
-        self.subscribed.insert(key, handle);
+        let (inserted, told) = self.table.insert(filter.as_bytes(), None, user);
+        self.subscribed.insert(key, inserted.handle);
         self.tell(filter, told);
     }
 
     pub(crate) fn unsubscribe(&mut self, user: User, filter: &str) {
         if let Some(handle) = self.subscribed.remove(&(user, filter.to_owned())) {
-            let told = self.table.remove(handle, None, |of| *of == user);
+            let told = self
+                .table
+                .remove(handle, None, 0, |of| *of == user, |_, _| {});
             self.tell(filter, told);
         }
     }

@@ -2,12 +2,16 @@
 //!
 //! Owns the compact layout: 64 bytes for pointer-sized members. Must never link or unlink itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Match;
 
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;
+
+/// Queue groups of one filter above which they are found through an index.
+const LISTED_GROUPS_MAX: usize = 16;
 
 #[derive(Debug, Clone)]
 pub(super) struct Node<T> {
@@ -19,11 +23,16 @@ pub(super) struct Node<T> {
     /// How many literal children the index holds for this node.
     pub(super) literals: u32,
     pub(super) plain: Members<T>,
-    #[allow(
-        clippy::box_collection,
-        reason = "most nodes have no queue groups: 8 bytes, not 24"
-    )]
-    queues: Option<Box<Vec<Group<T>>>>,
+    /// Boxed since most nodes have none.
+    queues: Option<Box<Groups<T>>>,
+}
+
+/// The queue groups of one filter.
+#[derive(Debug, Clone)]
+struct Groups<T> {
+    list: Vec<Group<T>>,
+    /// Places in `list` by name; `None` while a look through the list is as good.
+    places: Option<HashMap<Arc<[u8]>, u32>>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,16 +102,17 @@ impl<T> Node<T> {
     }
 
     pub(super) fn groups(&self) -> &[Group<T>] {
-        self.queues.as_ref().map_or(&[], |groups| groups.as_slice())
+        self.queues.as_ref().map_or(&[], |groups| &groups.list)
     }
 
     /// Adds a queue member; returns the group's size.
     pub(super) fn join(&mut self, queue: &[u8], value: T) -> usize {
         let groups = self.queues.get_or_insert_default();
-        match groups.iter_mut().find(|group| &*group.name == queue) {
-            Some(group) => {
-                group.members.push(value);
-                group.members.len()
+        match groups.find(queue) {
+            Some(at) => {
+                let members = &mut groups.list[at].members;
+                members.push(value);
+                members.len()
             }
             None => {
                 groups.push(Group {
@@ -115,21 +125,18 @@ impl<T> Node<T> {
     }
 
     /// Removes a queue member; returns the group's size.
-    pub(super) fn leave(
-        &mut self,
-        queue: &[u8],
-        is_it: &mut dyn FnMut(&T) -> bool,
-    ) -> Option<usize> {
+    pub(super) fn leave(&mut self, queue: &[u8], mut leaver: Leaver<'_, T>) -> Option<usize> {
         let groups = self.queues.as_mut()?;
-        let at = groups.iter().position(|group| &*group.name == queue)?;
-        let members = &mut groups[at].members;
-        let member = members.iter().position(is_it)?;
-        members.swap_remove(member);
+        let at = groups.find(queue)?;
+        let members = &mut groups.list[at].members;
+        let place = leaver.place_in(members)?;
+        members.swap_remove(place);
+        leaver.tell(members, place);
         let left = members.len();
         if left == 0 {
-            groups.swap_remove(at);
+            groups.remove(at);
         }
-        if groups.is_empty() {
+        if groups.list.is_empty() {
             self.queues = None;
         }
         Some(left)
@@ -139,24 +146,28 @@ impl<T> Node<T> {
         let Some(queue) = queue else {
             return self.plain.as_mut_slice();
         };
-        let groups = self.queues.iter_mut().flat_map(|groups| groups.iter_mut());
-        groups
-            .into_iter()
-            .find(|group| &*group.name == queue)
-            .map_or(&mut [], |group| group.members.as_mut_slice())
+        let Some(groups) = &mut self.queues else {
+            return &mut [];
+        };
+        match groups.find(queue) {
+            Some(at) => &mut groups.list[at].members,
+            None => &mut [],
+        }
     }
 
     /// Keeps what `keep` accepts; returns how many were removed.
     pub(super) fn retain(&mut self, keep: &mut dyn FnMut(&T) -> bool) -> usize {
         let mut removed = self.plain.retain(keep);
         if let Some(groups) = &mut self.queues {
-            for group in groups.iter_mut() {
+            for group in &mut groups.list {
                 let before = group.members.len();
                 group.members.retain(&mut *keep);
                 removed += before - group.members.len();
             }
-            groups.retain(|group| !group.members.is_empty());
-            if groups.is_empty() {
+            groups.list.retain(|group| !group.members.is_empty());
+            groups.places = None;
+            groups.index();
+            if groups.list.is_empty() {
                 self.queues = None;
             }
         }
@@ -175,6 +186,75 @@ impl<T> Node<T> {
                 queue: Some(&group.name),
                 members: &group.members,
             });
+        }
+    }
+}
+
+impl<T> Default for Groups<T> {
+    fn default() -> Self {
+        Self {
+            list: Vec::new(),
+            places: None,
+        }
+    }
+}
+
+impl<T> Groups<T> {
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        match &self.places {
+            Some(places) => places.get(name).map(|&at| at as usize),
+            None => self.list.iter().position(|group| &*group.name == name),
+        }
+    }
+
+    fn push(&mut self, group: Group<T>) {
+        if let Some(places) = &mut self.places {
+            places.insert(Arc::clone(&group.name), self.list.len() as u32);
+        }
+        self.list.push(group);
+        self.index();
+    }
+
+    fn remove(&mut self, at: usize) {
+        let gone = self.list.swap_remove(at);
+        if let Some(places) = &mut self.places {
+            places.remove(&gone.name);
+            if let Some(moved) = self.list.get(at) {
+                places.insert(Arc::clone(&moved.name), at as u32);
+            }
+        }
+    }
+
+    /// Makes the index where there are enough for one.
+    fn index(&mut self) {
+        if self.places.is_none() && self.list.len() > LISTED_GROUPS_MAX {
+            let groups = self.list.iter().zip(0..);
+            self.places = Some(groups.map(|(g, at)| (Arc::clone(&g.name), at)).collect());
+        }
+    }
+}
+
+/// Who is to be removed from a list of members.
+pub(super) struct Leaver<'a, T> {
+    /// Where it should be.
+    pub(super) place: usize,
+    pub(super) is_it: &'a mut dyn FnMut(&T) -> bool,
+    /// Is told of whoever takes its place.
+    pub(super) moved: &'a mut dyn FnMut(&T, usize),
+}
+
+impl<T> Leaver<'_, T> {
+    fn place_in(&mut self, members: &[T]) -> Option<usize> {
+        let there = members.get(self.place);
+        if there.is_some_and(|member| (self.is_it)(member)) {
+            return Some(self.place);
+        }
+        members.iter().position(|member| (self.is_it)(member))
+    }
+
+    fn tell(&mut self, members: &[T], place: usize) {
+        if let Some(member) = members.get(place) {
+            (self.moved)(member, place);
         }
     }
 }
@@ -214,8 +294,8 @@ impl<T> Members<T> {
     }
 
     /// Returns how many members are left; `None` = it was not there.
-    pub(super) fn remove(&mut self, is_it: &mut dyn FnMut(&T) -> bool) -> Option<usize> {
-        let at = self.as_slice().iter().position(is_it)?;
+    pub(super) fn remove(&mut self, mut leaver: Leaver<'_, T>) -> Option<usize> {
+        let at = leaver.place_in(self.as_slice())?;
         match self {
             Self::Many(members) => {
                 members.swap_remove(at);
@@ -226,6 +306,7 @@ impl<T> Members<T> {
             }
             Self::None | Self::One(_) => *self = Self::None,
         }
+        leaver.tell(self.as_slice(), at);
         Some(self.as_slice().len())
     }
 

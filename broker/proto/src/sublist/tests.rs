@@ -92,6 +92,41 @@ fn counts_handles_and_filters_agree() {
 }
 
 #[test]
+fn many_groups_of_one_filter_are_told_apart() {
+    let names: Vec<String> = (0..100).map(|n| format!("q{n}")).collect();
+    let queue = |n: usize| Some(names[n].as_bytes());
+    let mut list = Sublist::with_seed(1);
+    let mut handle = Handle::from_bits(0);
+    for n in 0..100 {
+        handle = list.insert(b"a.b", queue(n), n as u32).handle;
+    }
+    for n in (0..100).step_by(3) {
+        assert_eq!(list.insert(b"a.b", queue(n), 1_000).members, 2);
+        assert_eq!(list.remove(handle, queue(n), |v| *v == n as u32), Some(1));
+        assert_eq!(list.remove(handle, queue(n), |_| true), Some(0));
+        assert_eq!(list.remove(handle, queue(n), |_| true), None);
+    }
+    let left = |list: &Sublist<u32>| {
+        let (_, queues) = hits(list, "a.b");
+        queues
+            .iter()
+            .map(|(_, members)| members[0])
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let expected = |from| (from..100_u32).filter(|n| n % 3 != 0).collect();
+    assert_eq!(left(&list), expected(0));
+    list.retain(|v| *v >= 50);
+    assert_eq!(left(&list), expected(50));
+    assert_eq!(list.insert(b"a.b", queue(50), 50).members, 2);
+    assert_eq!(list.insert(b"a.b", queue(1), 1).members, 1);
+    for (n, remote) in [(50, 2), (1, 1), (2, 0)] {
+        assert_eq!(list.members_mut(handle, queue(n)).len(), remote);
+    }
+    list.retain(|_| false);
+    assert_eq!((list.len(), list.nodes_in_use()), (0, 0));
+}
+
+#[test]
 fn deep_subjects_need_no_stack() {
     let mut list = Sublist::with_seed(1);
     let deep = vec!["*"; 5_000].join(".");
@@ -154,18 +189,30 @@ proptest! {
     fn behaves_as_a_list_of_filters(steps in steps(), seed in any::<u64>()) {
         let mut list = Sublist::with_seed(seed);
         let mut model: Model = vec![];
+        let mut places = std::collections::BTreeMap::new();
         for (id, step) in steps.into_iter().enumerate() {
             let id = id as u32;
             match step {
                 Step::Insert(filter, queue) => {
                     let inserted = list.insert(filter.as_bytes(), queue.map(str::as_bytes), id);
+                    places.insert(id, inserted.place());
                     model.push((filter.clone(), queue, id, inserted.handle));
                     let same = model.iter().filter(|m| m.0 == filter && m.1 == queue).count();
                     prop_assert_eq!(inserted.members, same);
                 }
                 Step::Remove(pick) if !model.is_empty() => {
                     let (filter, queue, id, handle) = model.remove(pick % model.len());
-                    let left = list.remove(handle, queue.map(str::as_bytes), |v| *v == id);
+                    let (mut looks, at) = (0, places[&id]);
+                    let is_it = |v: &u32| {
+                        looks += 1;
+                        *v == id
+                    };
+                    let moved = |v: &u32, at| {
+                        places.insert(*v, at);
+                    };
+                    let queue_name = queue.map(str::as_bytes);
+                    let left = list.remove_at(handle, queue_name, at, is_it, moved);
+                    prop_assert_eq!(looks, 1);
                     let same = model.iter().filter(|m| m.0 == filter && m.1 == queue).count();
                     prop_assert_eq!(left, Some(same));
                 }
@@ -173,6 +220,12 @@ proptest! {
                 Step::Retain(modulus) => {
                     list.retain(|v| v % modulus != 0);
                     model.retain(|m| m.2 % modulus != 0);
+                    // Whoever is left has moved up.
+                    list.for_each(|_, _, members| {
+                        for (at, id) in members.iter().enumerate() {
+                            places.insert(*id, at);
+                        }
+                    });
                 }
             }
             prop_assert_eq!(list.len(), model.len());
