@@ -296,7 +296,7 @@ impl Fanout {
         self.stage.tally.route_in_msgs += 1;
         self.stage.deliver_plain(plan, message, None);
         for name in queues {
-            if let Some(queue) = plan.queues.iter().find(|queue| *queue.name == *name) {
+            if let Some(queue) = plan.queue_named(name) {
                 self.stage.deliver_to_one(queue, message, None);
             }
         }
