@@ -557,7 +557,7 @@ impl Connection {
         let outbound = Arc::clone(&self.session.outbound);
         let reason = outbound.close(reason);
         let subscribed = outbound.meter.subscriptions();
-        self.session.unsubscribe_all(&self.plane);
+        self.session.leave(&self.plane).await;
         self.session.record.unfollow();
         self.shared.regranted.notify_waiters();
         match reason {

@@ -37,6 +37,9 @@ mod shadows;
 
 use shadows::Shadows;
 
+/// Subscriptions that end or change under one locking of a table: publishers wait for no more.
+const CHANGED_AT_ONCE: usize = 256;
+
 /// Replies that clients may not ask for, and subjects they may not publish to (nats-surface §1.9).
 const RESERVED_REPLIES: [&[u8]; 3] = [b"_R_.", b"$JS.ACK.", b"_GR_."];
 const RESERVED_SUBJECTS: [&[u8]; 3] = [b"$GNR.", b"_GR_.", b"$NRG."];
@@ -454,15 +457,17 @@ impl Session {
 
     /// Ends all subscriptions.
     pub(crate) fn unsubscribe_all(&mut self, plane: &Plane) {
-        let subscriptions = self.subscriptions.take();
         self.shadows.drop_all();
-        if subscriptions.is_empty() {
-            return;
+        let mut left = self.subscriptions.take();
+        while unsubscribe_some(&mut left, plane) {}
+    }
+
+    /// The same, with turns for others in between.
+    pub(crate) async fn leave(&mut self, plane: &Plane) {
+        let mut left = self.subscriptions.take();
+        while self.shadows.drop_some(CHANGED_AT_ONCE) || unsubscribe_some(&mut left, plane) {
+            tokio::task::yield_now().await;
         }
-        for subscription in &subscriptions {
-            plane.table.write().unsubscribe(subscription);
-        }
-        plane.interest_changed();
     }
 
     /// Follows changed imports of the account.
@@ -486,6 +491,22 @@ impl Session {
         }
         self.acknowledge();
     }
+}
+
+/// Ends some of what is left. Returns whether there are more.
+fn unsubscribe_some(left: &mut Vec<Arc<Subscription>>, plane: &Plane) -> bool {
+    let some = left.split_off(left.len().saturating_sub(CHANGED_AT_ONCE));
+    if some.is_empty() {
+        return false;
+    }
+    {
+        let mut table = plane.table.write();
+        for subscription in &some {
+            table.unsubscribe(subscription);
+        }
+    }
+    plane.interest_changed();
+    !left.is_empty()
 }
 
 fn may_publish(permissions: Option<&Permissions>, internal: bool, subject: &[u8]) -> bool {

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use unibus_proto::handshake::ConnectOptions;
 use unibus_proto::permissions::Permissions;
 
-use super::{Flags, Session};
+use super::{CHANGED_AT_ONCE, Flags, Session};
 use crate::burst::Burst;
+use crate::outbound::Close;
 use crate::places::Seat;
 use crate::plane::Plane;
 use crate::ports::{Admission, AuthError, AuthRequest, Decision, Grant};
@@ -275,7 +276,7 @@ impl Session {
 
     fn apply(&mut self, grant: &Grant, plane: &Plane) -> Result<(), Violation> {
         let permissions = match grant {
-            Grant::Revoked => return Err(AuthError::Revoked.into()),
+            Grant::Revoked => return Err(self.end_revoked()),
             Grant::Active(permissions) => Arc::clone(permissions),
         };
         self.fanout.forget();
@@ -286,10 +287,12 @@ impl Session {
         if self.subscriptions.len() == 0 {
             return Ok(());
         }
-        let refused = plane
-            .table
-            .write()
-            .restrict(&permissions, self.subscriptions.iter());
+        let mut refused = Vec::new();
+        let subscriptions: Vec<_> = self.subscriptions.iter().collect();
+        for some in subscriptions.chunks(CHANGED_AT_ONCE) {
+            let mut table = plane.table.write();
+            refused.extend(table.restrict(&permissions, some.iter().copied()));
+        }
         for (subscription, filter) in refused {
             self.forget(&subscription);
             self.complain(&withdrawn_subscription(&filter, &subscription));
@@ -299,9 +302,110 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Closes the connection with its last word. Whoever waits for the revocation hears of it only after
+    /// that, so that nothing is delivered any more then.
+    fn end_revoked(&mut self) -> Violation {
+        let Violation { text, reason } = AuthError::Revoked.into();
+        if let Some(text) = text {
+            self.complain(text);
+        }
+        self.fanout.hand_over();
+        self.outbound.close_quietly(Close::AfterFlush(reason));
+        Violation::silent(reason)
+    }
+}
+
 /// When the clock that never jumps will show `date`: at once when it has passed.
 fn instant_of(date: SystemTime) -> Instant {
     let left = date.duration_since(SystemTime::now()).unwrap_or_default();
     let now = Instant::now();
     now.checked_add(left).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+    use super::*;
+    use crate::options::BrokerOptions;
+    use crate::outbound::Outbound;
+    use crate::ports::{Authenticator, Publication};
+    use crate::subscription::Subscription;
+
+    struct Nobody;
+
+    impl Authenticator for Nobody {
+        fn authenticate(&self, _: &AuthRequest<'_>) -> Decision {
+            Decision::Now(Err(AuthError::Refused))
+        }
+    }
+
+    #[tokio::test]
+    async fn ending_very_many_subscriptions_leaves_turns_to_others() {
+        let plane = Arc::clone(
+            &Shared::new(BrokerOptions::default(), Arc::new(Nobody))
+                .planes
+                .global,
+        );
+        let outbound = Arc::new(Outbound::for_client(1, 1_000_000, None));
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let mut session = Session::new(Arc::clone(&outbound), peer, Arc::default(), None);
+        for number in 0..10 * CHANGED_AT_ONCE {
+            let sid = number.to_string();
+            let one = Arc::new(Subscription::new(
+                Arc::clone(&outbound),
+                sid.as_bytes(),
+                None,
+            ));
+            plane.table.write().subscribe(b"same", &one);
+            session.subscriptions.insert(one);
+        }
+        let left = || plane.table.read().local.sublist().len();
+        let mut leaving = std::pin::pin!(session.leave(&plane));
+        let mut turns = 0;
+        while futures::poll!(leaving.as_mut()).is_pending() {
+            turns += 1;
+            assert_eq!(left(), (10 - turns) * CHANGED_AT_ONCE);
+        }
+        assert_eq!((turns, left()), (9, 0));
+    }
+
+    #[test]
+    fn whoever_hears_of_a_revocation_hears_it_after_the_last_delivery() {
+        let shared = Shared::new(BrokerOptions::default(), Arc::new(Nobody));
+        let plane = Arc::clone(&shared.planes.global);
+        let outbound = Arc::new(Outbound::for_client(1, 1_000_000, None));
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let mut session = Session::new(Arc::clone(&outbound), peer, Arc::default(), None);
+        let (grants, grant) = watch::channel(Grant::Active(Arc::new(Permissions::all())));
+        session.follow(grant);
+        let subscription = Arc::new(Subscription::new(Arc::clone(&outbound), b"1", None));
+        plane.table.write().subscribe(b"news", &subscription);
+        let publish = || {
+            let publication = Publication {
+                subject: b"news",
+                data: b"secret",
+                ..Publication::default()
+            };
+            plane.with_engine(|engine| engine.publish(publication))
+        };
+        assert_eq!(publish(), 1);
+        let mut written = outbound.take_chunk().unwrap();
+        let before = written.len();
+        written.clear();
+        outbound.wrote(written, before, Ok(()));
+
+        grants.send_replace(Grant::Revoked);
+        assert!(session.record.is_behind_its_grant());
+        assert!(session.regrant(&shared, &plane).is_err());
+        assert!(!session.record.is_behind_its_grant());
+
+        assert_eq!(publish(), 0);
+        let last = outbound.take_chunk().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&last),
+            "-ERR 'User Authentication Revoked'\r\n"
+        );
+    }
 }

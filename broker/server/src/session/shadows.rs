@@ -60,6 +60,15 @@ impl Shadows {
         }
     }
 
+    /// Ends the shadows of so many subscriptions. Returns whether there are more.
+    pub(super) fn drop_some(&mut self, most: usize) -> bool {
+        let some: Vec<_> = self.of.keys().take(most).copied().collect();
+        for parent in some {
+            self.of.remove(&parent).into_iter().for_each(end);
+        }
+        !self.of.is_empty()
+    }
+
     /// Casts all shadows anew: the account's imports have changed.
     pub(super) fn renew<'a>(
         &mut self,
