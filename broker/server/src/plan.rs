@@ -58,6 +58,10 @@ pub(crate) struct Plan {
     pub(crate) plain: Vec<Hop>,
     pub(crate) queues: Vec<QueuePlan>,
     /// Places in `queues` by name, once there are many.
+    #[allow(
+        clippy::box_collection,
+        reason = "most plans have none: 8 bytes, not 48"
+    )]
     places: Option<Box<HashMap<Arc<[u8]>, u32>>>,
     /// Peers with plain interest.
     pub(crate) peers: Vec<TargetId>,
