@@ -17,6 +17,10 @@ use super::refusal::Refusal;
 use super::reply::{Body, json};
 use super::rooms::{checked_key, put_key, room_for_member, room_for_owner};
 
+/// How many epochs a rekey may skip. An owner's client goes past those that it has signed keys for once and
+/// does not know what became of; more than that is a mistake that would use up a room's epochs.
+const EPOCHS_SKIPPED_MAX: u64 = 1 << 20;
+
 pub(crate) async fn rekey(mut call: Call<'_>) -> Result<Response<Body>, Refusal> {
     let id: RoomId = call.param(0)?;
     let asked: Rekey = call.json()?;
@@ -34,8 +38,14 @@ fn plan_rekey(
     draft: &mut Draft,
 ) -> Result<RoomRecord, Refusal> {
     let (mut room, owner) = room_for_owner(records, caller, id)?;
-    if asked.epoch != room.value.epoch + 1 {
+    if asked.epoch <= room.value.epoch {
         return Err(epoch_moved(&room.value));
+    }
+    if asked.epoch - room.value.epoch > EPOCHS_SKIPPED_MAX {
+        return Err(Refusal::bad(format!(
+            "epoch {} is more than {EPOCHS_SKIPPED_MAX} after the room's, which is {}",
+            asked.epoch, room.value.epoch
+        )));
     }
     let mut keys = by_endpoint(&asked.keys)?;
     // Read before the members: whoever comes or goes in between fails the expectation.

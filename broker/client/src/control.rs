@@ -152,13 +152,17 @@ impl Control {
                 return Err(refused);
             }
             let _there: RoomRecord = self.call(Ask::get(format!("/rooms/{room}"))).await?;
-            older = Some(self.server().to_owned());
-            self.current.fetch_add(1, Ordering::Relaxed);
+            older = Some(self.pass_by("the keys of an epoch (GET /rooms/{id}/keys)"));
         }
-        Err(Error::OlderNode {
-            server: older.unwrap_or_default(),
-            lacks: "the keys of an epoch (GET /rooms/{id}/keys)",
-        })
+        Err(older.unwrap_or(Error::Closed))
+    }
+
+    /// Turns to the next server, since this one is of an older build and does not serve what it `lacks`;
+    /// answers with the error that says so.
+    pub(crate) fn pass_by(&self, lacks: &'static str) -> Error {
+        let server = self.server().to_owned();
+        self.current.fetch_add(1, Ordering::Relaxed);
+        Error::OlderNode { server, lacks }
     }
 
     pub(crate) fn json<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Error> {

@@ -106,6 +106,20 @@ pub enum Error {
     /// The room itself can't be trusted.
     #[error(transparent)]
     Roster(#[from] RosterError),
+    /// What the server says of the room can't follow what the memory of this identity has of it.
+    #[error(
+        "{error}, as {path} remembers; if it is another room of the same id, or you trust the server with it \
+         as it is now, move that file away to begin anew"
+    )]
+    Memory {
+        /// What does not fit.
+        error: RosterError,
+        /// The file.
+        path: String,
+    },
+    /// The room's epoch is the last number that there is.
+    #[error("the room {0} can have no new key: its epoch is the last one")]
+    LastEpoch(RoomId),
     /// A room key can't be sealed or opened.
     #[error(transparent)]
     Seal(#[from] SealError),

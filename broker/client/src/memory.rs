@@ -45,12 +45,50 @@ impl Memory {
         self.rooms.lock().get(room).cloned()
     }
 
-    /// Remembers a room, on disk, where that has changed. Blocks for the disk.
-    pub(crate) fn keep(&self, room: &RoomId, now: Remembered) -> Result<(), Error> {
+    /// Where it is kept.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Remembers a room, on disk. Answers with what is remembered of it then: other sessions of this identity
+    /// may have added to it. Where nothing has changed here the file is not asked, unless that has to be
+    /// `certain`. Blocks for the disk.
+    pub(crate) fn keep(
+        &self,
+        room: &RoomId,
+        now: Remembered,
+        certain: bool,
+    ) -> Result<Remembered, Error> {
         let mut rooms = self.rooms.lock();
-        if rooms.get(room) == Some(&now) {
-            return Ok(());
+        if !certain && rooms.get(room) == Some(&now) {
+            return Ok(now);
         }
+        self.change(&mut rooms, room, now, |_| Ok(()))
+    }
+
+    /// Takes the next epoch that no session of this identity has signed keys for, and answers with what is
+    /// remembered then: `signed` is that epoch. It is on disk before any key is signed. Blocks for the disk.
+    pub(crate) fn claim_epoch(
+        &self,
+        room: &RoomId,
+        now: Remembered,
+        current: u64,
+    ) -> Result<Remembered, Error> {
+        self.change(&mut self.rooms.lock(), room, now, |merged| {
+            let next = merged.signed.max(current).checked_add(1);
+            merged.signed = next.ok_or_else(|| Error::LastEpoch(room.clone()))?;
+            Ok(())
+        })
+    }
+
+    /// Merges `now` into the file, then changes what stands there.
+    fn change(
+        &self,
+        rooms: &mut Rooms,
+        room: &RoomId,
+        now: Remembered,
+        change: impl FnOnce(&mut Remembered) -> Result<(), Error>,
+    ) -> Result<Remembered, Error> {
         let io = io(&self.path);
         std::fs::create_dir_all(folder(&self.path)).map_err(&io)?;
         // Other sessions of this identity write the file too: one at a time.
@@ -63,7 +101,8 @@ impl Memory {
         lock.lock().map_err(&io)?;
         let mut all = read(&self.path)?;
         let mut merged = now.clone();
-        if let Some(other) = all.remove(room) {
+        let before = all.get(room).cloned();
+        if let Some(other) = before.clone() {
             if other.owner != now.owner {
                 return Err(Error::Roster(RosterError::OwnerChanged {
                     before: other.owner,
@@ -72,10 +111,15 @@ impl Memory {
             }
             merged.merge(other, rooms.get(room));
         }
-        all.insert(room.clone(), merged);
+        change(&mut merged)?;
+        if before.as_ref() == Some(&merged) {
+            rooms.insert(room.clone(), merged.clone());
+            return Ok(merged);
+        }
+        all.insert(room.clone(), merged.clone());
         write(&self.path, &all)?;
-        rooms.insert(room.clone(), now);
-        Ok(())
+        rooms.insert(room.clone(), merged.clone());
+        Ok(merged)
     }
 }
 
@@ -167,23 +211,26 @@ mod tests {
         let room: RoomId = "r1".parse().unwrap();
         assert_eq!(one.recall(&room), None);
         let removed = r#"{ "ffeeddccbbaa99887766554433221100": { "epoch": 3, "removed": true } }"#;
-        one.keep(&room, remembered(3, removed)).unwrap();
-        // The other one has not heard of the removal, and is behind.
-        two.keep(&room, remembered(2, "{}")).unwrap();
+        one.keep(&room, remembered(3, removed), false).unwrap();
+        // The other one has not heard of the removal, and is behind: it hears of it.
+        let heard = two.keep(&room, remembered(2, "{}"), false).unwrap();
+        assert_eq!(heard, remembered(3, removed));
         let now = |wanted| {
             let found = Memory::open(&path).unwrap().recall(&room);
             assert_eq!(found, Some(wanted));
         };
         now(remembered(3, removed));
-        // Who removed somebody takes it back.
-        one.keep(&room, remembered(3, "{}")).unwrap();
+        // Who removed somebody takes it back, and the other one hears of that too when it asks.
+        one.keep(&room, remembered(3, "{}"), false).unwrap();
         now(remembered(3, "{}"));
+        let heard = two.keep(&room, remembered(3, removed), true).unwrap();
+        assert_eq!(heard, remembered(3, "{}"));
         let mode = std::fs::metadata(&path).unwrap().mode();
         assert_eq!(mode & 0o777, PRIVATE);
 
         let mut other = remembered(9, "{}");
         other.owner = "ffeeddccbbaa99887766554433221100".parse().unwrap();
-        let changed = two.keep(&room, other);
+        let changed = two.keep(&room, other, false);
         assert!(matches!(changed, Err(Error::Roster(_))), "{changed:?}");
         now(remembered(3, "{}"));
     }
@@ -196,7 +243,7 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         let room: RoomId = "r1".parse().unwrap();
         let refused = [
-            memory.keep(&room, remembered(1, "{}")).unwrap_err(),
+            memory.keep(&room, remembered(1, "{}"), false).unwrap_err(),
             Memory::open(&path).unwrap_err(),
         ];
         for error in refused {

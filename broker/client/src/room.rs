@@ -10,6 +10,7 @@ use unibus_proto::control::{
 
 use crate::event::{MembershipChange, Unreadable};
 use crate::rooms::keyring::Keyring;
+use crate::rooms::room_key::RoomKey;
 use crate::rooms::roster::{InventedReason, Member, Roster, RosterError};
 
 /// A verified room.
@@ -24,7 +25,15 @@ pub(crate) struct Known {
     former: BTreeMap<EndpointId, (SignPublic, u64)>,
     /// Who has gone, whatever the server says of them.
     gone: BTreeMap<EndpointId, Gone>,
+    /// The latest epoch that is known to be one: its key, signed by the owner, was opened.
+    proven: u64,
+    /// The latest epoch that this identity has signed keys for, whatever came of them.
+    signed: u64,
 }
+
+/// Of those whom this identity has removed, how many are remembered for one room: the latest. Whoever was
+/// removed before them is still known by lacking the keys made since.
+const REMOVED_MAX: usize = 4096;
 
 /// That somebody belongs to a room no more, and how that is known.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -44,14 +53,11 @@ impl Gone {
         }
     }
 
-    /// Whether a key of `epoch` shows that somebody was admitted again since. Nobody is, in the epoch of a
-    /// removal: invitations wait for the next one.
+    /// Whether a key of `epoch` shows that somebody was admitted again since. Never, of somebody whom this
+    /// identity has removed: that key may have been signed before, in an attempt of which the server said that
+    /// it had failed. They are back when this identity invites them.
     fn is_over(self, epoch: u64) -> bool {
-        if self.removed {
-            epoch > self.epoch
-        } else {
-            epoch >= self.epoch
-        }
+        !self.removed && epoch >= self.epoch
     }
 }
 
@@ -60,21 +66,35 @@ impl Gone {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Remembered {
     pub(crate) owner: EndpointId,
+    /// The latest epoch of which a key was opened.
     pub(crate) epoch: u64,
+    /// The latest epoch that this identity has signed keys for.
+    #[serde(default)]
+    pub(crate) signed: u64,
     #[serde(default)]
     gone: BTreeMap<EndpointId, Gone>,
 }
 
 impl Remembered {
-    /// Takes what another session of the same identity has written since this one wrote `before`: who has
-    /// gone stays gone, unless this session has taken it back itself.
+    /// Takes what another session of the same identity has written since both knew `before`: who has gone
+    /// stays gone, unless one of the two has taken it back.
     pub(crate) fn merge(&mut self, other: Self, before: Option<&Self>) {
         self.epoch = self.epoch.max(other.epoch);
+        self.signed = self.signed.max(other.signed);
+        let before = before.map(|before| &before.gone);
+        let knew = |who: &EndpointId| before.is_some_and(|before| before.contains_key(who));
+        self.gone
+            .retain(|who, _| other.gone.contains_key(who) || !knew(who));
         for (endpoint, gone) in other.gone {
-            if !before.is_some_and(|before| before.gone.contains_key(&endpoint)) {
+            if !knew(&endpoint) {
                 self.gone.entry(endpoint).or_insert(gone);
             }
         }
+    }
+
+    /// Whether a room of `owner` that begins now can follow.
+    pub(crate) fn allows_new(&self, owner: &EndpointId) -> bool {
+        self.owner == *owner && self.epoch <= 1 && self.signed <= 1 && self.gone.is_empty()
     }
 }
 
@@ -88,7 +108,10 @@ impl Known {
         if let Some(Remembered { owner, epoch, .. }) = &remembered {
             follows(&record, owner, *epoch)?;
         }
-        let gone = remembered.map_or_else(BTreeMap::new, |remembered| remembered.gone);
+        let (proven, signed, gone) = match remembered {
+            Some(remembered) => (remembered.epoch, remembered.signed, remembered.gone),
+            None => (0, 0, BTreeMap::new()),
+        };
         let roster = verified(None, &record, members, &gone)?;
         let changes = invented(&roster);
         let known = Self {
@@ -98,6 +121,8 @@ impl Known {
             keyless: BTreeSet::new(),
             former: BTreeMap::new(),
             gone,
+            proven,
+            signed,
         };
         Ok((known, changes))
     }
@@ -109,7 +134,7 @@ impl Known {
         record: RoomRecord,
         members: &[MemberRecord],
     ) -> Result<Vec<MembershipChange>, RosterError> {
-        follows(&record, &self.record.owner, self.record.epoch)?;
+        follows(&record, &self.record.owner, self.proven)?;
         let roster = verified(Some(&self.roster), &record, members, &self.gone)?;
         let changes = self.difference(&record, &roster);
         let epoch = self.record.epoch;
@@ -230,16 +255,54 @@ impl Known {
         self.gone.keys()
     }
 
-    /// What must outlive the session. Who went in an earlier epoch than this one is not among it: they have
+    /// What must outlive the session. Who left in an earlier epoch than this one is not among it: they have
     /// no key of this one, which tells as much.
     pub(crate) fn remember(&self) -> Remembered {
-        let RoomRecord { owner, epoch, .. } = &self.record;
-        let gone = self.gone.iter().filter(|(_, gone)| gone.epoch >= *epoch);
-        Remembered {
-            owner: owner.clone(),
-            epoch: *epoch,
-            gone: gone.map(|(who, gone)| (who.clone(), *gone)).collect(),
+        let gone = self.gone.iter();
+        let gone = gone.filter(|(_, gone)| gone.removed || gone.epoch >= self.proven);
+        let mut gone: Vec<_> = gone.map(|(who, gone)| (who.clone(), *gone)).collect();
+        if gone.len() > REMOVED_MAX {
+            gone.sort_by_key(|(_, gone)| std::cmp::Reverse(gone.epoch));
+            gone.truncate(REMOVED_MAX);
         }
+        Remembered {
+            owner: self.record.owner.clone(),
+            epoch: self.proven,
+            signed: self.signed,
+            gone: gone.into_iter().collect(),
+        }
+    }
+
+    /// Takes what is remembered now, where it was `given` and other sessions of this identity have added to
+    /// it. Answers whether the members have to be looked at again.
+    pub(crate) fn take_memory(&mut self, given: &Remembered, now: Remembered) -> bool {
+        self.proven = self.proven.max(now.epoch);
+        self.signed = self.signed.max(now.signed);
+        let mut changed = false;
+        for who in given.gone.keys() {
+            if !now.gone.contains_key(who) {
+                changed |= self.gone.remove(who).is_some();
+            }
+        }
+        for (who, gone) in now.gone {
+            if !given.gone.contains_key(&who) {
+                changed |= self.gone.insert(who, gone).is_none();
+            }
+        }
+        changed
+    }
+
+    /// Keeps the key of an epoch, which the owner has signed.
+    pub(crate) fn take_key(&mut self, epoch: u64, key: RoomKey) {
+        self.keys.insert(epoch, key);
+        self.proven = self.proven.max(epoch);
+    }
+
+    /// Takes the next epoch that this session has signed no keys for; `None` where there is none.
+    pub(crate) fn claim_epoch(&mut self) -> Option<u64> {
+        let epoch = self.record.epoch.max(self.signed).checked_add(1)?;
+        self.signed = epoch;
+        Some(epoch)
     }
 
     /// The members who get the next key.

@@ -17,6 +17,16 @@ use crate::error::Error;
 use crate::rooms::room_key::{KeySlot, RoomKey};
 use crate::rooms::roster::Invented;
 
+/// A new key on its way.
+#[derive(Debug)]
+pub(super) struct NewKey {
+    epoch: u64,
+    key: RoomKey,
+    /// Whom it is sealed to.
+    to: Vec<Party>,
+    body: Rekey,
+}
+
 /// Attempts at a change that others get in the way of.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -89,6 +99,7 @@ impl Session {
         let me = inner.identity.party().clone();
         let statement = room_statement(&id, &subject, &policy, &me);
         let signature = inner.identity.sign_text(&statement);
+        inner.may_create(&id)?;
         let key = RoomKey::random(&mut rand::rng());
         let sealed_key = if policy.encrypted {
             Some(inner.seal(&id, 1, &key, &me)?)
@@ -259,7 +270,7 @@ impl Session {
             }
         }
         room.with(|known| known.note_removed(endpoint))?;
-        inner.remember(&room).await?;
+        inner.remember(&room, false).await?;
         if room.policy()?.0.encrypted {
             inner.rekey(&room, Some(before + 1)).await?;
             return Ok(());
@@ -305,6 +316,21 @@ impl Inner {
         Ok(slot.seal(key, &to.kex_pub, signer, &mut rand::rng())?)
     }
 
+    /// Whether a room of this id may be made: one that the memory could not follow would be of no use.
+    fn may_create(&self, id: &RoomId) -> Result<(), Error> {
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        match memory.recall(id) {
+            Some(known) if !known.allows_new(self.endpoint()) => Err(Error::Options(format!(
+                "{} remembers another room of the id {id}, such as of another bus: choose another id, or move \
+                 that file away to begin anew",
+                memory.path().display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Invites somebody to a room that was looked at; answers with the signature of their admission.
     async fn admit(&self, room: &Room, party: &Party) -> Result<String, Error> {
         let statement = member_statement(&room.id, party, MemberRole::Member);
@@ -317,6 +343,8 @@ impl Inner {
             match outcome {
                 Ok(_) => break,
                 Err(error) if moved(&error) && attempt < ATTEMPTS_MAX => {
+                    // Whom this session removed, and another one admitted again, is wanted now.
+                    room.with(|known| known.note_invited(&party.endpoint))?;
                     self.look(room).await?;
                     let (epoch, member) = room.with(|known| {
                         let member = known.roster.member(&party.endpoint).cloned();
@@ -334,7 +362,7 @@ impl Inner {
             }
         }
         room.with(|known| known.note_invited(&party.endpoint))?;
-        self.remember(room).await?;
+        self.remember(room, false).await?;
         Ok(signature)
     }
 
@@ -369,7 +397,12 @@ impl Inner {
         invite.sealed_key = Some(self.seal(&room.id, epoch, &key, party)?);
         if record.policy.history == History::Shared {
             for older in 1..epoch {
-                let key = self.key(room, older).await?;
+                let key = match self.key(room, older).await {
+                    Ok(key) => key,
+                    // A new key may skip epochs; nothing was said in those.
+                    Err(Error::NoKey { .. }) => continue,
+                    Err(error) => return Err(error),
+                };
                 let SealedKey {
                     sealed_key,
                     signature,
@@ -387,8 +420,7 @@ impl Inner {
     /// Makes a new key; answers with its epoch. With `enough`, a key of that epoch or a later one will
     /// do, if nobody has gone since: another task or session of the owner may have made it.
     pub(super) async fn rekey(&self, room: &Room, enough: Option<u64>) -> Result<u64, Error> {
-        let uri = format!("/rooms/{}/rekey", room.id);
-        let _one = room.rekeying.lock().await;
+        let mut sent = room.rekeying.lock().await;
         for attempt in 1.. {
             self.look(room).await?;
             let (epoch, needed) =
@@ -400,42 +432,85 @@ impl Inner {
             if !owned {
                 return Err(Error::NotOwner(room.id.clone()));
             }
+            if self.remember(room, true).await? {
+                self.look(room).await?;
+            }
             self.hold_against_keys(room).await?;
-            let (record, to) = room.with(|known| {
-                let to = known.recipients().map(|member| member.party.clone());
-                (known.record.clone(), to.collect::<Vec<_>>())
-            })?;
-            let (epoch, key) = (record.epoch + 1, RoomKey::random(&mut rand::rng()));
-            let body = Rekey {
-                epoch,
-                keys: self.seal_to_all(&room.id, epoch, &key, to).await?,
+            let new = self.new_key(room, &mut sent).await?;
+            let refusal = match self.put_in_force(room, new).await? {
+                Ok(epoch) => return Ok(epoch),
+                Err(refusal) => refusal,
             };
-            let Answered { outcome, doubtful } = self.control.ask(Ask::post(&uri, &body)).await;
-            match outcome {
-                Ok(_) => {
-                    room.with(|known| known.keys.insert(epoch, key))?;
-                    self.look(room).await?;
-                    return Ok(epoch);
-                }
-                Err(error) if error.status() == Some(409) => {
-                    self.look(room).await?;
-                    if doubtful
-                        && self
-                            .key(room, epoch)
-                            .await
-                            .is_ok_and(|stored| stored == key)
-                    {
-                        return Ok(epoch);
-                    }
-                    let evicted = self.evict_invented(room).await?;
-                    if attempt >= ATTEMPTS_MAX {
-                        return Err(evicted.map_or(error, Error::Invented));
-                    }
-                }
-                Err(error) => return Err(error),
+            let evicted = self.evict_invented(room).await?;
+            if attempt >= ATTEMPTS_MAX {
+                return Err(evicted.map_or(refusal, Error::Invented));
             }
         }
         Err(Error::Closed)
+    }
+
+    /// The key to send: the one that was sent before, if it is for the same members and may still become the
+    /// next one, and otherwise one of an epoch that none was ever signed for. A server that says of a key that
+    /// it has not taken it has it all the same, and who was a member then may have it too: a second one of
+    /// the same epoch would let the server choose which of the two the others get.
+    async fn new_key<'a>(
+        &self,
+        room: &Room,
+        sent: &'a mut Option<NewKey>,
+    ) -> Result<&'a NewKey, Error> {
+        let (current, encrypted, to) = room.with(|known| {
+            let to = known.recipients().map(|member| member.party.clone());
+            let to = to.collect::<Vec<_>>();
+            (known.record.epoch, known.record.policy.encrypted, to)
+        })?;
+        let same = |sent: &NewKey| sent.epoch > current && sent.to == to;
+        if sent.as_ref().is_none_or(|sent| !same(sent)) {
+            if encrypted {
+                // An epoch that has no key of the owner's is the server's invention: nothing follows it.
+                self.key(room, current).await?;
+            }
+            let (epoch, key) = (
+                self.claim_epoch(room).await?,
+                RoomKey::random(&mut rand::rng()),
+            );
+            let keys = self.seal_to_all(&room.id, epoch, &key, to.clone()).await?;
+            *sent = Some(NewKey {
+                epoch,
+                key,
+                to,
+                body: Rekey { epoch, keys },
+            });
+        }
+        sent.as_ref().ok_or(Error::Closed)
+    }
+
+    /// Sends a new key; answers with its epoch when it is the room's. What is refused because something has
+    /// moved meanwhile may be tried again.
+    async fn put_in_force(&self, room: &Room, new: &NewKey) -> Result<Result<u64, Error>, Error> {
+        let current = room.with(|known| known.record.epoch)?;
+        let uri = format!("/rooms/{}/rekey", room.id);
+        let refusal = match self.control.ask(Ask::post(&uri, &new.body)).await.outcome {
+            Ok(_) => None,
+            Err(error) if error.status() == Some(409) => Some(error),
+            Err(error) => return Err(error),
+        };
+        if refusal.is_none() {
+            room.with(|known| known.take_key(new.epoch, new.key.clone()))?;
+        }
+        self.look(room).await?;
+        let Some(refusal) = refusal else {
+            return Ok(Ok(new.epoch));
+        };
+        let stored = self.key(room, new.epoch).await;
+        if stored.is_ok_and(|stored| stored == new.key) {
+            return Ok(Ok(new.epoch));
+        }
+        // Nodes of older builds take the next epoch only, and refuse to skip one in words like these.
+        let skips = new.epoch > current + 1 && room.with(|known| known.record.epoch)? == current;
+        if skips && refusal.to_string().starts_with("the room's epoch is") {
+            return Ok(Err(self.control.pass_by("a new key that skips an epoch")));
+        }
+        Ok(Err(refusal))
     }
 
     /// Holds the members against the keys of the current epoch. An admission is signed once and for all, so

@@ -10,13 +10,14 @@ use unibus_proto::control::{
     FormerMember, KeyReply, MemberRecord, Party, Policy, RoomId, RoomRecord, RoomSubject, SealedKey,
 };
 
+use super::membership::NewKey;
 use super::{Inner, Session};
 use crate::control::Ask;
 use crate::error::Error;
 use crate::event::MembershipChange;
 use crate::room::Known;
 use crate::rooms::room_key::{KeySlot, RoomKey};
-use crate::rooms::roster::Member;
+use crate::rooms::roster::{Member, RosterError};
 
 /// Changes that a slow subscriber may be behind; it looks at the room itself when it missed some.
 const CHANGES_MAX: usize = 256;
@@ -39,8 +40,9 @@ pub(super) struct Room {
     /// One look at a time.
     looking: tokio::sync::Mutex<Looks>,
     changes: broadcast::Sender<Change>,
-    /// One new key at a time: whoever waits may find that it was made.
-    pub(super) rekeying: tokio::sync::Mutex<()>,
+    /// One new key at a time: whoever waits may find that it was made. Holds the one that was sent last, until
+    /// it is known to be in force.
+    pub(super) rekeying: tokio::sync::Mutex<Option<NewKey>>,
     /// Notices about the room are followed.
     pub(super) followed: std::sync::atomic::AtomicBool,
 }
@@ -61,7 +63,7 @@ impl Room {
             known: Mutex::new(None),
             looking: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
-            rekeying: tokio::sync::Mutex::new(()),
+            rekeying: tokio::sync::Mutex::default(),
             followed: std::sync::atomic::AtomicBool::new(false),
         }
     }
@@ -227,7 +229,7 @@ impl Inner {
                 self.rooms.lock().remove(&room.id);
                 room.tell(Change::Gone(words.clone()));
             }
-            Error::Roster(error) => {
+            Error::Roster(error) | Error::Memory { error, .. } => {
                 room.tell(Change::Membership(MembershipChange::Untrusted(
                     error.clone(),
                 )));
@@ -242,7 +244,7 @@ impl Inner {
         let members = Ask::get(format!("/rooms/{id}/members"));
         let members: Vec<MemberRecord> = self.control.call(members).await?;
         if record.id != *id {
-            return Err(crate::rooms::roster::RosterError::RoomSignature.into());
+            return Err(RosterError::RoomSignature.into());
         }
         let (epoch, encrypted) = (record.epoch, record.policy.encrypted);
         let changes = {
@@ -250,38 +252,78 @@ impl Inner {
             match known.as_mut() {
                 Some(known) => known.update(record, &members)?,
                 None => {
-                    let remembered = self.memory.as_ref().and_then(|memory| memory.recall(id));
-                    let (first, changes) = Known::first(record, &members, remembered)?;
+                    let (first, changes) = self.meet(record, &members)?;
                     *known = Some(first);
                     changes
                 }
             }
         };
-        self.remember(room).await?;
         if !changes.is_empty() {
             room.with(|known| known.keyless.clear())?;
         }
         for change in changes {
             room.tell(Change::Membership(change));
         }
-        if encrypted {
-            match self.key(room, epoch).await {
-                // Invited to an older epoch, or admitted by nobody: reading says so.
-                Ok(_) | Err(Error::NoKey { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        // An epoch is remembered when its key was opened: the server's word alone is worth nothing.
+        let key = match encrypted {
+            true => self.key(room, epoch).await.map(drop),
+            false => Ok(()),
+        };
+        self.remember(room, false).await?;
+        match key {
+            // Invited to an older epoch, or admitted by nobody: reading says so.
+            Err(Error::NoKey { .. }) => Ok(()),
+            key => key,
         }
-        Ok(())
     }
 
-    /// Keeps what must outlive the session, where a file for it was named.
-    pub(super) async fn remember(&self, room: &Room) -> Result<(), Error> {
+    /// A room that is not known yet, held against what is remembered of it.
+    fn meet(
+        &self,
+        record: RoomRecord,
+        members: &[MemberRecord],
+    ) -> Result<(Known, Vec<MembershipChange>), Error> {
+        let memory = self.memory.as_ref();
+        let remembered = memory.and_then(|memory| memory.recall(&record.id));
+        let path = memory.filter(|_| remembered.is_some());
+        let path = path.map(|memory| memory.path().display().to_string());
+        Known::first(record, members, remembered).map_err(|error| match (&error, path) {
+            (
+                RosterError::OwnerChanged { .. } | RosterError::EpochWentBack { .. },
+                Some(path),
+            ) => Error::Memory { error, path },
+            _ => error.into(),
+        })
+    }
+
+    /// Keeps what must outlive the session, where a file for it was named; takes what other sessions of this
+    /// identity have added, where that has to be `certain`. Answers whether the members have to be looked at
+    /// again.
+    pub(super) async fn remember(&self, room: &Room, certain: bool) -> Result<bool, Error> {
         let Some(memory) = self.memory.clone() else {
-            return Ok(());
+            return Ok(false);
         };
-        let (id, now) = (room.id.clone(), room.with(|known| known.remember())?);
-        let kept = tokio::task::spawn_blocking(move || memory.keep(&id, now));
-        kept.await.map_err(|_| Error::Closed)?
+        let given = room.with(|known| known.remember())?;
+        let (id, now) = (room.id.clone(), given.clone());
+        let kept = tokio::task::spawn_blocking(move || memory.keep(&id, now, certain));
+        let now = kept.await.map_err(|_| Error::Closed)??;
+        room.with(|known| known.take_memory(&given, now))
+    }
+
+    /// Takes an epoch that no key was ever signed for; that it was taken outlives the session. Whoever was a
+    /// member when one was signed may have that one, whatever the server said of it.
+    pub(super) async fn claim_epoch(&self, room: &Room) -> Result<u64, Error> {
+        let Some(memory) = self.memory.clone() else {
+            let claimed = room.with(Known::claim_epoch)?;
+            return claimed.ok_or_else(|| Error::LastEpoch(room.id.clone()));
+        };
+        let (given, current) = room.with(|known| (known.remember(), known.record.epoch))?;
+        let (id, now) = (room.id.clone(), given.clone());
+        let claimed = tokio::task::spawn_blocking(move || memory.claim_epoch(&id, now, current));
+        let now = claimed.await.map_err(|_| Error::Closed)??;
+        let epoch = now.signed;
+        room.with(|known| known.take_memory(&given, now))?;
+        Ok(epoch)
     }
 
     /// The key of an epoch: the one that is kept, or the one that the server keeps sealed.
@@ -325,7 +367,7 @@ impl Inner {
             signature: reply.key.sealer_signature,
         };
         let key = slot.open(&sealed, self.identity.agreement(), &owner.sign_pub)?;
-        room.with(|known| known.keys.insert(epoch, key.clone()))?;
+        room.with(|known| known.take_key(epoch, key.clone()))?;
         Ok(key)
     }
 
