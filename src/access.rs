@@ -137,10 +137,14 @@ impl Directory {
     }
 
     /// Whether rooms open anything: a node that is cut off may have missed that somebody was removed.
-    /// Open connections lose their rooms' subjects, and get them back when `suspended` ends.
+    /// Open connections lose their rooms' subjects, and the subscriptions to them. When `suspended` ends, those
+    /// that get their rooms back are closed: nothing else makes every client subscribe anew.
     pub fn suspend_rooms(&self, suspended: bool) {
         let mut table = self.shared.table.lock();
-        if std::mem::replace(&mut table.suspended, suspended) != suspended {
+        let was = std::mem::replace(&mut table.suspended, suspended);
+        if was && !suspended {
+            table.renew_all();
+        } else if was != suspended {
             table.tell_all();
         }
     }
@@ -312,17 +316,41 @@ impl Table {
         }
     }
 
+    /// Has everybody connect anew who is allowed something else than before.
+    fn renew_all(&self) {
+        for (key, sender) in &self.followed {
+            let grant = self.grant_of(key);
+            sender.send_if_modified(|held| {
+                let other = !matches!(held, Grant::Anew) && !same(held, &grant);
+                if other {
+                    *held = match &grant {
+                        Grant::Active(_) => Grant::Anew,
+                        revoked => revoked.clone(),
+                    };
+                }
+                other
+            });
+        }
+    }
+
+    fn grant_of(&self, key: &NkeyPublic) -> Grant {
+        match self.users.get(key) {
+            Some(user) if user.status == Status::Active => {
+                Grant::Active(Arc::new(self.permissions_of(user)))
+            }
+            _ => Grant::Revoked,
+        }
+    }
+
     /// Tells those who are connected as `key` what holds for them.
     fn tell(&mut self, key: &NkeyPublic) {
         let Some(sender) = self.followed.get(key) else {
             return;
         };
-        let grant = match self.users.get(key) {
-            Some(user) if user.status == Status::Active => {
-                Grant::Active(Arc::new(self.permissions_of(user)))
-            }
-            _ => Grant::Revoked,
-        };
+        if is_final(sender) {
+            return;
+        }
+        let grant = self.grant_of(key);
         if sender.receiver_count() == 0 {
             self.followed.remove(key);
         } else {
@@ -336,7 +364,9 @@ impl Table {
 
     /// A receiver of what holds for `key`, starting with `grant`.
     fn follow(&mut self, key: &NkeyPublic, grant: Grant) -> watch::Receiver<Grant> {
-        if let Some(sender) = self.followed.get(key) {
+        if let Some(sender) = self.followed.get(key)
+            && !is_final(sender)
+        {
             return sender.subscribe();
         }
         if self.followed.len() >= self.sweep_at {
@@ -348,6 +378,11 @@ impl Table {
         self.followed.insert(*key, sender);
         receiver
     }
+}
+
+/// Whether those who follow this are to connect anew, and nobody else may follow it.
+fn is_final(sender: &watch::Sender<Grant>) -> bool {
+    matches!(*sender.borrow(), Grant::Anew)
 }
 
 fn same(a: &Grant, b: &Grant) -> bool {

@@ -73,7 +73,7 @@ fn replace(directory: &Directory, key: &str, value: Vec<u8>) {
 fn may_publish(grant: &watch::Receiver<Grant>, subject: &str) -> bool {
     match &*grant.borrow() {
         Grant::Active(permissions) => permissions.can_publish(subject.as_bytes()),
-        Grant::Revoked => false,
+        Grant::Revoked | Grant::Anew => false,
     }
 }
 
@@ -416,8 +416,19 @@ fn suspended_rooms_open_nothing_until_the_node_is_certain_again() {
     assert!(may_publish(&grant, "room.one"));
     directory.suspend_rooms(true);
     assert!(!may_publish(&grant, "room.one") && may_publish(&grant, "app"));
+    let stranger = seed(2);
+    put(&directory, &service(&stranger, &["app"]));
+    let other = ask(&directory, &connect(&stranger)).unwrap().grant;
     directory.suspend_rooms(false);
-    assert!(may_publish(&grant, "room.one"));
+    // Whose subscriptions were dropped connects anew, and what comes after does not keep it from that.
+    assert!(matches!(*grant.borrow(), Grant::Anew));
+    put(&directory, &service(&user, &["app", "more"]));
+    assert!(matches!(*grant.borrow(), Grant::Anew));
+    assert!(may_publish(&other, "app"));
+    let again = ask(&directory, &connect(&user)).unwrap().grant;
+    assert!(may_publish(&again, "room.one") && may_publish(&again, "more"));
+    put(&directory, &service(&user, &["app"]));
+    assert!(!may_publish(&again, "more"));
 }
 
 #[test]

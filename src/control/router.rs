@@ -110,7 +110,7 @@ pub(crate) const ROUTES: [Route; 21] = [
     route!("POST" "/rooms/{room}/join" Join MaybeJson("Who"), "invited endpoint", "accept an invitation", [200, 403]),
     route!("POST" "/rooms/{room}/leave" Leave MaybeJson("Who"), "member", "leave a room", [200, 403]),
     route!("DELETE" "/rooms/{room}/members/{endpoint}" RemoveMember Nothing, "owner, or the member itself", "remove a member", [200, 403]),
-    route!("POST" "/rooms/{room}/rekey" Rekey LargeJson("Rekey"), "owner", "the next epoch, with a sealed key for every member", [200, 403, 409]),
+    route!("POST" "/rooms/{room}/rekey" Rekey LargeJson("Rekey"), "owner", "a later epoch, with a sealed key for every member", [200, 403, 409]),
     route!("GET" "/rooms/{room}/key" GetKey Nothing, "the endpoint itself, and a member", "its own sealed key", [200, 403]),
     route!("GET" "/rooms/{room}/keys" ListKeys Nothing, "owner", "the sealed keys of an epoch: whom the owner has given it", [200, 403]),
     route!("GET" "/members/{endpoint}/rooms" MyRooms Nothing, "the endpoint itself", "its rooms", [200, 403]),

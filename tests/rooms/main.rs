@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod conversation;
+mod liar;
 mod membership;
 mod secrecy;
 mod wire;

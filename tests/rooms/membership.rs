@@ -310,10 +310,10 @@ async fn who_has_gone_is_not_brought_back(world: &World) -> anyhow::Result<()> {
     assert!(
         matches!(
             refused,
-            Err(Error::Roster(RosterError::EpochWentBack {
-                before: 4,
-                now: 1
-            }))
+            Err(Error::Memory {
+                error: RosterError::EpochWentBack { before: 4, now: 1 },
+                ..
+            })
         ),
         "{refused:?}"
     );

@@ -21,7 +21,9 @@ pub(crate) struct Known {
     pub(crate) keys: Keyring,
     /// Epochs whose key the server does not have for this identity.
     pub(crate) keyless: BTreeSet<u64>,
-    /// Who left, with the last epoch that they belonged to.
+    /// Counts what was new.
+    pub(crate) version: u64,
+    /// Who left, with the last epoch that they are known to have belonged to; the server may know a later one.
     former: BTreeMap<EndpointId, (SignPublic, u64)>,
     /// Who has gone, whatever the server says of them.
     gone: BTreeMap<EndpointId, Gone>,
@@ -119,6 +121,7 @@ impl Known {
             roster,
             keys: Keyring::default(),
             keyless: BTreeSet::new(),
+            version: 0,
             former: BTreeMap::new(),
             gone,
             proven,
@@ -188,7 +191,10 @@ impl Known {
         for FormerMember { member, left_epoch } in former {
             if let Ok(verified) = self.roster.check(&self.record.id, member) {
                 let left = (verified.party.sign_pub, *left_epoch);
-                self.former.entry(member.endpoint.clone()).or_insert(left);
+                let known = self.former.entry(member.endpoint.clone());
+                let known = known.or_insert(left);
+                // One who left, came back and left again said more than at first.
+                known.1 = known.1.max(*left_epoch);
             }
         }
     }

@@ -133,6 +133,10 @@ pub enum Grant {
     Active(Arc<Permissions>),
     /// The identity was revoked: the connection is closed with `User Authentication Revoked`.
     Revoked,
+    /// More is allowed than the connection has been refused meanwhile: it is closed with `Stale Connection`, and
+    /// its client connects and subscribes anew, as every client library does by itself then. Final: what is
+    /// granted afterwards is another channel's.
+    Anew,
 }
 
 /// Why a client is not admitted.

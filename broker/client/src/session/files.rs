@@ -141,6 +141,11 @@ impl Session {
         };
         let mut done = 0;
         let count = pieces.pieces.len();
+        // Whoever made the reference may announce little and store much: nothing is written but what fits.
+        let fits = pieces.size == file.size && count as u64 == pieces_of(file.size);
+        if !fits {
+            return Err(wrong_length(file, pieces.size));
+        }
         for (index, hash) in pieces.pieces.iter().enumerate() {
             let sealed = match first.take() {
                 Some(sealed) => sealed,
@@ -148,9 +153,13 @@ impl Session {
             };
             let last = index + 1 == count;
             let piece = file.key.open_piece(index as u64, last, &sealed)?;
+            let length = piece.len() as u64;
+            if length != (file.size - done).min(PIECE_BYTES as u64) {
+                return Err(wrong_length(file, done + length));
+            }
             let written = to.write_all(&piece).await;
             written.map_err(|source| io("writing the file", source))?;
-            done += piece.len() as u64;
+            done += length;
             progress(Progress {
                 done,
                 total: Some(file.size),
@@ -158,16 +167,7 @@ impl Session {
         }
         to.flush()
             .await
-            .map_err(|source| io("writing the file", source))?;
-        if done == file.size && pieces.size == file.size {
-            Ok(())
-        } else {
-            Err(BlobError::Length {
-                wanted: file.size,
-                found: done,
-            }
-            .into())
-        }
+            .map_err(|source| io("writing the file", source))
     }
 }
 
@@ -191,6 +191,16 @@ impl Inner {
         hash.check(&sealed)?;
         Ok(sealed)
     }
+}
+
+/// How many pieces a file of `size` bytes has: an empty one has one.
+fn pieces_of(size: u64) -> u64 {
+    size.div_ceil(PIECE_BYTES as u64).max(1)
+}
+
+fn wrong_length(file: &BlobRef, found: u64) -> Error {
+    let wanted = file.size;
+    BlobError::Length { wanted, found }.into()
 }
 
 /// The next piece of a file, full unless the file ends in it.

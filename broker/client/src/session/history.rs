@@ -2,9 +2,10 @@
 //! threads.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use bytes::Bytes;
 use futures::StreamExt;
 use unibus_proto::control::{RoomId, room_stream};
 
@@ -16,6 +17,8 @@ use crate::rooms::frame::FrameId;
 
 /// Frames of one page at most.
 const PAGE_MAX: usize = 1000;
+/// What is being done, in the words of an error.
+const DOING: &str = "reading the room's history";
 /// How long a page waits for its frames.
 const FETCH_EXPIRES: Duration = Duration::from_secs(4);
 /// How long the server keeps the consumer of a page that was not removed.
@@ -146,7 +149,7 @@ impl Session {
                 previous: None,
             });
         };
-        let events = inner.page(&room, from, to).await?;
+        let events = inner.pages(&room, from, to).await?;
         Ok(HistoryPage {
             events,
             next: to,
@@ -215,8 +218,29 @@ impl Inner {
         Ok((state.first_sequence.max(1), state.last_sequence))
     }
 
-    async fn page(&self, room: &Room, from: u64, to: u64) -> Result<Vec<Event>, Error> {
-        let doing = "reading the room's history";
+    /// The frames of `from..=to` that are there. A slow line may need several pages for them.
+    async fn pages(&self, room: &Room, from: u64, to: u64) -> Result<Vec<Event>, Error> {
+        let known = Instant::now();
+        let mut events = Vec::new();
+        let mut next = from;
+        loop {
+            let page = self.page(room, next, to).await?;
+            for (seq, payload) in &page.frames {
+                events.push(self.read(room, payload, Some(*seq), known).await);
+            }
+            match page.frames.last() {
+                _ if page.whole => return Ok(events),
+                Some((last, _)) => next = last + 1,
+                None => {
+                    let cause = format!("nothing came of places {next} to {to} in time");
+                    return Err(Error::messages(DOING, cause));
+                }
+            }
+        }
+    }
+
+    /// As much of `from..=to` as comes before the time is up.
+    async fn page(&self, room: &Room, from: u64, to: u64) -> Result<Page, Error> {
         let stream = room_stream(room.id.as_str());
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
@@ -228,29 +252,50 @@ impl Inner {
         };
         let context = &self.jetstream;
         let consumer = context.create_consumer_on_stream(config, &stream).await;
-        let consumer = consumer.map_err(|error| Error::messages(doing, error))?;
-        let wanted = usize::try_from(to - from + 1).unwrap_or(PAGE_MAX);
-        let frames = consumer.fetch().max_messages(wanted).expires(FETCH_EXPIRES);
-        let mut frames = frames.messages().await;
-        let mut events = Vec::new();
-        if let Ok(frames) = &mut frames {
-            while let Some(frame) = frames.next().await {
-                let frame = frame.map_err(|error| Error::messages(doing, error))?;
-                let seq = frame.info().map(|info| info.stream_sequence).ok();
-                if seq.is_none_or(|seq| seq > to) {
-                    break;
-                }
-                events.push(self.read(room, &frame.payload, seq).await);
-            }
-        }
+        let consumer = consumer.map_err(|error| Error::messages(DOING, error))?;
+        let page = fetch(&consumer, from, to).await;
         let name = &consumer.cached_info().name;
         // What stays behind ends by itself.
         drop(context.delete_consumer_from_stream(name, &stream).await);
-        match frames {
-            Ok(_) => Ok(events),
-            Err(error) => Err(Error::messages(doing, error)),
+        page
+    }
+}
+
+/// What one fetch brought.
+struct Page {
+    /// Places and frames, in order.
+    frames: Vec<(u64, Bytes)>,
+    /// Nothing more of it is there.
+    whole: bool,
+}
+
+async fn fetch(consumer: &PullConsumer, from: u64, to: u64) -> Result<Page, Error> {
+    let wanted = usize::try_from(to - from + 1).unwrap_or(PAGE_MAX);
+    let mut page = Page {
+        frames: Vec::new(),
+        whole: consumer.cached_info().num_pending == 0,
+    };
+    let fetching = consumer.fetch().max_messages(wanted).expires(FETCH_EXPIRES);
+    let mut fetching = fetching
+        .messages()
+        .await
+        .map_err(|error| Error::messages(DOING, error))?;
+    // An end says nothing: it comes when the time is up, too.
+    while !page.whole
+        && let Some(frame) = fetching.next().await
+    {
+        let frame = frame.map_err(|error| Error::messages(DOING, error))?;
+        let (seq, pending) = {
+            let info = frame.info();
+            let info = info.map_err(|error| Error::messages(DOING, error))?;
+            (info.stream_sequence, info.pending)
+        };
+        page.whole = seq >= to || pending == 0;
+        if seq <= to {
+            page.frames.push((seq, frame.message.payload));
         }
     }
+    Ok(page)
 }
 
 #[cfg(test)]

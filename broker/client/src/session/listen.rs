@@ -6,13 +6,14 @@ use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures::{Stream, StreamExt};
 use tokio::sync::{broadcast, mpsc, watch};
-use unibus_proto::control::{RoomId, room_stream};
+use unibus_proto::control::{RoomId, RoomSubject, room_stream};
 
+use super::refused::Watch;
 use super::rooms::{Change, Room};
 use super::{Inner, REQUEST_TIMEOUT, Session};
 use crate::error::Error;
@@ -120,13 +121,11 @@ impl Session {
                 listener.follow_stream(after, caught_up_at).await
             }));
         } else {
-            let live = inner.nats.subscribe(subject.to_string()).await;
-            let live = live.map_err(|error| Error::messages("subscribing", error))?;
+            let live = inner.live(&subject).await?;
             inner.settle().await?;
-            tokio::spawn(
-                closing
-                    .run_until_cancelled_owned(async move { listener.follow_subject(live).await }),
-            );
+            tokio::spawn(closing.run_until_cancelled_owned(async move {
+                listener.follow_subject(&subject, live).await
+            }));
         }
         Ok(Subscription { events: receiver })
     }
@@ -141,6 +140,14 @@ impl Inner {
             Start::Beginning => (0, last),
             Start::After(seq) => (seq, last),
         })
+    }
+
+    /// A subscription to a live subject, and what tells when it is refused.
+    async fn live(&self, subject: &RoomSubject) -> Result<Live, Error> {
+        let refused = self.refused.watch(subject.as_str());
+        let frames = self.nats.subscribe(subject.to_string()).await;
+        let frames = frames.map_err(|error| Error::messages("subscribing", error))?;
+        Ok((frames, refused))
     }
 
     /// Waits until the server has taken everything that was sent: a subscription is in force then. A word
@@ -160,6 +167,9 @@ impl Inner {
     }
 }
 
+/// The frames of a live subject, and what tells when the server withdraws the subscription.
+type Live = (async_nats::Subscriber, Watch);
+
 /// Nobody wants more, or there will be no more: the task ends. Anything else is `Ok`, and goes on.
 struct Over;
 
@@ -177,6 +187,7 @@ impl Listener {
     /// Reads the stream, with one consumer after the other, until it is over.
     async fn follow_stream(&mut self, after: u64, caught_up_at: u64) -> Result<Over, Over> {
         let mut place = Place {
+            began: Instant::now(),
             after,
             waiting: Some(caught_up_at),
         };
@@ -262,7 +273,9 @@ impl Listener {
                     let Some(Ok(frame)) = frame else { return Ok(()) };
                     let seq = frame.info().map(|info| info.stream_sequence).unwrap_or_default();
                     if seq > place.after {
-                        self.deliver(&frame.payload, Some(seq)).await?;
+                        let old = place.waiting.is_some();
+                        let known = if old { place.began } else { Instant::now() };
+                        self.deliver(&frame.payload, Some(seq), known).await?;
                         place.after = seq;
                         self.catch_up(place).await?;
                     }
@@ -271,23 +284,54 @@ impl Listener {
         }
     }
 
-    /// Reads a live subject; the library that speaks NATS subscribes again after a reconnection.
-    async fn follow_subject(&mut self, mut live: async_nats::Subscriber) -> Result<Over, Over> {
+    /// Reads a live subject. The library that speaks NATS subscribes again after a reconnection; where the
+    /// server has withdrawn the subscription that is done here, for as long as this identity belongs to the
+    /// room.
+    async fn follow_subject(&mut self, subject: &RoomSubject, live: Live) -> Result<Over, Over> {
         self.tell(Event::CaughtUp).await?;
+        let mut live = Ok(live);
+        let mut pause = PAUSE_MIN;
+        loop {
+            match live {
+                Ok(live) => {
+                    if self.read_subject(live).await? {
+                        pause = PAUSE_MIN;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(room = %self.room.id, %error, "subscribing again");
+                }
+            }
+            self.pause(pause).await?;
+            pause = (pause * 2).min(PAUSE_MAX);
+            live = self.inner.live(subject).await;
+        }
+    }
+
+    /// Reads a live subject until the subscription is lost; answers whether anything came.
+    async fn read_subject(&mut self, (mut frames, mut refused): Live) -> Result<bool, Over> {
+        let mut came = false;
         loop {
             tokio::select! {
                 () = self.events.closed() => return Err(Over),
                 change = self.changes.recv() => self.tell_change(change).await?,
-                message = live.next() => {
+                () = refused.refused() => return Ok(came),
+                message = frames.next() => {
                     let message = message.ok_or(Over)?;
-                    self.deliver(&message.payload, None).await?;
+                    came = true;
+                    self.deliver(&message.payload, None, Instant::now()).await?;
                 }
             }
         }
     }
 
-    async fn deliver(&mut self, bytes: &[u8], seq: Option<u64>) -> Result<(), Over> {
-        let event = self.inner.read(&self.room, bytes, seq).await;
+    async fn deliver(
+        &mut self,
+        bytes: &[u8],
+        seq: Option<u64>,
+        known: Instant,
+    ) -> Result<(), Over> {
+        let event = self.inner.read(&self.room, bytes, seq, known).await;
         match event.message().map(crate::event::Message::id) {
             Some(id) if !self.seen.is_new(id) => Ok(()),
             _ => self.tell(event).await,
@@ -318,7 +362,7 @@ impl Listener {
     async fn pause(&mut self, pause: Duration) -> Result<(), Over> {
         if pause >= PAUSE_MAX / 4 {
             // Where this identity is no member any more, its subscriptions hear of it from this look.
-            drop(self.inner.look_if_stale(&self.room).await);
+            drop(self.inner.look(&self.room).await);
         }
         let pausing = tokio::time::sleep(pause);
         tokio::pin!(pausing);
@@ -335,6 +379,8 @@ impl Listener {
 
 /// How far a subscription has come.
 struct Place {
+    /// What is there already was said before this.
+    began: Instant,
     /// The last place that was delivered.
     after: u64,
     /// The place from which on everything is new, until it is reached.

@@ -458,17 +458,12 @@ impl Inner {
         room: &Room,
         sent: &'a mut Option<NewKey>,
     ) -> Result<&'a NewKey, Error> {
-        let (current, encrypted, to) = room.with(|known| {
+        let (current, to) = room.with(|known| {
             let to = known.recipients().map(|member| member.party.clone());
-            let to = to.collect::<Vec<_>>();
-            (known.record.epoch, known.record.policy.encrypted, to)
+            (known.record.epoch, to.collect::<Vec<_>>())
         })?;
         let same = |sent: &NewKey| sent.epoch > current && sent.to == to;
         if sent.as_ref().is_none_or(|sent| !same(sent)) {
-            if encrypted {
-                // An epoch that has no key of the owner's is the server's invention: nothing follows it.
-                self.key(room, current).await?;
-            }
             let (epoch, key) = (
                 self.claim_epoch(room).await?,
                 RoomKey::random(&mut rand::rng()),
@@ -521,15 +516,14 @@ impl Inner {
         if !policy.encrypted {
             return Ok(());
         }
+        // An epoch that has no key of the owner's is the server's invention: nothing follows it.
+        let epoch = room.with(|known| known.record.epoch)?;
+        self.key(room, epoch).await?;
         // Before the keys are asked for: who is admitted meanwhile is judged the next time.
-        let (epoch, members) = room.with(|known| {
+        let members: BTreeSet<_> = room.with(|known| {
             let members = known.recipients();
             let members = members.map(|member| member.party.endpoint.clone());
-            let gone = known.gone().cloned();
-            (
-                known.record.epoch,
-                members.chain(gone).collect::<BTreeSet<_>>(),
-            )
+            members.chain(known.gone().cloned()).collect()
         })?;
         let keys = self.control.epoch_keys(&room.id, epoch).await?;
         let (id, me) = (room.id.clone(), self.identity.party().sign_pub);

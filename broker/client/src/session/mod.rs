@@ -7,6 +7,7 @@ mod listen;
 mod membership;
 mod notices;
 mod read;
+mod refused;
 mod rooms;
 mod speak;
 
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::{ServerError, jetstream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -35,6 +36,7 @@ pub use notices::RoomsWatch;
 pub use rooms::RoomInfo;
 pub use speak::{Sent, Speech};
 
+use refused::Refused;
 use rooms::Room;
 
 /// Longest pause between attempts to reconnect.
@@ -80,6 +82,8 @@ struct Inner {
     memory: Option<Arc<Memory>>,
     /// Counts connections: everything that lives on one is made anew when it changes.
     connections: watch::Receiver<u64>,
+    /// Tells which subscriptions the server refuses or withdraws.
+    refused: Refused,
     /// Counts hints that the rooms of this identity may have changed.
     stirred: watch::Sender<u64>,
     closing: CancellationToken,
@@ -102,7 +106,9 @@ impl Session {
         let memory = memory.map(Arc::new);
         let identity = identity.into();
         let control = Control::new(&options, Arc::clone(&identity))?;
-        let (nats, connections) = open_messages(&options, Arc::clone(&identity)).await?;
+        let refused = Refused::default();
+        let opening = open_messages(&options, Arc::clone(&identity), refused.clone());
+        let (nats, connections) = opening.await?;
         let mut jetstream = jetstream::new(nats.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
         let closing = CancellationToken::new();
@@ -115,6 +121,7 @@ impl Session {
             rooms: Mutex::default(),
             memory,
             connections,
+            refused,
             stirred: watch::channel(0).0,
             closing: closing.clone(),
         });
@@ -230,6 +237,7 @@ fn my_room(room: ServersRoom) -> MyRoom {
 async fn open_messages(
     options: &Options,
     identity: Arc<Identity>,
+    refused: Refused,
 ) -> Result<(async_nats::Client, watch::Receiver<u64>), Error> {
     let (connected, connections) = watch::channel(0);
     let prove = move |nonce: Vec<u8>| {
@@ -255,6 +263,7 @@ async fn open_messages(
         .event_callback(move |event| {
             match event {
                 async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
+                async_nats::Event::ServerError(ServerError::Other(words)) => refused.note(&words),
                 other => tracing::debug!(event = %other, "message plane"),
             }
             std::future::ready(())

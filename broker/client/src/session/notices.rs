@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use unibus_proto::control::{MemberRole, Notice, RoomId, member_notices, room_notices};
 
-use super::rooms::Room;
+use super::rooms::{Change, Room};
 use super::{Inner, Session};
 use crate::error::Error;
 use crate::event::{MyRoom, RoomsChange};
@@ -121,11 +121,13 @@ impl Inner {
     async fn follow_mine(self: &Arc<Self>) -> Result<(), Error> {
         let mut connections = self.connections.clone();
         let subject = member_notices(self.endpoint());
+        let mut refused = self.refused.watch(subject.as_str());
         let mut notices = self.listen(subject).await?;
         self.care().await;
         loop {
             let notice = tokio::select! {
                 notice = notices.next() => notice,
+                () = refused.refused() => return Err(refusal()),
                 changed = connections.changed() => {
                     if changed.is_err() {
                         return Err(Error::Closed);
@@ -232,11 +234,19 @@ impl Inner {
     }
 
     async fn follow_room(&self, room: &Arc<Room>) -> Result<(), Error> {
-        let mut notices = self.listen(room_notices(&room.id)).await?;
+        let subject = room_notices(&room.id);
+        let mut refused = self.refused.watch(subject.as_str());
+        let mut changes = room.changes();
+        let mut notices = self.listen(subject).await?;
         // What changed before the subscription was in force.
         self.look(room).await?;
         while self.is_in_use(room) {
-            notices.next().await.ok_or(Error::Closed)?;
+            tokio::select! {
+                notice = notices.next() => notice.ok_or(Error::Closed)?,
+                () = refused.refused() => return Err(refusal()),
+                // Looks of others may find that this identity has gone: nothing comes after that.
+                Ok(Change::Gone(_)) = changes.recv() => continue,
+            };
             drained(&mut notices);
             if self.options.caretaker {
                 self.rekey_if_needed(room).await;
@@ -253,6 +263,14 @@ impl Inner {
         self.settle().await?;
         Ok(notices)
     }
+}
+
+/// The server says that it follows no more; what was said meanwhile is looked for when it does again.
+fn refusal() -> Error {
+    Error::messages(
+        "following notices",
+        "the server has withdrawn the subscription",
+    )
 }
 
 /// The notices that are there already.

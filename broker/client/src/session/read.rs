@@ -1,6 +1,8 @@
 //! From the bytes of a frame to an event: decoded, its sender looked up and verified, decrypted. What is
 //! missing is asked for once; what can't be read is an event that says why.
 
+use std::time::Instant;
+
 use unibus_proto::control::SignPublic;
 use zeroize::Zeroizing;
 
@@ -12,8 +14,15 @@ use crate::rooms::blob::BlobRef;
 use crate::rooms::frame::{Frame, FrameKind, Header, SignedFrame};
 
 impl Inner {
-    /// What a frame says.
-    pub(super) async fn read(&self, room: &Room, bytes: &[u8], seq: Option<u64>) -> Event {
+    /// What a frame says. It was said before `known`: whoever has looked at the room since then has seen what
+    /// there is to it.
+    pub(super) async fn read(
+        &self,
+        room: &Room,
+        bytes: &[u8],
+        seq: Option<u64>,
+        known: Instant,
+    ) -> Event {
         let signed = match SignedFrame::decode(bytes) {
             Ok(signed) => signed,
             Err(error) => {
@@ -24,7 +33,7 @@ impl Inner {
                 });
             }
         };
-        match self.open(room, &signed).await {
+        match self.open(room, &signed, known).await {
             Ok(payload) => event(Message {
                 header: signed.claims().clone(),
                 payload,
@@ -42,6 +51,7 @@ impl Inner {
         &self,
         room: &Room,
         signed: &SignedFrame,
+        known: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
         let header = signed.claims();
         if header.room != room.id {
@@ -54,10 +64,10 @@ impl Inner {
             return Err(Unreadable::Policy);
         }
         if header.epoch > epoch {
-            let looked = self.look_if_stale(room).await;
+            let looked = self.look_since(room, known).await;
             looked.map_err(|error| unreachable(&error))?;
         }
-        let sender = self.sender(room, header).await?;
+        let sender = self.sender(room, header, known).await?;
         let frame = signed.verify(&sender)?;
         if policy.encrypted {
             self.decrypt(room, frame).await
@@ -66,23 +76,33 @@ impl Inner {
         }
     }
 
-    /// The sender's key. Somebody unknown may have come since, or have gone long ago.
-    async fn sender(&self, room: &Room, header: &Header) -> Result<SignPublic, Unreadable> {
+    /// The sender's key. Somebody unknown may have come since, or have gone long ago; of somebody who has gone
+    /// it may not be known for certain when.
+    async fn sender(
+        &self,
+        room: &Room,
+        header: &Header,
+        known: Instant,
+    ) -> Result<SignPublic, Unreadable> {
         let find = || {
             room.with(|known| known.sender(&header.from, header.epoch))
                 .unwrap_or_else(|error| Err(unreachable(&error)))
         };
-        match find() {
-            Err(Unreadable::UnknownSender) => {}
-            found => return found,
+        let is_final = |found: &Result<_, _>| {
+            let missing = Unreadable::UnknownSender;
+            !matches!(found, Err(reason) if *reason == missing || *reason == Unreadable::SenderHadLeft)
+        };
+        let found = find();
+        if is_final(&found) {
+            return found;
         }
-        let looked = self.look_if_stale(room).await;
+        let looked = self.look_since(room, known).await;
         looked.map_err(|error| unreachable(&error))?;
-        match find() {
-            Err(Unreadable::UnknownSender) => {}
-            found => return found,
+        let found = find();
+        if is_final(&found) {
+            return found;
         }
-        let looked = self.look_for_former(room).await;
+        let looked = self.look_for_former(room, known).await;
         looked.map_err(|error| unreachable(&error))?;
         find()
     }

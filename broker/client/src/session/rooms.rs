@@ -23,6 +23,9 @@ use crate::rooms::roster::{Member, RosterError};
 const CHANGES_MAX: usize = 256;
 /// A frame that can't be read makes the session look again at most this often.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// After so many looks in a row for the sake of frames, at which nothing was new, the next such look is not
+/// waited for.
+const IN_VAIN_MAX: u32 = 8;
 
 /// Something that subscribers of a room are told.
 #[derive(Clone, Debug)]
@@ -54,6 +57,10 @@ struct Looks {
     ended: Option<Instant>,
     /// When the last one began that went well.
     began: Option<Instant>,
+    /// How many in a row, for the sake of a frame, have found nothing new.
+    in_vain: u32,
+    /// When it was asked last, with success, who has left.
+    former: Option<Instant>,
 }
 
 impl Room {
@@ -188,14 +195,17 @@ impl Inner {
         let began = Instant::now();
         let outcome = self.look_alone(room).await;
         looks.ended = Some(Instant::now());
-        if outcome.is_ok() {
+        if let Ok(changed) = &outcome {
             looks.began = Some(began);
+            if *changed {
+                looks.in_vain = 0;
+            }
         }
         drop(looks);
         if let Err(error) = &outcome {
             self.tell_trouble(room, error);
         }
-        outcome
+        outcome.map(drop)
     }
 
     /// Looks again where the room's own record has changed. That costs the same in every room: members are
@@ -216,11 +226,32 @@ impl Inner {
         }
     }
 
-    /// Looks again unless that happened a moment ago.
-    pub(super) async fn look_if_stale(&self, room: &Room) -> Result<(), Error> {
-        let ended = room.looking.lock().await.ended;
-        let fresh = ended.is_some_and(|ended| ended.elapsed() < LOOK_PAUSE);
-        if fresh { Ok(()) } else { self.look(room).await }
+    /// Looks for what a frame needs that was said before `known`, unless a look has begun since. Such looks
+    /// keep a pause between them, and it is waited for, since the next frame may be as new; only where nobody
+    /// has come or gone and no key was made at several of them in a row, such as where a member floods the
+    /// room with frames that nobody can read, is one left out.
+    pub(super) async fn look_since(&self, room: &Room, known: Instant) -> Result<(), Error> {
+        let looks = room.looking.lock().await;
+        if looks.began.is_some_and(|began| began > known) {
+            return Ok(());
+        }
+        let ago = looks.ended.map(|ended| ended.elapsed());
+        let left = ago.and_then(|ago| LOOK_PAUSE.checked_sub(ago));
+        let in_vain = looks.in_vain;
+        drop(looks);
+        if let Some(left) = left {
+            if in_vain >= IN_VAIN_MAX {
+                return Ok(());
+            }
+            tokio::time::sleep(left).await;
+        }
+        let version = room.with(|known| known.version)?;
+        self.look(room).await?;
+        if room.with(|known| known.version)? == version {
+            let mut looks = room.looking.lock().await;
+            looks.in_vain = looks.in_vain.saturating_add(1);
+        }
+        Ok(())
     }
 
     fn tell_trouble(&self, room: &Room, error: &Error) {
@@ -238,7 +269,8 @@ impl Inner {
         }
     }
 
-    async fn look_alone(&self, room: &Room) -> Result<(), Error> {
+    /// Answers whether anything was new.
+    async fn look_alone(&self, room: &Room) -> Result<bool, Error> {
         let id = &room.id;
         let record: RoomRecord = self.control.call(Ask::get(format!("/rooms/{id}"))).await?;
         let members = Ask::get(format!("/rooms/{id}/members"));
@@ -258,8 +290,12 @@ impl Inner {
                 }
             }
         };
-        if !changes.is_empty() {
-            room.with(|known| known.keyless.clear())?;
+        let changed = !changes.is_empty();
+        if changed {
+            room.with(|known| {
+                known.keyless.clear();
+                known.version += 1;
+            })?;
         }
         for change in changes {
             room.tell(Change::Membership(change));
@@ -272,8 +308,8 @@ impl Inner {
         self.remember(room, false).await?;
         match key {
             // Invited to an older epoch, or admitted by nobody: reading says so.
-            Err(Error::NoKey { .. }) => Ok(()),
-            key => key,
+            Ok(()) | Err(Error::NoKey { .. }) => Ok(changed),
+            Err(error) => Err(error),
         }
     }
 
@@ -288,10 +324,9 @@ impl Inner {
         let path = memory.filter(|_| remembered.is_some());
         let path = path.map(|memory| memory.path().display().to_string());
         Known::first(record, members, remembered).map_err(|error| match (&error, path) {
-            (
-                RosterError::OwnerChanged { .. } | RosterError::EpochWentBack { .. },
-                Some(path),
-            ) => Error::Memory { error, path },
+            (RosterError::OwnerChanged { .. } | RosterError::EpochWentBack { .. }, Some(path)) => {
+                Error::Memory { error, path }
+            }
             _ => error.into(),
         })
     }
@@ -371,8 +406,13 @@ impl Inner {
         Ok(key)
     }
 
-    /// Asks who has left, so that what they said before can be verified.
-    pub(super) async fn look_for_former(&self, room: &Room) -> Result<(), Error> {
+    /// Asks who has left, so that what they said before can be verified, unless that was asked since `known`.
+    pub(super) async fn look_for_former(&self, room: &Room, known: Instant) -> Result<(), Error> {
+        let mut looks = room.looking.lock().await;
+        if looks.former.is_some_and(|asked| asked > known) {
+            return Ok(());
+        }
+        let asked = Instant::now();
         let ask = Ask::get(format!("/rooms/{}/members/former", room.id));
         let former: Vec<FormerMember> = match self.control.call(ask).await {
             Ok(former) => former,
@@ -380,6 +420,7 @@ impl Inner {
             Err(Error::Refused { status: 404, .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
+        looks.former = Some(asked);
         room.with(|known| known.take_former(&former))
     }
 

@@ -277,6 +277,12 @@ impl Session {
     fn apply(&mut self, grant: &Grant, plane: &Plane) -> Result<(), Violation> {
         let permissions = match grant {
             Grant::Revoked => return Err(self.end_revoked()),
+            Grant::Anew => {
+                return Err(Violation::new(
+                    "Stale Connection",
+                    CloseReason::StaleConnection,
+                ));
+            }
             Grant::Active(permissions) => Arc::clone(permissions),
         };
         self.fanout.forget();
