@@ -1,6 +1,7 @@
 //! Configuration → the options of each part, and the parts that take more than a call to start.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use unibus_broker::{BrokerOptions, ConnectUrls};
@@ -33,7 +34,10 @@ pub(super) async fn open_store(config: &NodeConfig) -> Result<Option<OpenStore>,
         return Ok(None);
     }
     let path = &config.data_dir;
-    std::fs::create_dir_all(path).map_err(|source| NodeError::DataDir {
+    let mut folders = std::fs::DirBuilder::new();
+    // Whoever else has an account on the host has no business in it.
+    let made = folders.recursive(true).mode(0o700).create(path);
+    made.map_err(|source| NodeError::DataDir {
         path: path.clone(),
         source,
     })?;

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ const MAGIC: &[u8; 8] = b"UNIBUSBK";
 const FORMAT: u32 = 1;
 /// A manifest of 4 TiB in full blocks fits.
 const MANIFEST_BYTES_MAX: u32 = 64 << 20;
+/// What a backup file may be by others than its owner: nothing.
+const FILE_MODE: u32 = 0o600;
 /// Copies go through a buffer of this size, bytes.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -107,11 +109,41 @@ impl BackupSource {
     }
 }
 
+/// The file that a backup is written to. It goes unless it got its name.
+#[derive(Debug)]
+struct Aside(PathBuf);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        crate::blocks::remove_quietly(&self.0);
+    }
+}
+
+/// Makes a file that is not there, for nobody but the owner: a backup holds everything that is stored.
+fn create_private(path: &Path) -> Result<File, BackupError> {
+    let mut options = File::options();
+    let created = options
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path);
+    created.map_err(|error| BackupError::Io {
+        path: path.to_owned(),
+        source: match error.kind() {
+            io::ErrorKind::AlreadyExists => io::Error::new(
+                error.kind(),
+                "it is there: of a backup that runs, or of one that did not end and can be removed",
+            ),
+            _ => error,
+        },
+    })
+}
+
 /// A backup file that is being written: beside, and under its name only when it is whole.
 #[derive(Debug)]
 pub struct BackupWriter {
     path: PathBuf,
-    aside: PathBuf,
+    aside: Aside,
     out: BufWriter<File>,
     whole: blake3::Hasher,
     files: Vec<FileEntry>,
@@ -139,10 +171,10 @@ impl BackupWriter {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".part");
         let aside = PathBuf::from(aside);
-        let file = File::create(&aside).map_err(fail)?;
+        let file = create_private(&aside)?;
         let mut writer = Self {
             path: path.to_owned(),
-            aside,
+            aside: Aside(aside),
             out: BufWriter::with_capacity(COPY_BYTES, file),
             whole: blake3::Hasher::new(),
             files: parsed.files().into_iter().map(|(_, entry)| entry).collect(),
@@ -217,7 +249,7 @@ impl BackupWriter {
         let file = self.out.get_ref();
         file.sync_all().map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
-        fs::rename(&self.aside, &self.path).map_err(fail)?;
+        fs::rename(&self.aside.0, &self.path).map_err(fail)?;
         if let Some(parent) = self
             .path
             .parent()
@@ -231,7 +263,7 @@ impl BackupWriter {
     fn put(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
         self.whole.update(bytes);
         self.out.write_all(bytes).map_err(|source| BackupError::Io {
-            path: self.aside.clone(),
+            path: self.aside.0.clone(),
             source,
         })
     }

@@ -11,13 +11,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use unibus_state::{BlockId, BlockSink, Location, StreamUid, first_damaged};
 
 use self::cache::Cache;
+use crate::disk;
 use crate::errors::StorageError;
 
 /// File header: magic, format version, stream uid. Offsets of the state start after it.
@@ -46,6 +47,23 @@ pub(crate) struct BlockStore {
     cache: Mutex<Cache>,
     files: Mutex<Files>,
     pending: Mutex<BlockCut>,
+    /// Held by whoever syncs, so that nobody counts bytes as durable of whose loss another is being told.
+    syncing: Mutex<()>,
+    /// The first sync that failed.
+    failure: OnceLock<Unsynced>,
+}
+
+/// A sync that failed.
+#[derive(Clone, Debug)]
+struct Unsynced {
+    path: PathBuf,
+    reason: String,
+}
+
+impl From<Unsynced> for StorageError {
+    fn from(Unsynced { path, reason }: Unsynced) -> Self {
+        Self::Unsynced { path, reason }
+    }
 }
 
 /// What happened to the files since the last checkpoint.
@@ -68,7 +86,14 @@ impl BlockStore {
             cache: Mutex::new(Cache::new(cache_bytes)),
             files: Mutex::new(Files::default()),
             pending: Mutex::new(BlockCut::default()),
+            syncing: Mutex::new(()),
+            failure: OnceLock::new(),
         })
+    }
+
+    /// Why nothing here counts as durable any more, if it does not: a sync failed.
+    pub(crate) fn failure(&self) -> Option<StorageError> {
+        self.failure.get().cloned().map(StorageError::from)
     }
 
     /// Bytes of a block's file as they are, by place in the state's terms.
@@ -157,14 +182,18 @@ impl BlockStore {
         if !path.exists() {
             self.files.lock().close(key);
         }
-        self.file(key, true)
-            .and_then(|file| {
-                file.write_all_at(&header(key.0), 0)?;
-                file.write_all_at(bytes, HEADER_BYTES + u64::from(offset))?;
-                file.sync_all()
-            })
+        let write = |file: Arc<File>| -> io::Result<Arc<File>> {
+            disk::write_at(&file, &header(key.0), 0)?;
+            disk::write_at(&file, bytes, HEADER_BYTES + u64::from(offset))?;
+            Ok(file)
+        };
+        let file = self
+            .file(key, true)
+            .and_then(write)
             .map_err(StorageError::io("mend", &path))?;
-        sync_dir(&self.folder(key.0))
+        let _alone = self.begin_sync()?;
+        disk::sync_all(&file).map_err(|error| self.unsynced(path, &error))?;
+        self.sync_folder(&self.folder(key.0))
     }
 
     /// Bytes in the cache.
@@ -196,25 +225,61 @@ impl BlockStore {
     }
 
     /// Syncs the files of a cut and the folders that hold them.
+    ///
+    /// # Errors
+    /// [`StorageError::Unsynced`] if that failed, now or ever before: then nobody may try again.
     pub(crate) fn sync(&self, cut: &BlockCut) -> Result<(), StorageError> {
+        let _alone = self.begin_sync()?;
         let mut folders = BTreeSet::new();
         for key in &cut.dirty {
             let path = self.path(*key);
-            match self.file(*key, false).and_then(|file| file.sync_data()) {
-                Ok(()) => {
+            match self.file(*key, false) {
+                Ok(file) => {
+                    disk::sync_data(&file).map_err(|error| self.unsynced(path, &error))?;
                     folders.insert(key.0);
                 }
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound
                         && (cut.dropped_blocks.contains(key)
                             || cut.dropped_streams.contains(&key.0)) => {}
-                Err(error) => return Err(StorageError::io("sync", path)(error)),
+                Err(error) => return Err(StorageError::io("open", path)(error)),
             }
         }
         for stream in &folders {
-            sync_dir(&self.folder(*stream))?;
+            self.sync_folder(&self.folder(*stream))?;
         }
-        sync_dir(&self.root)
+        self.sync_folder(&self.root)
+    }
+
+    /// Syncs a file that may be one of a block under another name.
+    ///
+    /// # Errors
+    /// As of [`BlockStore::sync`].
+    pub(crate) fn sync_file(&self, path: &Path) -> Result<(), StorageError> {
+        let file = File::open(path).map_err(StorageError::io("open", path))?;
+        let _alone = self.begin_sync()?;
+        disk::sync_all(&file).map_err(|error| self.unsynced(path.to_owned(), &error))
+    }
+
+    /// Has the caller be the only one who syncs. An error if that ever failed.
+    fn begin_sync(&self) -> Result<MutexGuard<'_, ()>, StorageError> {
+        let alone = self.syncing.lock();
+        match self.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(alone),
+        }
+    }
+
+    /// Notes that a sync failed, for good.
+    fn unsynced(&self, path: PathBuf, error: &io::Error) -> StorageError {
+        let reason = error.to_string();
+        let failure = self.failure.get_or_init(|| Unsynced { path, reason });
+        failure.clone().into()
+    }
+
+    fn sync_folder(&self, path: &Path) -> Result<(), StorageError> {
+        let folder = File::open(path).map_err(StorageError::io("open", path))?;
+        disk::sync_all(&folder).map_err(|error| self.unsynced(path.to_owned(), &error))
     }
 
     /// Deletes what a durable checkpoint no longer references.
@@ -339,7 +404,7 @@ impl BlockStore {
                     .create(true)
                     .truncate(false)
                     .open(&path)?;
-                file.write_all_at(&header(key.0), 0)?;
+                disk::write_at(&file, &header(key.0), 0)?;
                 file
             }
             other => other?,
@@ -352,7 +417,9 @@ impl BlockStore {
     fn write(&self, chunk: &Chunk) -> Result<(), StorageError> {
         let path = self.path(chunk.key);
         self.file(chunk.key, true)
-            .and_then(|file| file.write_all_at(&chunk.bytes, HEADER_BYTES + u64::from(chunk.start)))
+            .and_then(|file| {
+                disk::write_at(&file, &chunk.bytes, HEADER_BYTES + u64::from(chunk.start))
+            })
             .map_err(StorageError::io("write", path))
     }
 }

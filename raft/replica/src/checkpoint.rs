@@ -18,7 +18,7 @@ use crate::manifest::{BlockEntry, FileEntry, Manifest, index_name};
 use crate::quarantine::Quarantine;
 use crate::rows::{RowStore, read_hashing, read_rows_file, write_rows_file};
 use crate::snapshot::{Newest, PartialSnapshot, SnapshotDir, verify};
-use crate::types::SnapshotMeta;
+use crate::types::{LogId, SnapshotMeta, StoredMembership};
 
 /// Folder of the snapshots in the data folder.
 const SNAPSHOTS: &str = "snapshots";
@@ -432,9 +432,7 @@ impl CheckpointStore {
 
     fn replace_current(&self, snapshot: &Arc<SnapshotDir>) {
         let old = self.current.lock().replace(Arc::clone(snapshot));
-        if let Some(old) = old
-            && old.manifest.meta.last_log_id != snapshot.manifest.meta.last_log_id
-        {
+        if let Some(old) = old.filter(|old| !old.is_same(snapshot)) {
             old.supersede();
         }
     }
@@ -478,18 +476,21 @@ impl Looked {
         lost
     }
 
-    /// Index up to which entries need not be in the log.
-    pub(crate) fn index(&self) -> u64 {
+    /// The last entry that need not be in the log.
+    pub(crate) fn last(&self) -> Option<LogId> {
         let snapshot = self.newest.snapshot.as_ref();
-        snapshot.map_or(0, |snapshot| snapshot.manifest.index())
+        snapshot.and_then(|snapshot| snapshot.manifest.meta.last_log_id)
     }
 
-    /// By the newest snapshot there is one voter only.
-    pub(crate) fn sole_voter(&self) -> bool {
-        self.newest.snapshot.as_ref().is_some_and(|snapshot| {
-            let membership = snapshot.manifest.meta.last_membership.membership();
-            membership.voter_ids().count() == 1
-        })
+    /// Index up to which entries need not be in the log.
+    pub(crate) fn index(&self) -> u64 {
+        self.last().map_or(0, |last| last.index)
+    }
+
+    /// The members of the newest snapshot.
+    pub(crate) fn membership(&self) -> Option<&StoredMembership> {
+        let snapshot = self.newest.snapshot.as_ref();
+        snapshot.map(|snapshot| &snapshot.manifest.meta.last_membership)
     }
 
     /// There are traces of a checkpoint, usable or not.

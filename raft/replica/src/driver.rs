@@ -1,5 +1,7 @@
 //! When checkpoints are taken: by bytes of entries applied, or on request. Each purges the log up to
-//! the checkpoint before it, so that a follower that lags less than one interval is fed from the log.
+//! the checkpoint before it, so that a follower that lags less than one interval is fed from the log. And
+//! when the members are others than in the newest one, which says who can be asked if the log is lost: such
+//! a checkpoint purges nothing, and the intervals stay what they are.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +11,7 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 
 use crate::errors::CheckpointError;
+use crate::machine;
 use crate::replica::Inner;
 
 /// How often the bytes are looked at.
@@ -26,7 +29,8 @@ pub(crate) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
             () = tokio::time::sleep(POLL) => {}
         }
         let bytes = inner.shared.bytes_since_checkpoint.load(Ordering::Relaxed);
-        if bytes < inner.options.checkpoint_log_bytes {
+        let is_due = bytes >= inner.options.checkpoint_log_bytes;
+        if !is_due && !has_new_members(&inner) {
             continue;
         }
         let taken = tokio::select! {
@@ -34,6 +38,11 @@ pub(crate) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
             taken = take(&inner) => taken,
         };
         match taken {
+            Ok(index) if !is_due => {
+                let counted = &inner.shared.bytes_since_checkpoint;
+                counted.fetch_add(bytes, Ordering::Relaxed);
+                tracing::info!(index, "checkpoint taken, with its new members");
+            }
             Ok(index) => {
                 let upto = inner.previous_checkpoint.swap(index, Ordering::AcqRel);
                 tracing::info!(index, purged = upto, bytes, "checkpoint taken");
@@ -42,6 +51,13 @@ pub(crate) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
             Err(error) => tracing::error!(%error, "no checkpoint"),
         }
     }
+}
+
+/// Whether the newest checkpoint names other members than those of now.
+fn has_new_members(inner: &Inner) -> bool {
+    let now = inner.shared.members_since.load(Ordering::Relaxed);
+    let current = inner.shared.store.current();
+    current.is_some_and(|current| machine::since(&current.manifest.meta.last_membership) != now)
 }
 
 /// Takes a checkpoint that covers everything applied by now, and purges the log up to it.
@@ -58,7 +74,10 @@ pub(crate) async fn take(inner: &Inner) -> Result<u64, CheckpointError> {
     let taken = || {
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let index = metrics.snapshot.map_or(0, |id| id.index);
+        // Consensus tells of one that it has begun to install, which is not the newest here yet.
+        let told = metrics.snapshot.map_or(0, |id| id.index);
+        let current = inner.shared.store.current();
+        let index = told.min(current.map_or(0, |current| current.manifest.index()));
         (index >= wanted).then_some(index)
     };
     let started = tokio::time::Instant::now();

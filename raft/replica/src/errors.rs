@@ -86,6 +86,15 @@ pub enum StorageError {
         #[source]
         source: io::Error,
     },
+    /// A sync failed, so what was written may never get to the disk, whatever a later sync answers. The node
+    /// has to end: its next start writes it again.
+    #[error("{path} could not be synced ({reason}): what was written to it may be lost")]
+    Unsynced {
+        /// Which file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        reason: String,
+    },
     /// The bytes are there, but they are not what was written.
     #[error("{path} is damaged: {reason}")]
     Damaged {
@@ -140,7 +149,7 @@ impl StorageError {
                     | io::ErrorKind::InvalidData
                     | io::ErrorKind::InvalidInput
             ),
-            Self::Format { .. } => false,
+            Self::Format { .. } | Self::Unsynced { .. } => false,
             _ => true,
         }
     }

@@ -11,7 +11,6 @@ use unibus_proto::NodeId;
 use crate::change;
 use crate::codec;
 use crate::errors::{AdmitError, ProposeError};
-use crate::lease;
 use crate::membership;
 use crate::network::Kind;
 use crate::queue::Answer;
@@ -21,6 +20,7 @@ use crate::rpc::{
     JoinAnswer, ProposeAnswer, decode_barrier, decode_change, decode_join, decode_propose,
     decode_read, encode_index, encode_join_answer, encode_propose_answer,
 };
+use crate::transfer;
 use crate::transport::{GroupId, RpcClass, RpcHandler};
 use crate::types::AppendEntriesResponse;
 
@@ -47,7 +47,9 @@ impl RpcHandler for Handler {
         match class {
             RpcClass::Vote | RpcClass::Append => raft_call(inner, from, request).boxed(),
             RpcClass::Snapshot => async move {
-                inner.contact.heard(from);
+                if transfer::is_of_leader(&request) {
+                    inner.contact.heard(from);
+                }
                 inner
                     .receiver
                     .handle(request, &inner.shared, &inner.raft)
@@ -145,8 +147,8 @@ fn read(inner: Arc<Inner>, request: Bytes) -> BoxFuture<'static, Result<Bytes, S
     }
     async move {
         // Concurrent requests of peers are rare (each batches), so none are batched here.
-        let lease = lease::length(&inner.options);
-        let index = read_index(&inner.raft, lease, inner.options.election_max).await;
+        let max_age = inner.lease.max_age();
+        let index = read_index(&inner.raft, max_age, inner.options.election_max).await;
         Ok(encode_index(index))
     }
     .boxed()

@@ -51,17 +51,23 @@ pub(crate) async fn transfer(inner: &Arc<Inner>) {
 /// its term, this node answers no reads by its lease.
 async fn hand_over(inner: Arc<Inner>) {
     inner.lease.suspend();
-    tell_successors(&inner).await;
-    // Behind the last call in the queue of consensus: none is left that could break the lease of a later term.
-    let term = inner
-        .raft
-        .with_raft_state(|state| state.vote_ref().leader_id.term);
-    if let Ok(term) = term.await {
+    // Nothing more is answered here if consensus has ended.
+    if let Some(term) = tell_successors(&inner).await {
         inner.lease.resume_after(term);
     }
 }
 
-async fn tell_successors(inner: &Arc<Inner>) {
+/// The term of this node, behind everything that consensus has been told so far; `None` if it has ended.
+async fn term(inner: &Inner) -> Option<u64> {
+    let raft = &inner.raft;
+    let term = raft.with_raft_state(|state| state.vote_ref().leader_id.term);
+    term.await.ok()
+}
+
+/// Answers with the term in which the last of them was told: no call is left that could break the lease of a
+/// later one. `None` if consensus has ended.
+async fn tell_successors(inner: &Arc<Inner>) -> Option<u64> {
+    let mut told = term(inner).await?;
     let me = inner.id;
     let mut leadership = inner.leadership.clone();
     let mut stop = inner.stop.subscribe();
@@ -72,25 +78,19 @@ async fn tell_successors(inner: &Arc<Inner>) {
                 break;
             }
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => return Some(told),
                 () = tokio::time::sleep(REPEAT) => continue,
             }
         };
-        if inner
-            .raft
-            .trigger()
-            .transfer_leader(target.0)
-            .await
-            .is_err()
-        {
-            return;
-        }
+        let trigger = inner.raft.trigger();
+        trigger.transfer_leader(target.0).await.ok()?;
+        told = term(inner).await?;
         let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != me));
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => return Some(told),
             moved = tokio::time::timeout(REPEAT, moved) => {
                 if moved.is_ok() {
-                    return;
+                    return Some(told);
                 }
             }
         }
@@ -98,6 +98,7 @@ async fn tell_successors(inner: &Arc<Inner>) {
     // The next leader is about to be heard of.
     let known = leadership.wait_for(|now| now.leader.is_some());
     drop(tokio::time::timeout(inner.options.election_max, known).await);
+    Some(told)
 }
 
 /// Waits until the node holds everything that is in this node's log; false if this node does not lead.

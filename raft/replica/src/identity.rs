@@ -133,7 +133,7 @@ pub(crate) fn write(folder: &Path, identity: &Identity) -> Result<(), StorageErr
 
 /// Makes `folder/name` hold exactly `bytes`, durably, or leaves it as it was.
 pub(crate) fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-    fs::create_dir_all(folder).map_err(StorageError::io("create", folder))?;
+    crate::disk::make_folder(folder).map_err(StorageError::io("create", folder))?;
     let aside = folder.join(format!("{name}.new"));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()

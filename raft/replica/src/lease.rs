@@ -3,7 +3,7 @@
 //!
 //! Two things have to hold. Nobody else can have acknowledged anything: a quorum acknowledged this leader
 //! less than a lease ago and gives no other node a vote before that is over (Raft, section 6.4.1), unless
-//! this leader asked it to by handing over. And the index has to cover what any reader may have seen
+//! this leader asked it to by handing over, or its clock stood still meanwhile (`suspend`). And the index has to cover what any reader may have seen
 //! already: what is applied here, from which proposals are answered, and each commit index that this
 //! leader has told a follower, which may have applied it earlier than this node.
 
@@ -20,13 +20,14 @@ use unibus_proto::NodeId;
 
 use crate::options::ReplicaOptions;
 use crate::replica::RaftCore;
+use crate::suspend::Suspensions;
 use crate::types::{LogId, TypeConfig};
 
 /// How old a quorum's acknowledgement may be for a read without asking again. openraft forgets a
 /// follower's promise to the leader when the follower restarts, so this stays well under the
 /// shortest time after a start in which a node gives no vote (see `handler`) and seeks none, and under
 /// the loyalty of followers that have not restarted.
-pub(crate) fn length(options: &ReplicaOptions) -> Duration {
+fn length(options: &ReplicaOptions) -> Duration {
     options.election_min * 3 / 4
 }
 
@@ -55,6 +56,7 @@ pub(crate) struct Lease {
     data: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
     applied: watch::Receiver<u64>,
     told: Arc<Told>,
+    suspensions: Suspensions,
     /// Hand-overs that are going on: in the term of each, followers owe this leader nothing any more.
     handing_over: AtomicUsize,
     /// The last term in which one was.
@@ -76,6 +78,7 @@ impl Lease {
             data: raft.data_metrics(),
             applied,
             told,
+            suspensions: Suspensions::new(),
             handing_over: AtomicUsize::new(0),
             given_up: AtomicU64::new(0),
         }
@@ -117,7 +120,21 @@ impl Lease {
         let applied_term = data.last_applied.map(|at| at.committed_leader_id().term);
         let acked = data.last_quorum_acked.as_deref();
         applied_term == Some(term)
-            && (alone || acked.is_some_and(|acked| acked.elapsed() < self.length))
+            && (alone || acked.is_some_and(|acked| acked.elapsed() < self.max_age()))
+    }
+
+    /// How old a quorum's acknowledgement may be for a read; nothing, if the system may have been suspended since
+    /// one of that age.
+    pub(crate) fn max_age(&self) -> Duration {
+        match self.suspensions.any_within(self.length) {
+            true => Duration::ZERO,
+            false => self.length,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn note_suspension(&self) {
+        self.suspensions.note();
     }
 
     /// No lease from now on: followers are about to be told to forget what they owe this leader.

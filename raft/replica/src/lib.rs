@@ -13,6 +13,7 @@ mod checkpoint;
     reason = "the codec is complete; not every part of it has a caller"
 )]
 mod codec;
+mod disk;
 mod driver;
 mod errors;
 mod frame;
@@ -42,6 +43,7 @@ mod seed;
 mod snapshot;
 mod status;
 mod store;
+mod suspend;
 #[cfg(test)]
 mod tests;
 mod transfer;

@@ -29,7 +29,7 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,7 +187,7 @@ impl Drop for Handle {
 impl Log {
     /// Opens the log in `dir`, making it if it is not there, and reads it all.
     pub(crate) fn open(dir: &Path, options: LogOptions) -> Result<(Self, OpenReport), LogError> {
-        fs::create_dir_all(dir).map_err(|e| LogError::io("create", dir, e))?;
+        crate::disk::make_folder(dir).map_err(|e| LogError::io("create", dir, e))?;
         let lock = lock_dir(dir)?;
         let recovered = recovery::open(dir, &options)?;
         let report = recovered.report.clone();

@@ -20,6 +20,7 @@ use unibus_state::{Effect, Location, State, decode_entry};
 use crate::blocks::BlockStore;
 use crate::checkpoint::{CheckpointStore, Cut, Opened};
 use crate::errors::StorageError;
+use crate::log::GroupLog;
 use crate::mend::Suspects;
 use crate::replica::Observer;
 use crate::snapshot::SnapshotDir;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) applied: watch::Sender<u64>,
     /// Bytes of entries applied since the newest cut.
     pub(crate) bytes_since_checkpoint: AtomicU64,
+    /// Index of the entry with the members, as of what is applied.
+    pub(crate) members_since: AtomicU64,
     /// Blocks that are or may be damaged.
     pub(crate) suspects: Suspects,
     observer: Arc<dyn Observer>,
@@ -121,6 +124,9 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug)]
 pub(crate) struct Machine {
     shared: Arc<Shared>,
+    /// Where the entries come from: they are applied before they are synced here, once a quorum of others has
+    /// them.
+    log: GroupLog,
     last: Option<LogId>,
     membership: StoredMembership,
 }
@@ -130,6 +136,7 @@ impl Machine {
     pub(crate) fn new(
         opened: Opened,
         blocks: Arc<BlockStore>,
+        log: GroupLog,
         observer: Arc<dyn Observer>,
     ) -> Self {
         let effects = everything(&opened.state, &BTreeSet::new());
@@ -141,11 +148,13 @@ impl Machine {
             store: opened.store,
             applied: watch::channel(index).0,
             bytes_since_checkpoint: AtomicU64::new(0),
+            members_since: AtomicU64::new(since(&opened.meta.last_membership)),
             suspects: Suspects::default(),
             observer,
         });
         Self {
             shared,
+            log,
             last: opened.meta.last_log_id,
             membership: opened.meta.last_membership,
         }
@@ -181,6 +190,7 @@ impl Machine {
                     EntryPayload::Blank => {}
                     EntryPayload::Membership(membership) => {
                         self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                        shared.members_since.store(index, Ordering::Relaxed);
                     }
                     EntryPayload::Normal(batch) => {
                         bytes += batch.0.len() as u64;
@@ -246,6 +256,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             .store(0, Ordering::Relaxed);
         Builder {
             shared: Arc::clone(&self.shared),
+            log: self.log.clone(),
             cut: Some(cut),
         }
     }
@@ -264,6 +275,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         *self.shared.state.write() = state;
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        let members_since = since(&self.membership);
+        self.shared
+            .members_since
+            .store(members_since, Ordering::Relaxed);
         self.shared
             .bytes_since_checkpoint
             .store(0, Ordering::Relaxed);
@@ -274,6 +289,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         Ok(self.shared.store.current().map(as_snapshot))
     }
+}
+
+/// Index of the entry that says who the members are; 0 where none does.
+pub(crate) fn since(members: &StoredMembership) -> u64 {
+    members.log_id().as_ref().map_or(0, |id| id.index)
 }
 
 fn as_snapshot(snapshot: Arc<SnapshotDir>) -> Snapshot {
@@ -287,6 +307,7 @@ fn as_snapshot(snapshot: Arc<SnapshotDir>) -> Snapshot {
 #[derive(Debug)]
 pub(crate) struct Builder {
     shared: Arc<Shared>,
+    log: GroupLog,
     cut: Option<Cut>,
 }
 
@@ -300,6 +321,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
                 .map(as_snapshot)
                 .ok_or_else(|| io::Error::other("the cut was used already"));
         };
+        // A checkpoint must not outlive the entries that it covers: a log that ends before it has lost some.
+        self.log.sync().await?;
         let mut built = Err(StorageError::Rows("not tried".to_owned()));
         for attempt in 1..=FIRST_ATTEMPTS_MAX {
             let shared = Arc::clone(&self.shared);
@@ -312,6 +335,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             .await
             .map_err(io::Error::other)?;
             match &built {
+                Err(StorageError::Unsynced { .. }) => break,
                 Err(error) if !is_last => {
                     tracing::error!(%error, attempt, "the first checkpoint failed");
                     tokio::time::sleep(FIRST_PAUSE).await;
@@ -321,6 +345,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         }
         match (built, self.shared.store.current()) {
             (Ok(snapshot), _) => Ok(as_snapshot(snapshot)),
+            // What may be lost is of entries that the log still holds: the next start applies them again.
+            (Err(error @ StorageError::Unsynced { .. }), _) => Err(error.into()),
             // The log is still whole, so an old checkpoint is no loss; the next one may succeed.
             (Err(error), Some(older)) => {
                 tracing::error!(%error, "checkpoint failed, the previous one stays");

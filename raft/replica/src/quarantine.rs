@@ -27,7 +27,7 @@ pub(crate) struct Quarantine {
 impl Quarantine {
     /// Makes a new folder under `root` (`…/damaged`) and writes down why.
     pub(crate) fn create(root: &Path, why: &str) -> Result<Self, StorageError> {
-        fs::create_dir_all(root).map_err(StorageError::io("create", root))?;
+        crate::disk::make_folder(root).map_err(StorageError::io("create", root))?;
         let stamp = stamp(OffsetDateTime::now_utc());
         for number in 0..SAME_SECOND_MAX {
             let name = match number {

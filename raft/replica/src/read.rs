@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use unibus_proto::NodeId;
 
 use crate::errors::ReadError;
-use crate::lease::{self, Lease};
+use crate::lease::Lease;
 use crate::options::ReplicaOptions;
 use crate::replica::{GROUP, RaftCore};
 use crate::rpc::{decode_index, encode_read};
@@ -185,7 +185,7 @@ impl Asker {
         let wait = deadline
             .saturating_duration_since(Instant::now())
             .min(self.options.election_max);
-        read_index(&self.raft, lease::length(&self.options), wait).await
+        read_index(&self.raft, self.lease.max_age(), wait).await
     }
 
     async fn remote(&self, leader: NodeId, deadline: Instant) -> Option<u64> {
@@ -198,10 +198,10 @@ impl Asker {
     }
 }
 
-/// Consensus's own answer: by its lease if that is valid, else by asking a quorum. `None` if this node
-/// can't show that it leads.
-pub(crate) async fn read_index(raft: &RaftCore, lease: Duration, wait: Duration) -> Option<u64> {
-    let option = LinearizerOption::new(Some(lease), true).with_wait_timeout(wait);
+/// Consensus's own answer: by a quorum's acknowledgement if there is one of at most `max_age`, else by asking.
+/// `None` if this node can't show that it leads.
+pub(crate) async fn read_index(raft: &RaftCore, max_age: Duration, wait: Duration) -> Option<u64> {
+    let option = LinearizerOption::new(Some(max_age), true).with_wait_timeout(wait);
     match raft.get_read_linearizer(option).await {
         Ok(linearizer) => Some(linearizer.read_log_id().index()),
         Err(error) => {

@@ -24,7 +24,7 @@ use crate::replica::GROUP;
 use crate::rows::{read_rows_file, write_rows_file};
 use crate::seed::{Seed, SeedError, Seeded};
 use crate::snapshot::{Newest, SnapshotDir};
-use crate::store::{BLOCKS, LOG, REJOIN};
+use crate::store::{BLOCKS, LOG, REJOIN, newer};
 use crate::types::{SnapshotMeta, StoredMembership};
 
 /// What is left of a store.
@@ -39,7 +39,7 @@ pub struct Remains {
     pub checkpoint: u64,
     /// Index of the last entry that can be recovered.
     pub last: u64,
-    /// Names of the members, as the checkpoint knows them.
+    /// Names of the members, as of the last change of them that can be read.
     pub members: Vec<String>,
 }
 
@@ -89,12 +89,15 @@ impl Remains {
                 false => last = last.max(end),
             }
         }
-        let members = snapshot.as_ref().map(|snapshot| {
-            let membership = snapshot.manifest.meta.last_membership.membership();
-            membership
-                .nodes()
-                .map(|(_, peer)| peer.name.clone())
-                .collect()
+        let members = newer(
+            snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.manifest.meta.last_membership.clone()),
+            log.as_ref().and_then(Salvaged::membership),
+        );
+        let members = members.map(|members| {
+            let nodes = members.membership().nodes();
+            nodes.map(|(_, peer)| peer.name.clone()).collect()
         });
         Ok(Self {
             store: store.to_owned(),

@@ -175,6 +175,13 @@ fn raft_config(options: &ReplicaOptions) -> Result<openraft::Config, StartError>
     .map_err(|error| StartError::Options(error.to_string()))
 }
 
+/// Why this replica takes nothing any more, if it does not.
+fn fatal(metrics: &Metrics, shared: &Shared) -> Option<String> {
+    let consensus = metrics.running_state.as_ref().err();
+    let blocks = || shared.blocks.failure().map(|error| error.to_string());
+    consensus.map(ToString::to_string).or_else(blocks)
+}
+
 fn failed(error: impl std::fmt::Display) -> StartError {
     StartError::Raft(error.to_string())
 }
@@ -225,9 +232,9 @@ impl Replica {
             blocks,
             rejoin,
         } = store;
-        let machine = tokio::task::spawn_blocking(move || Machine::new(opened, blocks, observer))
-            .await
-            .map_err(failed)?;
+        let group = log.group(GROUP);
+        let making = move || Machine::new(opened, blocks, group, observer);
+        let machine = tokio::task::spawn_blocking(making).await.map_err(failed)?;
         let shared = machine.shared();
         let told = Arc::new(Told::default());
         let network = Network {
@@ -290,6 +297,12 @@ impl Replica {
     #[cfg(test)]
     pub(crate) fn raft(&self) -> &RaftCore {
         &self.inner.raft
+    }
+
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> crate::log::GroupLog {
+        let log = self.inner.log.lock();
+        log.as_ref().map(|log| log.group(GROUP)).unwrap()
     }
 
     #[cfg(test)]
@@ -560,11 +573,7 @@ impl Inner {
             bytes_since_checkpoint: self.shared.bytes_since_checkpoint.load(Ordering::Relaxed),
             damaged_blocks: self.shared.suspects.damaged(),
             mended_blocks: self.shared.suspects.mended(),
-            fatal: metrics
-                .running_state
-                .as_ref()
-                .err()
-                .map(ToString::to_string),
+            fatal: fatal(&metrics, &self.shared),
         }
     }
 }

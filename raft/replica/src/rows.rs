@@ -37,7 +37,7 @@ pub(crate) struct RowStore {
 impl RowStore {
     /// Opens the database in `dir`. The caller sets it aside if this fails.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
-        fs::create_dir_all(dir).map_err(StorageError::io("create", dir))?;
+        crate::disk::make_folder(dir).map_err(StorageError::io("create", dir))?;
         // A kill during sled's recovery leaves such a file, and with it the database never opens
         // again: sled takes the half-written file for its newest snapshot (sled#1527).
         for file in list(dir)? {

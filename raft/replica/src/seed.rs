@@ -95,7 +95,7 @@ impl Seed {
             // Of an attempt that did not end: nothing in it was ever used.
             fs::remove_dir_all(&making).map_err(StorageError::io("clear", &making))?;
         }
-        fs::create_dir_all(&making).map_err(StorageError::io("create", &making))?;
+        crate::disk::make_folder(&making).map_err(StorageError::io("create", &making))?;
         let snapshot = PartialSnapshot::create(&making.join("snapshots"), SEED)?;
         snapshot.mark_received()?;
         Ok(Self {

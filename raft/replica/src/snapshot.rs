@@ -3,6 +3,7 @@
 //! when the last holder lets go of a superseded one.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,9 @@ use crate::quarantine::Quarantine;
 
 /// Suffix of a folder that is being built or received.
 const PARTIAL: &str = ".part";
+
+/// Snapshots of one place in the log, at most. All but the newest go when nobody holds them, and at a start.
+const SAME_PLACE_MAX: u32 = 1000;
 
 /// In the folder of a snapshot that was not taken here: the log need not reach it.
 const RECEIVED: &str = "received";
@@ -50,6 +54,11 @@ impl SnapshotDir {
         let blocks = &self.manifest.blocks;
         let at = blocks.binary_search_by_key(&key, |entry| (entry.stream, entry.block));
         at.ok().and_then(|at| blocks.get(at)).copied()
+    }
+
+    /// Whether both are the same folder.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.path == other.path
     }
 
     /// It was not taken here.
@@ -176,6 +185,21 @@ impl PartialSnapshot {
         self.path.join(name)
     }
 
+    /// Gives the folder a final name that nothing has. One of the same place in the log may be the newest
+    /// that there is, and in use: it goes once this one counts.
+    fn take_name(&self, manifest: &Manifest) -> Result<PathBuf, StorageError> {
+        for number in 0..SAME_PLACE_MAX {
+            let path = self.root.join(final_name(manifest, number));
+            if path.exists() {
+                continue;
+            }
+            fs::rename(&self.path, &path).map_err(StorageError::io("rename", &path))?;
+            return Ok(path);
+        }
+        let full = io::Error::other("too many snapshots of one place in the log");
+        Err(StorageError::io("name", &self.path)(full))
+    }
+
     /// Notes that its files come from elsewhere.
     pub(crate) fn mark_received(&self) -> Result<(), StorageError> {
         write_whole(&self.path, RECEIVED, b"")
@@ -192,12 +216,7 @@ impl PartialSnapshot {
         for name in MANIFEST_FILES {
             write_whole(&self.path, name, &manifest_bytes)?;
         }
-        let final_path = self.root.join(final_name(&manifest));
-        if final_path.exists() {
-            // Same place in the log, so the same content: an attempt that was not recorded.
-            fs::remove_dir_all(&final_path).map_err(StorageError::io("clear", &final_path))?;
-        }
-        fs::rename(&self.path, &final_path).map_err(StorageError::io("rename", &final_path))?;
+        let final_path = self.take_name(&manifest)?;
         sync_dir(&self.root)?;
         Ok(SnapshotDir {
             path: final_path,
@@ -209,12 +228,16 @@ impl PartialSnapshot {
     }
 }
 
-fn final_name(manifest: &Manifest) -> String {
-    let term = manifest
-        .meta
-        .last_log_id
-        .map_or(0, |id| id.committed_leader_id().term);
-    format!("{:020}-{term:020}", manifest.index())
+/// The name of the folder of a snapshot that is cut there, the first one or one of several. They sort by the
+/// place in the log and then by age.
+fn final_name(manifest: &Manifest, number: u32) -> String {
+    let last = manifest.meta.last_log_id;
+    let term = last.map_or(0, |id| id.committed_leader_id().term);
+    let name = format!("{:020}-{term:020}", manifest.index());
+    match number {
+        0 => name,
+        number => format!("{name}-{number:03}"),
+    }
 }
 
 /// What opening the snapshots found.

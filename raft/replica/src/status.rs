@@ -62,7 +62,7 @@ pub struct ReplicaStatus {
     pub damaged_blocks: usize,
     /// Block files that were mended since the start.
     pub mended_blocks: u64,
-    /// Why consensus stopped on this node, if it did (disk failure, damaged log).
+    /// Why this replica takes nothing any more, if it does not (disk failure, damaged log).
     pub fatal: Option<String>,
 }
 

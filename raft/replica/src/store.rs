@@ -17,9 +17,11 @@ use crate::blocks::{BlockStore, list, sync_dir};
 use crate::checkpoint::{CheckpointOptions, CheckpointStore, Looked, Opened};
 use crate::errors::{Damage, StartError, StorageError};
 use crate::identity::{self, Found, Identity};
-use crate::log::{Log, LogOptions};
+use crate::log::{Log, LogOptions, salvage};
+use crate::machine::since;
 use crate::options::ReplicaOptions;
 use crate::quarantine::Quarantine;
+use crate::types::{LogId, StoredMembership};
 
 /// Folders in the store.
 pub(crate) const LOG: &str = "log";
@@ -95,7 +97,7 @@ enum Examined {
     Whole(Box<Whole>),
     Damaged {
         found: Vec<String>,
-        /// By its newest checkpoint the node is the only voter: nobody else has what it lost.
+        /// By what can be read the node is the only voter: nobody else has what it lost.
         sole_voter: bool,
     },
 }
@@ -136,11 +138,36 @@ fn examine(options: &ReplicaOptions) -> Result<Examined, StartError> {
             log,
             looked,
         }))),
-        _ => Ok(Examined::Damaged {
-            sole_voter: looked.sole_voter(),
-            found,
-        }),
+        (log, _) => {
+            // Its lock goes with it.
+            drop(log);
+            Ok(Examined::Damaged {
+                sole_voter: is_sole_voter(&looked, &log_dir)?,
+                found,
+            })
+        }
     }
+}
+
+/// Whether there is one voter only, by the newest checkpoint or by what the log has behind it: a change of
+/// members may be younger than any checkpoint.
+fn is_sole_voter(looked: &Looked, log_dir: &Path) -> Result<bool, StartError> {
+    let mut newest = looked.membership().cloned();
+    if Log::is_in(log_dir) {
+        let left = salvage(log_dir, crate::replica::GROUP);
+        let left = left.map_err(|error| StartError::Log(error.to_string()))?;
+        newest = newer(newest, left.membership());
+    }
+    Ok(newest.is_some_and(|members| members.membership().voter_ids().count() == 1))
+}
+
+/// The one of the later entry.
+pub(crate) fn newer(
+    one: Option<StoredMembership>,
+    other: Option<StoredMembership>,
+) -> Option<StoredMembership> {
+    let later = |members: &StoredMembership| since(members);
+    one.into_iter().chain(other).max_by_key(later)
 }
 
 fn log_options(options: &ReplicaOptions) -> LogOptions {
@@ -185,12 +212,45 @@ fn gap(log: &Log, looked: &Looked) -> Option<String> {
         .snapshot
         .as_ref()
         .is_some_and(|snapshot| snapshot.is_received());
-    (last < checkpoint && !received).then(|| {
+    if received {
+        return None;
+    }
+    if let Some((last, snapshot)) = conflict(log, looked) {
+        return Some(format!(
+            "the log ends with entry {last}, and the checkpoint was cut at entry {snapshot}, which it does not \
+             hold"
+        ));
+    }
+    (last < checkpoint).then(|| {
         format!(
             "the log ends with entry {last} and entries up to {checkpoint}, where the checkpoint was \
              cut, were in it"
         )
     })
+}
+
+/// The end of the log and the newest snapshot's last entry, where the log has another one in its place.
+fn conflict(log: &Log, looked: &Looked) -> Option<(LogId, LogId)> {
+    let last = log.group(crate::replica::GROUP).last()?;
+    let snapshot = looked.last()?;
+    (last < snapshot && last.index >= snapshot.index).then_some((last, snapshot))
+}
+
+/// Cuts the end of the log that a received snapshot contradicts, where the node was stopped between the
+/// two. What a quorum acknowledged is in the snapshot, so entries of older terms beside its last one were
+/// never acknowledged.
+fn cut_conflict(log: &Log, looked: &Looked) -> Result<(), StartError> {
+    let Some((last, snapshot)) = conflict(log, looked) else {
+        return Ok(());
+    };
+    let group = log.group(crate::replica::GROUP);
+    tracing::warn!(%last, %snapshot, "the end of the log is of before the snapshot that was received: cut");
+    let cutting = async {
+        group.truncate_before(snapshot.index).await?;
+        group.sync().await
+    };
+    let cut = futures::executor::block_on(cutting);
+    cut.map_err(|error| StartError::Log(error.to_string()))
 }
 
 /// Who this node is, and whether a store was made for it. Pushes to `found` if that can't be known.
@@ -263,6 +323,7 @@ fn finish(
         damaged_dir: options.damaged_dir(),
         sled_cache_bytes: options.sled_cache_bytes,
     };
+    cut_conflict(&log, &looked)?;
     let opened = CheckpointStore::open(dir, Arc::clone(&blocks), looked, &checkpoint_options)?;
     opened.sweep()?;
     // Log first, then the identity that says that there is one.

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod damage;
+mod durable;
 mod failover;
 mod harness;
 mod indexes;

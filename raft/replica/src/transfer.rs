@@ -12,12 +12,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 use unibus_proto::NodeId;
 
-use crate::blocks::{BlockKey, digest_prefix};
+use crate::blocks::{BlockKey, BlockStore, digest_prefix};
 use crate::codec;
+use crate::disk;
 use crate::errors::StorageError;
 use crate::frame::{FrameError, Reader, put_bytes};
 use crate::machine::{Shared, Snapshot};
-use crate::manifest::{FileEntry, Manifest, ManifestError, ROWS_FILE};
+use crate::manifest::{FileEntry, Manifest, ManifestError};
 use crate::replica::{GROUP, RaftCore};
 use crate::snapshot::{PartialSnapshot, SnapshotDir};
 use crate::transport::{RpcClass, Transport, TransportError};
@@ -43,6 +44,11 @@ pub(crate) fn encode_block_request(key: BlockKey, offset: u32, len: u32) -> Byte
     out.put_u32_le(offset);
     out.put_u32_le(len);
     out.freeze()
+}
+
+/// Whether a request is one of a leader that feeds this node, and not of another node that mends a block.
+pub(crate) fn is_of_leader(request: &[u8]) -> bool {
+    request.get(1) != Some(&BLOCK)
 }
 
 /// Answers [`encode_block_request`]. The asker checks what it gets.
@@ -326,7 +332,8 @@ impl Incoming {
             }
             file.write_all_at(&bytes, offset)?;
             if end == entry.len {
-                file.sync_all()?;
+                // One that may not get to the disk is fetched again, into another file.
+                disk::sync_all(&file).inspect_err(|_| crate::blocks::remove_quietly(&path))?;
             }
             Ok(())
         };
@@ -334,8 +341,9 @@ impl Incoming {
         Ok(end)
     }
 
-    /// Checks every file. A file with a wrong digest is deleted, to be fetched again.
-    fn verify(&self) -> Result<(), StorageError> {
+    /// Checks and syncs every file: some were complete when the transfer began, and blocks of this node's own
+    /// may never have been synced. A file with a wrong digest is deleted, to be fetched again.
+    fn verify(&self, blocks: &BlockStore) -> Result<(), StorageError> {
         for (name, entry) in &self.files {
             let path = self.partial.file(name);
             if digest_prefix(&path, entry.len)? != entry.digest {
@@ -345,11 +353,9 @@ impl Incoming {
                     reason: "received with a wrong digest".to_owned(),
                 });
             }
-            if name == ROWS_FILE {
-                File::open(&path)
-                    .and_then(|file| file.sync_all())
-                    .map_err(StorageError::io("sync", &path))?;
-            }
+            blocks
+                .sync_file(&path)
+                .inspect_err(|_| crate::blocks::remove_quietly(&path))?;
         }
         Ok(())
     }
@@ -361,13 +367,13 @@ async fn finish(
     shared: &Shared,
     raft: &RaftCore,
 ) -> Result<Bytes, ReceiveError> {
+    let blocks = Arc::clone(&shared.blocks);
     let snapshot = tokio::task::spawn_blocking(move || -> Result<_, StorageError> {
-        incoming.verify()?;
+        incoming.verify(&blocks)?;
         incoming.partial.finish(incoming.manifest)
     })
     .await??;
     let received = Arc::new(snapshot);
-    let last = received.manifest.meta.last_log_id;
     let snapshot = Snapshot {
         meta: received.manifest.meta.clone(),
         snapshot: Arc::clone(&received),
@@ -377,13 +383,22 @@ async fn finish(
         .await
         .map_err(|error| ReceiveError::Raft(error.to_string()))?;
     // Consensus may have had no use for it (a newer leader, or nothing new in it).
-    if shared
-        .store
-        .current()
-        .map(|current| current.manifest.meta.last_log_id)
-        != Some(last)
-    {
+    let current = shared.store.current();
+    if current.is_none_or(|current| !current.is_same(&received)) {
         received.supersede();
     }
     Ok(codec::encode_snapshot_response(&response)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_a_piece_of_a_block_feeds_nobody() {
+        assert!(!is_of_leader(&encode_block_request((1, 2), 3, 4)));
+        for kind in [BEGIN, CHUNK, FINISH] {
+            assert!(is_of_leader(&head(kind, &[0; 32])));
+        }
+    }
 }

@@ -53,7 +53,6 @@ impl Handle {
     }
 
     /// Waits until everything accepted so far is on disk.
-    #[allow(dead_code, reason = "tests use it; metrics will")]
     pub(super) async fn sync(&self) -> io::Result<()> {
         let (sender, answer) = oneshot::channel();
         self.place().await?.send(Op {
@@ -89,6 +88,19 @@ impl GroupLog {
         }
     }
 
+    /// Waits until everything that was readable before this call is on disk. It waits in the queue like any
+    /// write and shares the sync of those around it.
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        self.handle.sync().await
+    }
+
+    /// Operations that wait for the writer.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let queue = self.handle.ops.as_ref();
+        queue.map_or(0, |queue| queue.max_capacity() - queue.capacity())
+    }
+
     /// Record bytes of the entries that are not purged: what a restart has to read, and what a
     /// checkpoint would free.
     #[allow(dead_code, reason = "tests use it; metrics will")]
@@ -101,13 +113,27 @@ impl GroupLog {
         self.index.lock().purged.map_or(0, |id| id.index)
     }
 
+    /// The last entry, purged or not.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.index.lock().state().last_log_id
+    }
+
     /// Index of the last entry, purged or not; 0 if there never was one.
     pub(crate) fn last_index(&self) -> u64 {
-        self.index
-            .lock()
-            .state()
-            .last_log_id
-            .map_or(0, |id| id.index)
+        self.last().map_or(0, |id| id.index)
+    }
+
+    /// Drops the entries from `index` on.
+    pub(crate) async fn truncate_before(&self, index: u64) -> io::Result<()> {
+        self.truncate(index.checked_sub(1)).await
+    }
+
+    async fn truncate(&self, keep: Option<u64>) -> io::Result<()> {
+        let place = self.handle.place().await?;
+        let mut index = self.index.lock();
+        index.truncate(keep);
+        place.send(self.op(&mut index, Action::Truncate(keep), Done::Nobody));
+        Ok(())
     }
 
     /// The operation, with the committed hint that is due. The entry that the hint names is in the
@@ -394,12 +420,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     /// In order with everything else; it needs no sync of its own, because nothing is answered on
     /// the strength of it before a later append or vote is synced.
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        let keep = last_log_id.map(|log_id| log_id.index);
-        let place = self.handle.place().await?;
-        let mut index = self.index.lock();
-        index.truncate(keep);
-        place.send(self.op(&mut index, Action::Truncate(keep), Done::Nobody));
-        Ok(())
+        self.truncate(last_log_id.map(|log_id| log_id.index)).await
     }
 
     /// In order with everything else; the segments go once it is synced.

@@ -4,6 +4,11 @@
 //! anything wrong in them is damage. In the last one a bad record is a torn tail exactly when
 //! nothing behind it claims that its place was synced (`record`: the `durable` field): a power cut
 //! may keep any subset of the pages of a write that was never synced. Otherwise it is damage.
+//!
+//! What is read may be in the page cache only: of a process that was killed before its sync, where a
+//! sync now would do, or whose sync failed, after which a sync succeeds and writes nothing. So everything
+//! that no record proves to be synced is written again before it counts. That can be the end of the
+//! last segment and of the one before it, which was sealed just then.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,12 +25,17 @@ use super::synced::Synced;
 use super::writer::Tail;
 use super::{Cut, LogError, LogOptions, OpenReport};
 use crate::codec::{self, CodecError};
+use crate::disk;
 use crate::transport::GroupId;
 use crate::types::Vote;
 
 /// Says that the directory holds a log. Without it, no segments means a new log; with it, no
 /// segments means that they were lost.
 const MARKER: &str = "FORMAT";
+
+/// Says that what is behind the end of the log is being filled with zeros. As long as it is there, zeros
+/// that are read may not be on disk.
+const ZEROING: &str = "zeroing";
 
 /// A log that has been read.
 pub(super) struct Recovered {
@@ -125,6 +135,7 @@ fn create(dir: &Path, options: &LogOptions) -> Result<Recovered, LogError> {
         cut: None,
         zero_from: None,
         is_tail_before_last: false,
+        unproven: Vec::new(),
     };
     let mut scan = Scan::default();
     scan.report.segments = 1;
@@ -132,8 +143,12 @@ fn create(dir: &Path, options: &LogOptions) -> Result<Recovered, LogError> {
 }
 
 fn write_marker(dir: &Path) -> Result<(), LogError> {
-    let path = dir.join(MARKER);
-    let text = format!("unibus-log {}\n", segment::FORMAT);
+    write_note(dir, MARKER, &format!("unibus-log {}\n", segment::FORMAT))
+}
+
+/// Writes a file that counts by being there.
+fn write_note(dir: &Path, name: &str, text: &str) -> Result<(), LogError> {
+    let path = dir.join(name);
     fs::write(&path, text)
         .and_then(|()| fs::File::open(&path)?.sync_all())
         .map_err(|e| LogError::io("write", &path, e))?;
@@ -159,15 +174,26 @@ fn finish(
             detail: "there is no segment".to_owned(),
         });
     };
-    if let Some(from) = end.zero_from {
+    for unproven in &end.unproven {
+        unproven.write_again()?;
+        if unproven.segment.sequence != tail.sequence {
+            sync(&unproven.segment)?;
+        }
+    }
+    let is_zeroing = dir.join(ZEROING).exists();
+    let zero_from = end.zero_from.or(is_zeroing.then_some(end.offset));
+    if let Some(from) = zero_from {
         // Records behind the cut must never be found again behind new ones.
+        write_note(dir, ZEROING, "")?;
         segment::zero(&tail.file, u64::from(from), u64::from(tail.bytes))
             .map_err(|e| LogError::io("fill", &tail.path, e))?;
     }
-    // What a killed process wrote may be in the page cache only; raft is about to be told of it.
-    tail.file
-        .sync_all()
-        .map_err(|e| LogError::io("sync", &tail.path, e))?;
+    sync(&tail)?;
+    if zero_from.is_some() {
+        // One that comes back after a power cut does no harm: what is behind the end is nothing.
+        let path = dir.join(ZEROING);
+        fs::remove_file(&path).map_err(|e| LogError::io("remove", &path, e))?;
+    }
     scan.report.cut = end.cut;
     let mut groups = BTreeMap::new();
     let mut logged = BTreeMap::new();
@@ -187,6 +213,10 @@ fn finish(
     })
 }
 
+fn sync(segment: &Segment) -> Result<(), LogError> {
+    disk::sync_all(&segment.file).map_err(|e| LogError::io("sync", &segment.path, e))
+}
+
 /// Where the log ends.
 struct End {
     offset: u32,
@@ -195,6 +225,24 @@ struct End {
     zero_from: Option<u32>,
     /// The last segment was prepared and never used.
     is_tail_before_last: bool,
+    /// The ends of the last two segments in use, in their order.
+    unproven: Vec<Unproven>,
+}
+
+/// What no record proves to be synced of what was read of a segment.
+struct Unproven {
+    segment: Arc<Segment>,
+    from: usize,
+    bytes: Vec<u8>,
+}
+
+impl Unproven {
+    /// Makes what was read what is in the file, also where that is what it looks like. Not synced.
+    fn write_again(&self) -> Result<(), LogError> {
+        let Segment { file, path, .. } = &*self.segment;
+        disk::write_at(file, &self.bytes, self.from as u64)
+            .map_err(|e| LogError::io("write", path, e))
+    }
 }
 
 /// What reading a segment came to.
@@ -242,17 +290,25 @@ impl From<CodecError> for Wrong {
 pub(super) struct Scan {
     groups: BTreeMap<GroupId, ScanGroup>,
     report: OpenReport,
+    /// Of the segment read last: how far its records prove it to be synced, and where they end.
+    proven: usize,
+    end: usize,
 }
 
 impl Scan {
     /// Reads all segments, in order.
     fn run(&mut self, dir: &Path, segments: &mut [Arc<Segment>]) -> Result<End, LogError> {
         let mut buffer = Vec::new();
+        let mut unproven = Vec::new();
         let count = segments.len();
         for (at, segment) in segments.iter().enumerate() {
             self.report.segments += 1;
             let on_disk = segment.read_all(&mut buffer)?;
-            match (self.read_segment(segment, &buffer)?, at + 1 == count) {
+            let stop = self.read_segment(segment, &buffer)?;
+            // All but the last two were synced before the next but one took its first record.
+            unproven.drain(..unproven.len().saturating_sub(1));
+            unproven.push(self.unproven(segment, &buffer));
+            match (stop, at + 1 == count) {
                 (Stop::Sealed, false) => {}
                 (Stop::Sealed, true) => {
                     return Err(LogError::Missing {
@@ -260,12 +316,15 @@ impl Scan {
                         detail: format!("{} says that it exists", segment.path.display()),
                     });
                 }
-                (Stop::At(offset), true) => return torn(segment, &buffer, offset, on_disk, false),
+                (Stop::At(offset), true) => {
+                    let end = torn(segment, &buffer, offset, on_disk, false)?;
+                    return Ok(End { unproven, ..end });
+                }
                 (Stop::At(offset), false) => {
                     let end = torn(segment, &buffer, offset, on_disk, true)?;
                     let next = segments.get(at + 1);
                     if at + 2 == count && next.is_some_and(|next| is_unused(next)) {
-                        return Ok(end);
+                        return Ok(End { unproven, ..end });
                     }
                     return Err(LogError::damaged(
                         &segment.path,
@@ -281,6 +340,15 @@ impl Scan {
         })
     }
 
+    fn unproven(&self, segment: &Arc<Segment>, buffer: &[u8]) -> Unproven {
+        let from = self.proven.min(self.end);
+        Unproven {
+            segment: Arc::clone(segment),
+            from,
+            bytes: buffer.get(from..self.end).unwrap_or_default().to_vec(),
+        }
+    }
+
     /// What was read of one group.
     pub(super) fn into_index(mut self, group: GroupId) -> GroupIndex {
         self.groups.remove(&group).unwrap_or_default().index
@@ -292,11 +360,14 @@ impl Scan {
         buffer: &[u8],
     ) -> Result<Stop, LogError> {
         let mut at = HEADER_BYTES as usize;
+        (self.proven, self.end) = (at, at);
         while let Some(found) = buffer
             .get(at..)
             .and_then(|rest| record::read(rest, segment.stamp))
         {
             self.report.records += 1;
+            self.proven = self.proven.max(found.durable as usize);
+            self.end = at + found.size;
             if found.head.kind == Kind::Seal {
                 return Ok(Stop::Sealed);
             }
@@ -470,6 +541,7 @@ fn torn(
         }),
         zero_from: (bytes > 0).then_some(offset),
         is_tail_before_last,
+        unproven: Vec::new(),
     })
 }
 

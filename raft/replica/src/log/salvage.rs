@@ -16,7 +16,7 @@ use super::recovery::{Scan, Stop, list};
 use super::segment::{self, Segment};
 use super::{LogError, lock_dir};
 use crate::transport::GroupId;
-use crate::types::Entry;
+use crate::types::{Entry, EntryPayload, StoredMembership};
 
 /// Bytes of entries that are read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -90,6 +90,21 @@ impl Salvaged {
             let start = (first..end).find(|at| self.index.log_id(*at).is_some());
             (start.unwrap_or(end - 1), end - 1)
         })
+    }
+
+    /// Who the members are by the last entry that says so, if one can be read.
+    pub(crate) fn membership(&self) -> Option<StoredMembership> {
+        let mut last = None;
+        let read = self.for_each(0, |entry| {
+            if let EntryPayload::Membership(membership) = entry.payload {
+                last = Some(StoredMembership::new(Some(entry.log_id), membership));
+            }
+            Ok(())
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, "not every entry of the log can be read");
+        }
+        last
     }
 
     /// Hands over the entries from `from` on, one after the other.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::LogError;
 use super::record::{Stamp, u32_at, u64_at};
+use crate::disk;
 
 /// Bytes before the first record.
 pub(super) const HEADER_BYTES: u32 = 64;
@@ -62,9 +63,14 @@ pub(super) fn create_zeroed(path: &Path, bytes: u32) -> Result<File, LogError> {
         .write(true)
         .open(path)
         .map_err(|e| LogError::io("create", path, e))?;
-    zero(&file, 0, u64::from(bytes)).map_err(|e| LogError::io("fill", path, e))?;
-    file.sync_all().map_err(|e| LogError::io("sync", path, e))?;
-    Ok(file)
+    let filled = zero(&file, 0, u64::from(bytes))
+        .map_err(|e| LogError::io("fill", path, e))
+        .and_then(|()| disk::sync_all(&file).map_err(|e| LogError::io("sync", path, e)));
+    if filled.is_err() {
+        // A disk that is full needs the room, and nobody takes up what is not whole.
+        crate::blocks::remove_quietly(path);
+    }
+    filled.map(|()| file)
 }
 
 /// Overwrites `from..to` with zeros.
@@ -75,7 +81,7 @@ pub(super) fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
         let piece = usize::try_from(to - at)
             .unwrap_or(ZERO_BYTES)
             .min(ZERO_BYTES);
-        file.write_all_at(zeros.get(..piece).unwrap_or_default(), at)?;
+        disk::write_at(file, zeros.get(..piece).unwrap_or_default(), at)?;
         at += piece as u64;
     }
     Ok(())
@@ -99,10 +105,8 @@ impl Segment {
         sequence: u64,
     ) -> Result<Self, LogError> {
         let header = encode_header(sequence, bytes, fresh_salt());
-        file.write_all_at(&header, 0)
-            .map_err(|e| LogError::io("write", spare, e))?;
-        file.sync_all()
-            .map_err(|e| LogError::io("sync", spare, e))?;
+        disk::write_at(&file, &header, 0).map_err(|e| LogError::io("write", spare, e))?;
+        disk::sync_all(&file).map_err(|e| LogError::io("sync", spare, e))?;
         let path = dir.join(file_name(sequence));
         fs::rename(spare, &path).map_err(|e| LogError::io("rename", spare, e))?;
         sync_dir(dir)?;

@@ -1,7 +1,8 @@
 //! Tests of the log: openraft's suite, group commit, recycling, reading back; `damage` breaks files
-//! on purpose and `model` compares with a vector.
+//! on purpose, `disk` fails syncs and cuts the power, and `model` compares with a vector.
 
 mod damage;
+mod disk;
 mod model;
 mod suite;
 

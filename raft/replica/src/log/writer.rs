@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use super::segment::{HEADER_BYTES, Segment};
 use super::synced::{Synced, SyncedFile};
 use super::{LogError, Shared};
 use crate::codec::{self, PayloadKind};
+use crate::disk;
 use crate::transport::GroupId;
 use crate::types::{IoFlushed, LogId, Vote};
 
@@ -60,7 +60,6 @@ pub(super) enum Action {
     Truncate(Option<u64>),
     Purge(LogId),
     /// Nothing: only the sync.
-    #[allow(dead_code, reason = "tests use it; metrics will")]
     Sync,
 }
 
@@ -326,7 +325,7 @@ impl Writer {
             return Ok(());
         }
         let at = u64::from(self.offset);
-        self.segment.file.write_all_at(&self.buffer, at)?;
+        disk::write_at(&self.segment.file, &self.buffer, at)?;
         self.offset = to_u32(self.end())?;
         let bytes = self.buffer.len() as u64;
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -350,7 +349,7 @@ impl Writer {
         if self.durable == self.offset || self.marked == Some(self.offset) {
             return Ok(false);
         }
-        self.segment.file.sync_data()?;
+        disk::sync_data(&self.segment.file)?;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
         self.durable = self.offset;
         Ok(true)

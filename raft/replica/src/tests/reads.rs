@@ -157,6 +157,21 @@ async fn a_lease_ends_when_no_quorum_answers_and_when_leadership_is_handed_over(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_clock_stood_still_asks_a_quorum() {
+    let net = Net::without_timers();
+    let nodes = three(&net).await;
+    let leader = &nodes[leader_of(&nodes)];
+    eventually("a lease", || leader.lease().read_index().is_some()).await;
+    let acked = leader.propose(messages(&["a"])).await.unwrap();
+    leader.lease().note_suspension();
+    assert_eq!(leader.lease().read_index(), None);
+    // Heartbeats are of this class.
+    let before = net.calls(RpcClass::Vote);
+    assert!(leader.read_barrier().await.unwrap() >= acked.index);
+    assert!(net.calls(RpcClass::Vote) > before, "nobody was asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_node_needs_nobody_for_its_lease() {
     let net: Arc<Net> = Arc::default();
     let node = Node::start(&net, "only").await;

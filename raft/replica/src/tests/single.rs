@@ -12,7 +12,7 @@ use super::harness::{Net, Node, create_stream, eventually, messages, payload, se
 use crate::rows::RowStore;
 use crate::{InitializeError, OnDamage, OpenStore, ProposeError, StartError, StorageError};
 
-async fn alone(net: &Arc<Net>) -> Node {
+pub(super) async fn alone(net: &Arc<Net>) -> Node {
     let node = Node::start(net, "one").await;
     let members = BTreeMap::from([(node.id, node.name.clone())]);
     node.initialize(members.clone()).await.unwrap();

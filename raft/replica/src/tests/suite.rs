@@ -23,8 +23,9 @@ impl StoreBuilder<TypeConfig, GroupLog, Machine, TempDir> for Stores {
         options.sled_cache_bytes = 1 << 20;
         let store = OpenStore::open(options, OnDamage::Refuse).unwrap();
         let observer: Arc<dyn Observer> = Arc::new(Recorder::default());
-        let machine = Machine::new(store.opened, store.blocks, observer);
-        Ok((dir, store.log.group(GROUP), machine))
+        let log = store.log.group(GROUP);
+        let machine = Machine::new(store.opened, store.blocks, log.clone(), observer);
+        Ok((dir, log, machine))
     }
 }
 

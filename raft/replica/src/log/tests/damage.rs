@@ -54,13 +54,13 @@ async fn write_some(dir: &Path) -> Vec<View> {
     views
 }
 
-fn segment(path: &Path) -> Segment {
+pub(super) fn segment(path: &Path) -> Segment {
     let sequence = parse_name(path.file_name().unwrap().to_str().unwrap()).unwrap();
     Segment::open(path.parent().unwrap(), sequence).unwrap()
 }
 
 /// Start and size of each record of a segment file.
-fn records(bytes: &[u8], stamp: Stamp) -> Vec<(usize, usize, Kind)> {
+pub(super) fn records(bytes: &[u8], stamp: Stamp) -> Vec<(usize, usize, Kind)> {
     let mut found = Vec::new();
     let mut at = HEADER_BYTES as usize;
     while let Some(record) = record::read(&bytes[at..], stamp) {
