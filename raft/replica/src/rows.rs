@@ -1,7 +1,7 @@
 //! The state's rows in sled, and in the flat file that every snapshot carries. sled is never the
 //! only holder of anything: it can be set aside and refilled from the file at any time.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -310,6 +310,8 @@ fn read_row(input: &mut impl Read, path: &Path) -> Result<Option<Row>, StorageEr
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn put(key: &str, value: &str) -> RowOp {

@@ -2,6 +2,7 @@
 //! power is cut. It sees what goes through [`super`]; names, and files that are written otherwise, last.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -101,18 +102,14 @@ impl Disk {
         file: &File,
         path: &Path,
     ) -> io::Result<&'a mut Held> {
-        let inode = file.metadata()?.ino();
-        if !files.contains_key(&inode) {
-            let held = Held {
+        Ok(match files.entry(file.metadata()?.ino()) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => place.insert(Held {
                 durable: fs::read(path)?,
                 dirty: Vec::new(),
                 written: 0,
-            };
-            files.insert(inode, held);
-        }
-        files
-            .get_mut(&inode)
-            .ok_or_else(|| io::Error::other("gone"))
+            }),
+        })
     }
 }
 

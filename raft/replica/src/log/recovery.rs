@@ -181,7 +181,7 @@ fn finish(
         }
     }
     let is_zeroing = dir.join(ZEROING).exists();
-    let zero_from = end.zero_from.or(is_zeroing.then_some(end.offset));
+    let zero_from = end.zero_from.or_else(|| is_zeroing.then_some(end.offset));
     if let Some(from) = zero_from {
         // Records behind the cut must never be found again behind new ones.
         write_note(dir, ZEROING, "")?;
