@@ -393,6 +393,8 @@ async fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::faults::{Disk, Fault};
+    use crate::types::SnapshotMeta;
 
     #[test]
     fn who_asks_for_a_piece_of_a_block_feeds_nobody() {
@@ -400,5 +402,62 @@ mod tests {
         for kind in [BEGIN, CHUNK, FINISH] {
             assert!(is_of_leader(&head(kind, &[0; 32])));
         }
+    }
+
+    /// A transfer of one file, whose bytes these are.
+    fn incoming(root: &Path, bytes: &[u8]) -> Incoming {
+        let entry = FileEntry {
+            len: bytes.len() as u64,
+            digest: *blake3::hash(bytes).as_bytes(),
+        };
+        let manifest = Manifest {
+            meta: SnapshotMeta::default(),
+            rows: entry,
+            blocks: Vec::new(),
+        };
+        Incoming {
+            id: [0; 32],
+            files: manifest.files(),
+            manifest,
+            partial: PartialSnapshot::resume(root, "incoming").unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_received_file_that_could_not_be_synced_is_fetched_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::under(dir.path());
+        let incoming = incoming(dir.path(), b"rows");
+        let path = incoming.partial.file(&incoming.files[0].0);
+        let chunk = || {
+            let mut chunk = BytesMut::new();
+            chunk.put_u32_le(0);
+            chunk.put_u64_le(0);
+            chunk.put_slice(b"rows");
+            Reader::new(chunk.freeze())
+        };
+        disk.fail_next_sync("rows", Fault::Refused);
+        assert!(incoming.write(chunk()).is_err());
+        assert!(!path.exists(), "what stays would count as held");
+        assert_eq!(incoming.write(chunk()).unwrap(), 4);
+        assert!(path.exists());
+    }
+
+    /// It may be a block of this node's own, linked, whose loss nobody else will be told of.
+    #[test]
+    fn files_are_synced_before_a_snapshot_counts_and_a_failure_is_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::under(dir.path());
+        let blocks = BlockStore::open(dir.path().join("blocks"), 0).unwrap();
+        let incoming = incoming(dir.path(), b"rows");
+        std::fs::write(incoming.partial.file(&incoming.files[0].0), b"rows").unwrap();
+        incoming.verify(&blocks).unwrap();
+        disk.fail_next_sync("rows", Fault::Refused);
+        let failed = incoming.verify(&blocks);
+        assert!(
+            matches!(failed, Err(StorageError::Unsynced { .. })),
+            "{failed:?}"
+        );
+        assert!(blocks.failure().is_some());
     }
 }
