@@ -257,7 +257,20 @@ impl Node {
         tls: Option<&ClientTls>,
         websocket: Option<&WebSocket>,
     ) -> Result<(), NodeError> {
-        Ok(self.clients.reload(tls, websocket)?)
+        self.prepare_client_tls(tls, websocket)?();
+        Ok(())
+    }
+
+    /// The first half of [`Self::reload_client_tls`], which changes nothing. What is returned is the second.
+    ///
+    /// # Errors
+    /// [`NodeError::ClientTls`].
+    pub fn prepare_client_tls(
+        &self,
+        tls: Option<&ClientTls>,
+        websocket: Option<&WebSocket>,
+    ) -> Result<impl FnOnce() + use<'_>, NodeError> {
+        Ok(self.clients.prepare(tls, websocket)?)
     }
 
     /// Waits until the node answers for the cluster: it belongs to one, there is a leader, and it

@@ -152,7 +152,7 @@ impl StaticUsers {
     #[must_use]
     pub fn auth_required(&self) -> bool {
         let table = self.shared.table.load();
-        table.everybody().is_none() && table.uninvited().is_none()
+        table.everybody().is_none() && table.uninvited(ConnectionType::Standard).is_none()
     }
 
     /// The account of `$SYS`.
@@ -178,7 +178,7 @@ impl StaticUsers {
             return Step::Known(user.and_then(|user| user.admit(connection_type(request))));
         }
         if !presents_something(request)
-            && let Some(user) = table.uninvited()
+            && let Some(user) = table.uninvited(connection_type(request))
         {
             return Step::Known(user.admit(connection_type(request)));
         }

@@ -59,6 +59,8 @@ pub struct StaticAuth {
     pub token: Option<Secret>,
     /// The name (or nkey) of the user that clients without credentials become.
     pub no_auth_user: Option<String>,
+    /// The same for clients over WebSocket, where it differs.
+    pub websocket_no_auth_user: Option<String>,
     /// The accounts besides [`GLOBAL_ACCOUNT`].
     pub accounts: Vec<AccountConfig>,
     /// The account of `$SYS`; `None` is [`SYSTEM_ACCOUNT`].
@@ -75,6 +77,7 @@ impl Default for StaticAuth {
             users: Vec::new(),
             token: None,
             no_auth_user: None,
+            websocket_no_auth_user: None,
             accounts: Vec::new(),
             system_account: None,
             timeout: AUTH_TIMEOUT_DEFAULT,
@@ -88,6 +91,13 @@ impl StaticAuth {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.users.is_empty() && self.token.is_none() && !self.map_certificates
+    }
+
+    /// Whether clients without credentials may become the user of this name.
+    #[must_use]
+    pub fn is_no_auth_user(&self, name: &str) -> bool {
+        let chosen = [&self.no_auth_user, &self.websocket_no_auth_user];
+        chosen.iter().any(|user| user.as_deref() == Some(name))
     }
 
     /// The account of `$SYS`.

@@ -36,7 +36,7 @@ impl Log {
     /// The log file can't be opened.
     pub fn init(options: &LogOptions) -> io::Result<Self> {
         let sink = Sink::default();
-        sink.open(options)?;
+        sink.open(options)?();
         let (filter, handle) = reload::Layer::new(filter(options));
         let lines = tracing_subscriber::fmt::layer()
             .event_format(Lines {
@@ -63,10 +63,23 @@ impl Log {
     /// # Errors
     /// The log file can't be opened: the old one stays.
     pub fn change(&self, options: &LogOptions) -> io::Result<()> {
-        self.sink.open(options)?;
-        self.filter
-            .reload(filter(options))
-            .map_err(io::Error::other)
+        self.prepare(options)?();
+        Ok(())
+    }
+
+    /// The first half of [`Self::change`]: opens the file. What is returned is the second.
+    ///
+    /// # Errors
+    /// The log file can't be opened.
+    pub fn prepare(&self, options: &LogOptions) -> io::Result<impl FnOnce() + use<'_>> {
+        let opened = self.sink.open(options)?;
+        let filter = filter(options);
+        Ok(move || {
+            opened();
+            if let Err(error) = self.filter.reload(filter) {
+                tracing::error!(%error, "how much is logged can't be changed");
+            }
+        })
     }
 }
 
@@ -98,14 +111,17 @@ struct Sink {
 }
 
 impl Sink {
-    fn open(&self, options: &LogOptions) -> io::Result<()> {
+    /// Opens the file. What is returned makes it the one that is written to.
+    fn open(&self, options: &LogOptions) -> io::Result<impl FnOnce() + use<'_>> {
         let opened = match &options.file {
             Some(path) => Some(append_to(path)?),
             None => None,
         };
-        *self.file.lock() = opened;
-        self.time.store(options.time, Ordering::Relaxed);
-        Ok(())
+        let time = options.time;
+        Ok(move || {
+            *self.file.lock() = opened;
+            self.time.store(time, Ordering::Relaxed);
+        })
     }
 }
 

@@ -33,25 +33,30 @@ pub(super) fn reload(
         ));
     }
     next.limits.check().map_err(|error| error.to_string())?;
-    // Before anything is changed: files that can't be read refuse the whole. They are read again where
-    // nothing else has changed too, since a certificate is renewed in its place.
+    // Before anything is changed: files that can't be read or opened refuse the whole. Certificates are
+    // read again where nothing else has changed too, since one is renewed in its place.
     let websocket = build::websocket(&next).map_err(|error| error.to_string())?;
-    node.reload_client_tls(next.tls.as_ref(), websocket.as_ref())
+    let tls = node
+        .prepare_client_tls(next.tls.as_ref(), websocket.as_ref())
         .map_err(|error| error.to_string())?;
-    if old.tls != next.tls || old.websocket != next.websocket {
-        info!(target: "nats_server", "Reloaded: tls");
-    }
+    let logging = (old.log != next.log).then(|| log.prepare(&next.log));
+    let logging = logging.transpose().map_err(|error| error.to_string())?;
+    // Users are taken as a whole or not at all. Nothing after them fails.
     if old.auth != next.auth {
         node.reload_users(&next.auth)
             .map_err(|error| error.to_string())?;
         info!(target: "nats_server", "Reloaded: authorization");
     }
+    tls();
+    if old.tls != next.tls || old.websocket != next.websocket {
+        info!(target: "nats_server", "Reloaded: tls");
+    }
     if old.limits != next.limits {
         node.set_limits(&next.limits);
         info!(target: "nats_server", "Reloaded: limits");
     }
-    if old.log != next.log {
-        log.change(&next.log).map_err(|error| error.to_string())?;
+    if let Some(logging) = logging {
+        logging();
         info!(target: "nats_server", "Reloaded: logging");
     }
     for note in &next.notes {

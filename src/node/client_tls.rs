@@ -98,19 +98,23 @@ impl ClientListeners {
         })
     }
 
-    /// Reads the files again, for connections accepted from now on. When something is wrong with them
-    /// everything stays as it is.
-    pub(super) fn reload(
+    /// Reads the files again. What is returned puts them in force, for connections accepted from then on.
+    pub(super) fn prepare(
         &self,
         tls: Option<&ClientTls>,
         websocket: Option<&WebSocket>,
-    ) -> Result<(), ClientTlsError> {
+    ) -> Result<impl FnOnce() + use<'_>, ClientTlsError> {
         let nats = nats_settings(tls)?;
-        if let (Some((listener, at)), Some(ws)) = (&self.websocket, websocket) {
-            listener.replace(websocket_settings(ws, *at)?);
-        }
-        self.nats.replace(nats);
-        Ok(())
+        let websocket = match (&self.websocket, websocket) {
+            (Some((listener, at)), Some(ws)) => Some((listener, websocket_settings(ws, *at)?)),
+            _ => None,
+        };
+        Ok(move || {
+            if let Some((listener, settings)) = websocket {
+                listener.replace(settings);
+            }
+            self.nats.replace(nats);
+        })
     }
 }
 

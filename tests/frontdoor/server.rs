@@ -39,9 +39,18 @@ impl Server {
     /// As [`Self::start`], in a folder that may hold a configuration or another server's store.
     pub(crate) async fn start_in(dir: TempDir, arguments: &[&str]) -> anyhow::Result<Self> {
         let path = |name: &str| dir.path().join(name).display().to_string();
+        let log = path("log");
+        let mut all = vec!["-l", &log];
+        all.extend(arguments);
+        Self::start_logging(dir, &all).await
+    }
+
+    /// The same where the arguments say that the log is the folder's `log`.
+    pub(crate) async fn start_logging(dir: TempDir, arguments: &[&str]) -> anyhow::Result<Self> {
+        let path = |name: &str| dir.path().join(name).display().to_string();
         let (log, pid, ports) = (path("log"), path("pid"), path(""));
         let _none_yet = std::fs::remove_file(&log);
-        let mut all = vec!["-l", &log, "-P", &pid, "--ports_file_dir", &ports];
+        let mut all = vec!["-P", &pid, "--ports_file_dir", &ports];
         all.extend(arguments);
         let child = command(&all)
             .stdout(Stdio::null())

@@ -50,6 +50,25 @@ async fn a_reload_changes_what_can_be_changed_and_refuses_the_rest() {
 }
 
 #[tokio::test]
+async fn a_reload_that_fails_at_its_last_part_has_changed_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_path_buf();
+    let with_log = |name: &str, more: &str| {
+        let log = path.join(name).display().to_string();
+        configuration(&path, &format!("{BASE}log_file: \"{log}\"\n{more}"))
+    };
+    let file = with_log("log", "");
+    let server = Server::start_logging(dir, &["-c", &file]).await.unwrap();
+    let before = server.connect().await.unwrap().server_info().max_payload;
+    let users = "authorization { users: [{user: a, pass: p}] }\n";
+    with_log("no/folder/log", &format!("max_payload: 1kb\n{users}"));
+    server.signal("-HUP");
+    server.logged("can't be opened").await.unwrap();
+    let client = server.connect().await.unwrap();
+    assert_eq!(client.server_info().max_payload, before);
+}
+
+#[tokio::test]
 async fn users_of_the_file_come_and_go_with_a_reload() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_path_buf();

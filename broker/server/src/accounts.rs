@@ -14,6 +14,7 @@ use unibus_proto::subject::{is_subset, is_valid_filter};
 use crate::exchange::{Answers, Exchange, ServiceImport, StreamImport};
 use crate::plane::Plane;
 use crate::ports::UserLimits;
+use crate::service::Entry;
 use crate::shared::Shared;
 use crate::subscription::{Subscription, Via};
 
@@ -293,6 +294,7 @@ fn set_imports(shared: &Shared, here: &Arc<Plane>, imports: &[Checked<'_>], limi
         limits,
         ..Exchange::default()
     };
+    let mut offers = Vec::new();
     for checked in imports {
         let Some(there) = shared.planes.of(Some(&checked.import.account)) else {
             continue;
@@ -315,16 +317,16 @@ fn set_imports(shared: &Shared, here: &Arc<Plane>, imports: &[Checked<'_>], limi
                         .unwrap_or(RESPONSE_THRESHOLD),
                 };
                 let (id, filter) = (shared.next_id(), service.mapping.from_filter().to_vec());
-                let service: Arc<dyn crate::ports::Service> = Arc::new(service);
-                here.services
-                    .rcu(|services| services.with(&filter, id, Arc::clone(&service)));
+                let service = Arc::new(service);
+                offers.push((filter, Entry { id, service }));
                 next.services.push(id);
             }
         }
     }
     let old = here.exchange.swap(Arc::new(next));
-    for id in &old.services {
-        here.services.rcu(|services| services.without(*id));
+    if !old.services.is_empty() || !offers.is_empty() {
+        here.services
+            .rcu(|services| services.exchanged(&old.services, &offers));
     }
 }
 

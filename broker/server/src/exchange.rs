@@ -4,6 +4,7 @@
 //! service import is a service in the importing plane; a stream import is a shadow of each matching
 //! subscription in the exporting plane. Must never check who may import: `accounts` has.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -22,6 +23,9 @@ use crate::report::GLOBAL_ACCOUNT;
 
 /// Requests to one account's services that may wait for answers; over it requests find no responder.
 const ANSWERS_OPEN_MAX: usize = 65_536;
+
+/// Those of one importing account among them: who never gets an answer leaves room for the others.
+const IMPORTER_OPEN_MAX: usize = ANSWERS_OPEN_MAX / 4;
 
 /// Random characters that tell this broker's reply subjects from those of other nodes.
 const TOKEN_CHARS: usize = 16;
@@ -184,6 +188,11 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Tells importers apart.
+    fn importer(&self) -> usize {
+        self.plane.as_ptr() as usize
+    }
+
     fn is_late(&self, now: u64) -> bool {
         u128::from(now.saturating_sub(self.since)) > self.longest.as_nanos()
     }
@@ -199,6 +208,9 @@ pub(crate) struct Answers {
 #[derive(Default)]
 struct Open {
     waiting: HashMap<u64, Waiting>,
+    /// How many of them each importer has, by the address of its plane, which each of them keeps from
+    /// being another's.
+    by_importer: HashMap<usize, usize>,
     /// In the order they were opened.
     order: VecDeque<u64>,
 }
@@ -224,20 +236,16 @@ impl Answers {
         let id: u64 = rand::random();
         let mut open = self.open.lock();
         open.tidy(waiting.since);
-        if open.waiting.len() >= ANSWERS_OPEN_MAX {
-            tracing::warn!(
-                limit = ANSWERS_OPEN_MAX,
-                "too many requests wait for another account"
-            );
+        if let Some(limit) = open.limit_reached(&waiting) {
+            tracing::warn!(limit, "too many requests wait for another account");
             return None;
         }
-        open.waiting.insert(id, waiting);
-        open.order.push_back(id);
+        open.add(id, waiting);
         Some((id, format!("{}{id:016x}", self.prefix).into_bytes()))
     }
 
     fn close(&self, id: u64) {
-        self.open.lock().waiting.remove(&id);
+        self.open.lock().remove(id);
     }
 
     /// Where the message with this subject goes.
@@ -255,7 +263,7 @@ impl Answers {
         waiting.since = now;
         let found = (waiting.plane.upgrade(), waiting.reply.clone());
         if ends || late {
-            open.waiting.remove(&id);
+            open.remove(id);
         }
         drop(open);
         (!late).then_some((found.0?, found.1))
@@ -263,13 +271,40 @@ impl Answers {
 }
 
 impl Open {
+    fn limit_reached(&self, more: &Waiting) -> Option<usize> {
+        let own = self.by_importer.get(&more.importer()).copied();
+        match (self.waiting.len(), own.unwrap_or_default()) {
+            (ANSWERS_OPEN_MAX.., _) => Some(ANSWERS_OPEN_MAX),
+            (_, IMPORTER_OPEN_MAX..) => Some(IMPORTER_OPEN_MAX),
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, id: u64, waiting: Waiting) {
+        *self.by_importer.entry(waiting.importer()).or_default() += 1;
+        self.waiting.insert(id, waiting);
+        self.order.push_back(id);
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(gone) = self.waiting.remove(&id) else {
+            return;
+        };
+        if let Entry::Occupied(mut own) = self.by_importer.entry(gone.importer()) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
+
     /// Forgets the oldest that are late or closed.
     fn tidy(&mut self, now: u64) {
-        while let Some(id) = self.order.front() {
-            match self.waiting.get(id) {
+        while let Some(&id) = self.order.front() {
+            match self.waiting.get(&id) {
                 Some(waiting) if !waiting.is_late(now) => break,
-                _ => self.waiting.remove(id),
-            };
+                _ => self.remove(id),
+            }
             self.order.pop_front();
         }
         // Answered ones behind a slow one.
@@ -304,5 +339,41 @@ impl fmt::Debug for Answers {
         f.debug_struct("Answers")
             .field("open", &self.open.lock().waiting.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plane::Planes;
+
+    #[test]
+    fn an_importer_without_answers_leaves_room_for_others() {
+        let planes = Planes::new();
+        let answers = Answers::new();
+        let mut now = 0;
+        let mut ask = |account| {
+            now += 1;
+            let plane = planes.of(Some(account))?;
+            answers.open(Waiting {
+                plane: Arc::downgrade(&plane),
+                reply: Box::default(),
+                response: ResponseType::Singleton,
+                since: now,
+                longest: Duration::from_mins(2),
+            })
+        };
+        let greedy: Vec<_> = (0..IMPORTER_OPEN_MAX + 10).map(|_| ask("greedy")).collect();
+        assert_eq!(greedy.iter().flatten().count(), IMPORTER_OPEN_MAX);
+        assert!(ask("modest").is_some());
+        for (id, _) in greedy.iter().flatten().take(2) {
+            answers.close(*id);
+            answers.close(*id);
+        }
+        let again: Vec<_> = (0..3).map(|_| ask("greedy").is_some()).collect();
+        assert_eq!(again, [true, true, false]);
+        let all: Vec<_> = greedy.iter().flatten().collect();
+        all.iter().for_each(|(id, _)| answers.close(*id));
+        assert_eq!(answers.open.lock().by_importer.len(), 2);
     }
 }

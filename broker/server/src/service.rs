@@ -21,6 +21,9 @@ pub(crate) struct Entry {
     pub(crate) service: Arc<dyn Service>,
 }
 
+/// An entry and what it wants.
+pub(crate) type Offer = (Vec<u8>, Entry);
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceTable {
     sublist: Sublist<Entry>,
@@ -41,6 +44,16 @@ impl ServiceTable {
         let mut next = self.clone();
         next.sublist.retain(|entry| entry.id != id);
         // An unchanged table is a change of nothing; a changed one has a higher generation already.
+        next
+    }
+
+    /// The table with `new` in the place of `gone`: nobody sees both, or neither.
+    pub(crate) fn exchanged(&self, gone: &[u64], new: &[Offer]) -> Self {
+        let mut next = self.clone();
+        next.sublist.retain(|entry| !gone.contains(&entry.id));
+        for (filter, entry) in new {
+            next.sublist.insert(filter, None, entry.clone());
+        }
         next
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Table {
     token: Option<Arc<User>>,
     /// Whoever presents nothing, where that is enough.
     uninvited: Option<Arc<User>>,
+    /// The same over WebSocket, where it is another.
+    uninvited_websocket: Option<Arc<User>>,
     /// Everybody, where nothing is asked.
     everybody: Option<Arc<User>>,
     system_account: Arc<str>,
@@ -55,6 +57,7 @@ impl Table {
             nkeys: HashMap::new(),
             token: None,
             uninvited: None,
+            uninvited_websocket: None,
             everybody: None,
             system_account,
         };
@@ -74,6 +77,9 @@ impl Table {
         }
         if let Some(name) = &config.no_auth_user {
             table.uninvited = Some(table.like(name)?);
+        }
+        if let Some(name) = &config.websocket_no_auth_user {
+            table.uninvited_websocket = Some(table.like(name)?);
         }
         if config.is_open() {
             table.everybody = Some(Arc::new(table.anybody()));
@@ -129,7 +135,7 @@ impl Table {
             }
             None if nkey.is_some() || config.map_certificates => None,
             // Nobody logs in by this name: it is who clients without credentials are.
-            None if config.no_auth_user.as_deref() == Some(name) => None,
+            None if config.is_no_auth_user(name) => None,
             None => return Err(StaticAuthError::NoPassword(name.to_owned())),
         };
         let account = user.account.as_deref().filter(|name| !is_global(name));
@@ -236,8 +242,12 @@ impl Table {
         self.token.as_ref()
     }
 
-    pub(super) fn uninvited(&self) -> Option<&Arc<User>> {
-        self.uninvited.as_ref()
+    pub(super) fn uninvited(&self, kind: ConnectionType) -> Option<&Arc<User>> {
+        let own = match kind {
+            ConnectionType::Websocket => self.uninvited_websocket.as_ref(),
+            _ => None,
+        };
+        own.or(self.uninvited.as_ref())
     }
 
     pub(super) fn everybody(&self) -> Option<&Arc<User>> {
@@ -260,6 +270,7 @@ impl Table {
         for (user, old) in [
             (&mut self.token, &before.token),
             (&mut self.uninvited, &before.uninvited),
+            (&mut self.uninvited_websocket, &before.uninvited_websocket),
             (&mut self.everybody, &before.everybody),
         ] {
             if let Some(user) = user {
@@ -291,6 +302,7 @@ impl Table {
         for (old, now) in [
             (&before.token, &self.token),
             (&before.uninvited, &self.uninvited),
+            (&before.uninvited_websocket, &self.uninvited_websocket),
             (&before.everybody, &self.everybody),
         ] {
             if let Some(old) = old {
@@ -300,7 +312,12 @@ impl Table {
     }
 
     fn users(&self) -> impl Iterator<Item = &Arc<User>> {
-        let single = [&self.token, &self.uninvited, &self.everybody];
+        let single = [
+            &self.token,
+            &self.uninvited,
+            &self.uninvited_websocket,
+            &self.everybody,
+        ];
         let named = self.names.values().chain(self.nkeys.values());
         named.chain(single.into_iter().flatten())
     }

@@ -158,6 +158,47 @@ async fn without_credentials_one_is_the_no_auth_user_and_with_wrong_ones_nobody(
 }
 
 #[tokio::test]
+async fn clients_over_websocket_may_have_a_no_auth_user_of_their_own() {
+    let mut config = StaticAuth {
+        websocket_no_auth_user: Some("web".to_owned()),
+        ..of(vec![user("guest", "g"), user("web", "w")])
+    };
+    let users = StaticUsers::new(&config).unwrap();
+    let who = |users: &StaticUsers, kind| {
+        let connect = nobody();
+        let request = AuthRequest {
+            kind,
+            ..request_of(&connect)
+        };
+        match users.authenticate(&request) {
+            Decision::Now(Ok(admission)) => admission.user.map(|name| name.to_string()),
+            _ => None,
+        }
+    };
+    assert!(users.auth_required(), "elsewhere");
+    assert_eq!(who(&users, ConnectionKind::Nats), None);
+    assert_eq!(
+        who(&users, ConnectionKind::WebSocket).as_deref(),
+        Some("web")
+    );
+    config.no_auth_user = Some("guest".to_owned());
+    users.reload(&config).unwrap();
+    assert_eq!(who(&users, ConnectionKind::Nats).as_deref(), Some("guest"));
+    assert_eq!(
+        who(&users, ConnectionKind::WebSocket).as_deref(),
+        Some("web")
+    );
+    config.websocket_no_auth_user = None;
+    users.reload(&config).unwrap();
+    assert_eq!(
+        who(&users, ConnectionKind::WebSocket).as_deref(),
+        Some("guest")
+    );
+    config.websocket_no_auth_user = Some("ghost".to_owned());
+    assert!(users.reload(&config).is_err());
+}
+
+#[tokio::test]
 async fn where_nothing_is_configured_everybody_is_let_in() {
     let users = StaticUsers::new(&StaticAuth::default()).unwrap();
     assert!(!users.auth_required());

@@ -262,7 +262,11 @@ fn blocks(key: &str, field: Field<'_>, options: &mut Options, findings: &mut Fin
         "no_system_account" => findings.note(&field, "has no effect here"),
         "tls" => options.tls = tls::read(field, findings),
         "allow_non_tls" => options.allow_non_tls = field.flag(findings).unwrap_or_default(),
-        "websocket" | "ws" => options.websocket = websocket::read(field, findings),
+        "websocket" | "ws" => {
+            options.websocket = websocket::read(field, findings);
+            let user = options.websocket.as_ref().map(|ws| &ws.no_auth_user);
+            options.auth.websocket_no_auth_user = user.cloned().flatten();
+        }
         "jetstream" => options.jetstream = jetstream::read(field, findings),
         "cluster" => options.cluster = cluster::read(field, findings),
         "leafnodes" | "leaf" => {

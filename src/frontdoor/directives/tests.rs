@@ -66,6 +66,17 @@ fn the_javascript_suites_file_is_understood() {
 }
 
 #[test]
+fn who_clients_over_websocket_are_without_credentials_is_their_own() {
+    let options = options(
+        "websocket { port: -1, no_tls: true, no_auth_user: anon }\n\
+         authorization { users: [{user: anon, password: a}] }",
+    )
+    .unwrap();
+    assert_eq!(options.auth.no_auth_user, None);
+    assert_eq!(options.auth.websocket_no_auth_user.as_deref(), Some("anon"));
+}
+
+#[test]
 fn accounts_with_imports_and_exports_are_understood() {
     let options = options(
         "system_account: SYS, no_auth_user: b\n\

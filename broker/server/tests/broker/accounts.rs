@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use unibus_broker::{
     AccountOptions, AccountsError, ConnectionQuery, Export, Import, Inbound, Publication,
     ResponseType, Service, ShareKind, UserLimits,
@@ -73,6 +74,33 @@ fn shop(response: ResponseType) -> [AccountOptions; 2] {
             vec![],
         ),
     ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_during_a_reload_is_asked_once() {
+    const REQUESTS: usize = 4_000;
+    let node = Node::start().await;
+    node.broker
+        .set_accounts(&shop(ResponseType::Singleton))
+        .unwrap();
+    let mut service = client(&node, "B").await;
+    service.send("SUB help.me 1\r\n").await;
+    service.flush().await;
+    let (broker, stop) = (node.broker.clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let reloading = tokio::task::spawn_blocking(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            broker.set_accounts(&shop(ResponseType::Singleton)).unwrap();
+        }
+    });
+    let mut asking = client(&node, "A").await;
+    for _ in 0..REQUESTS / 40 {
+        asking.send(&"PUB ask.me 0\r\n\r\n".repeat(40)).await;
+        asking.flush().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    reloading.await.unwrap();
+    assert_eq!(service.count_messages().await, REQUESTS);
 }
 
 #[tokio::test]
