@@ -87,7 +87,7 @@ impl Api {
                 !hidden(stream) && self.core.hooks.allows_direct(stream)
             }
             Endpoint::ConsumerNext { stream, consumer } => {
-                !hidden(stream) && self.core.hooks.consumer_pushes(stream, consumer).is_some()
+                !hidden(stream) && self.core.may_be_consumer(stream, consumer)
             }
             _ => true,
         }

@@ -68,6 +68,14 @@ impl Core {
         self.replica.leadership().borrow().is_leader
     }
 
+    /// Whether an input for a consumer goes to the leader. The leader delivers as soon as it has applied
+    /// that the consumer is made, and clients answer within a millisecond: only the leader can say that
+    /// there is none.
+    pub(super) fn may_be_consumer(&self, stream: &str, consumer: &str) -> bool {
+        self.hooks.consumer_pushes(stream, consumer).is_some()
+            || (self.hooks.has_stream(stream) && !self.is_leader())
+    }
+
     /// Whether every voter is there and knows consumers that acknowledge by flow control. A node of an
     /// older version would have to end when the log tells it of one.
     pub(super) fn knows_flow_acks(&self) -> bool {

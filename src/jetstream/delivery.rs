@@ -45,6 +45,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const FLUSH_CONSUMERS_MAX: usize = 512;
 /// Deliveries rest when changes have waited for so long to be proposed.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// Requests remembered that waited when this node stopped leading; clients of others ask again when
+/// theirs expire.
+const FORSAKEN_MAX: usize = 65_536;
 /// Sleep when nothing is due.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -159,6 +162,7 @@ pub(super) async fn run(core: Arc<Core>) {
     let (outflow, work) = Outflow::new(Arc::clone(&core));
     let settling = tokio::spawn(work);
     let _aborted_with_this = AbortOnDrop(settling);
+    let mut forsaken = Forsaken::default();
     loop {
         tokio::select! {
             leads = leadership.wait_for(|known| known.is_leader) => {
@@ -174,11 +178,33 @@ pub(super) async fn run(core: Arc<Core>) {
         }
         outflow.landed().await;
         tracing::debug!("delivery starts");
+        let term = leadership.borrow().term;
         let mut lead = Lead::new(&core, &outflow);
         lead.begin();
+        std::mem::take(&mut forsaken).tell(&core, term);
         lead.run(&mut leadership).await;
-        lead.end();
+        forsaken = Forsaken {
+            term,
+            ended: lead.end(),
+        };
         tracing::debug!("delivery ends");
+    }
+}
+
+/// Requests that waited when this node stopped leading. In a later term, or under another leader, the
+/// nodes that their clients are connected to have answered them; a node that leads again in the same term,
+/// as after a pause of its process, may have stopped unnoticed.
+#[derive(Debug, Default)]
+struct Forsaken {
+    term: u64,
+    ended: Vec<(Bytes, Status)>,
+}
+
+impl Forsaken {
+    fn tell(self, core: &Core, term: u64) {
+        if self.term == term {
+            tell_ended(core, &self.ended);
+        }
     }
 }
 
@@ -271,16 +297,26 @@ impl<'a> Lead<'a> {
         }
     }
 
-    /// Hands on what is known, so that the next leader repeats less, and forgets everything. Clients
-    /// that wait are answered by the nodes that they are connected to.
-    fn end(&mut self) {
+    /// Hands on what is known, so that the next leader repeats less, and forgets everything. The requests
+    /// that wait come back: their clients are answered by the nodes that they are connected to, if these
+    /// notice.
+    fn end(&mut self) -> Vec<(Bytes, Status)> {
         self.core.engine.orders.open(false);
         // Whoever waits is served by the next leader.
         self.answers.clear();
         if self.outflow.has_room() {
             self.propose(Vec::new());
         }
-        *self.core.engine.table.lock() = Table::default();
+        let parked = self.parked.close().into_iter();
+        let mut ended: Vec<_> = parked
+            .map(|reply| (reply, Status::LEADERSHIP_CHANGE))
+            .collect();
+        let mut table = std::mem::take(&mut *self.core.engine.table.lock());
+        for (_, runner) in table.runners() {
+            ended.extend(runner.close(&Status::LEADERSHIP_CHANGE));
+        }
+        ended.truncate(FORSAKEN_MAX);
+        ended
     }
 
     /// Follows what happened to streams and consumers.
@@ -358,6 +394,10 @@ impl<'a> Lead<'a> {
             let Some((batch, order)) = self.core.engine.orders.take() else {
                 return false;
             };
+            // A consumer that an input is for may have been made since the last look.
+            if self.core.hooks.has_news() {
+                self.take_news(now_ns);
+            }
             self.work_off(&batch, &order, now_ns);
         }
         true
@@ -528,12 +568,17 @@ fn say_goodbye(core: &Core, gone: Vec<Runner>) {
     for mut runner in gone {
         ended.extend(runner.close(&Status::CONSUMER_DELETED));
     }
+    tell_ended(core, &ended);
+}
+
+/// Tells clients how their requests ended.
+fn tell_ended(core: &Core, ended: &[(Bytes, Status)]) {
     if ended.is_empty() {
         return;
     }
     core.broker.batch(|out| {
         let mut block = Vec::new();
-        for (reply, status) in &ended {
+        for (reply, status) in ended {
             block.clear();
             status.write(&mut block);
             out.publish(answer_to(reply, block.len(), &block));
@@ -572,5 +617,55 @@ impl Sweep {
         self.asked = false;
         let pause = (start.elapsed() * SWEEP_SHARE).max(SWEEP_INTERVAL_MIN);
         self.not_before = Instant::now() + pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use serde_json::json;
+
+    use super::{Forsaken, Lead, Outflow};
+    use crate::jetstream::tests::{Node, ask, soon};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_leader_that_begins_again_in_its_term_answers_what_it_forgot() {
+        let node = Node::start().await;
+        let client = node.client().await;
+        let config = json!({ "name": "S", "subjects": ["s"] });
+        ask(&client, "$JS.API.STREAM.CREATE.S", &config).await;
+        let config = json!({ "stream_name": "S", "config": { "name": "c", "ack_policy": "none" } });
+        ask(&client, "$JS.API.CONSUMER.CREATE.S.c", &config).await;
+        let mut inbox = soon(client.subscribe("waiting.here")).await.unwrap();
+        let body = r#"{"batch":1,"expires":600000000000}"#;
+        let asked =
+            client.publish_with_reply("$JS.API.CONSUMER.MSG.NEXT.S.c", "waiting.here", body.into());
+        soon(asked).await.unwrap();
+        let info = json!({});
+        let waiting = async || {
+            let info = ask(&client, "$JS.API.CONSUMER.INFO.S.c", &info).await;
+            info["num_waiting"].as_u64()
+        };
+        while waiting().await != Some(1) {}
+
+        let core = &node.jetstream.core;
+        let (outflow, _work) = Outflow::new(core.clone());
+        let ended = Lead::new(core, &outflow).end();
+        let forsaken = || Forsaken {
+            term: 3,
+            ended: ended.clone(),
+        };
+        // In a later term the client's node has answered already.
+        forsaken().tell(core, 4);
+        soon(client.publish("waiting.here", "nothing before".into()))
+            .await
+            .unwrap();
+        let first = soon(inbox.next()).await.unwrap();
+        assert_eq!(&first.payload[..], b"nothing before");
+        forsaken().tell(core, 3);
+        let told = soon(inbox.next()).await.unwrap();
+        assert_eq!(told.status.unwrap().as_u16(), 409);
+        assert_eq!(told.description.as_deref(), Some("Leadership Change"));
+        node.stop().await;
     }
 }

@@ -6,7 +6,7 @@
 //! one (they may be repeated without harm) and pull requests are answered `409 Leadership Change`: how
 //! much of them was delivered is not known.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use unibus_raft::Leadership;
 
 use super::core::Core;
 use super::ingest::answer_to;
-use super::inputs::{self, Input, InputKind, Inputs, Verdict};
+use super::inputs::{self, Input, InputKind, Inputs, Taken, Verdict};
 use super::leader::ToLeader;
 use super::text;
 
@@ -41,18 +41,27 @@ const PULL_MEMORY_MAX: Duration = Duration::from_secs(3600);
 /// Sleep when nothing is due.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
-/// Whom batches go to: a leader in its term. The same node in a later term has forgotten everything.
-type Target = (NodeId, u64);
+/// Whom batches go to: a leader in its term, by the route that stands. The same node in a later term has
+/// forgotten everything, and over a new route what waits for this node's clients.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Target {
+    leader: NodeId,
+    term: u64,
+    /// Since when the route stands; `None` = none does, or the leader is this node.
+    route: Option<Instant>,
+}
 
 /// A batch and what is known of its history.
 struct Parcel {
     batch: Bytes,
     since: Instant,
+    /// The target that it was sent to, counted; with its pulls noted under the number.
+    sent_to: u64,
 }
 
 /// How a flight ended.
 enum Landing {
-    Settled(Vec<u32>),
+    Settled(Taken),
     NotNow,
     Lost,
 }
@@ -62,6 +71,8 @@ type Flight = BoxFuture<'static, (Parcel, Landing)>;
 struct Forwarder {
     core: Arc<Core>,
     target: Option<Target>,
+    /// How many targets there were.
+    targets: u64,
     flights: FuturesUnordered<Flight>,
     /// Batches to be offered again, before anything that was queued later.
     again: VecDeque<Parcel>,
@@ -72,16 +83,12 @@ struct Forwarder {
 /// Runs until the task is aborted.
 pub(super) async fn run(core: Arc<Core>) {
     let mut leadership = core.replica.leadership();
-    let mut forwarder = Forwarder {
-        core: Arc::clone(&core),
-        target: None,
-        flights: FuturesUnordered::new(),
-        again: VecDeque::new(),
-        not_before: Instant::now(),
-        pulls: Pulls::default(),
-    };
+    let mut routes = core.leader_link.routes_changed();
+    let mut routes_change = true;
+    let mut forwarder = Forwarder::new(&core);
     loop {
         let known = *leadership.borrow_and_update();
+        routes.mark_unchanged();
         core.reign.saw(known.leader, known.term, Core::now());
         forwarder.follow(&known);
         forwarder.send_all();
@@ -99,29 +106,48 @@ pub(super) async fn run(core: Arc<Core>) {
                     return;
                 }
             }
+            // A node without peers has no routes that change.
+            changed = routes.changed(), if routes_change => routes_change = changed.is_ok(),
             () = tokio::time::sleep_until(until.into()) => {}
         }
     }
 }
 
 impl Forwarder {
+    fn new(core: &Arc<Core>) -> Self {
+        Self {
+            core: Arc::clone(core),
+            target: None,
+            targets: 0,
+            flights: FuturesUnordered::new(),
+            again: VecDeque::new(),
+            not_before: Instant::now(),
+            pulls: Pulls::default(),
+        }
+    }
+
     fn follow(&mut self, known: &Leadership) {
         let own = self.core.replica.id();
-        let target = match known.leader {
-            _ if known.is_leader => Some((own, known.term)),
-            Some(leader) if leader != own => Some((leader, known.term)),
-            _ => None,
+        let leader = match known.leader {
+            _ if known.is_leader => Some(own),
+            leader => leader.filter(|leader| *leader != own),
         };
+        let target = leader.map(|leader| Target {
+            leader,
+            term: known.term,
+            route: self.core.leader_link.route_since(leader),
+        });
         if target == self.target {
             return;
         }
         self.target = target;
+        self.targets += 1;
         self.core.inlet.set_flowing(target.is_some());
         let orphans = self.pulls.take_all(Instant::now());
         self.answer_orphans(&orphans);
     }
 
-    /// Tells clients that the leader which had their requests is gone.
+    /// Tells clients that the leader which had their requests is gone, or the way to it.
     fn answer_orphans(&self, replies: &[Bytes]) {
         let broker = &self.core.broker;
         let waiting: Vec<&Bytes> = replies
@@ -150,11 +176,11 @@ impl Forwarder {
             let parcel = match self.again.front() {
                 Some(_) if now < self.not_before => return,
                 Some(_) => self.again.pop_front(),
-                None => self
-                    .core
-                    .inlet
-                    .take()
-                    .map(|batch| Parcel { batch, since: now }),
+                None => self.core.inlet.take().map(|batch| Parcel {
+                    batch,
+                    since: now,
+                    sent_to: 0,
+                }),
             };
             let Some(parcel) = parcel else {
                 return;
@@ -163,7 +189,8 @@ impl Forwarder {
         }
     }
 
-    fn send(&mut self, (leader, _): Target, parcel: Parcel) {
+    fn send(&mut self, Target { leader, .. }: Target, mut parcel: Parcel) {
+        parcel.sent_to = self.targets;
         let own = self.core.replica.id();
         // A node without peers has no other leader to wait for.
         if leader != own || !self.core.leader_link.connected().is_empty() {
@@ -200,7 +227,9 @@ impl Forwarder {
 
     fn land(&mut self, parcel: Parcel, landing: Landing) {
         let parcel = match landing {
-            Landing::Settled(numbers) => return self.acknowledge(&parcel.batch, &numbers),
+            Landing::Settled(taken) => return self.settle(&parcel.batch, &taken),
+            // Its pulls were answered when the target changed.
+            Landing::NotNow if parcel.sent_to != self.targets => self.without_pulls(parcel),
             Landing::NotNow => {
                 // Not seen by anybody: its pulls are counted when it is offered again.
                 self.pulls.forget(&parcel.batch);
@@ -215,20 +244,45 @@ impl Forwarder {
         self.again.push_back(parcel);
     }
 
-    /// Answers the double acknowledgements of a batch.
-    fn acknowledge(&self, batch: &Bytes, numbers: &[u32]) {
-        if numbers.is_empty() {
+    /// Answers the double acknowledgements of a batch, and what found no consumer.
+    fn settle(&mut self, batch: &Bytes, taken: &Taken) {
+        let strays = self.strays(batch, taken);
+        if taken.answered.is_empty() && strays.is_empty() {
             return;
         }
-        let mut wanted = numbers.iter().copied().peekable();
+        let mut answered = taken.answered.iter().copied().peekable();
+        let mut unheard = strays.iter().copied().peekable();
         self.core.broker.batch(|out| {
             for (at, input) in (0_u32..).zip(Inputs::new(batch).flatten()) {
-                if wanted.peek() == Some(&at) {
-                    wanted.next();
+                if answered.next_if_eq(&at).is_some() {
                     out.publish(answer_to(input.reply, 0, b""));
+                } else if unheard.next_if_eq(&at).is_some() && !input.reply.is_empty() {
+                    let block = text::NO_RESPONDERS;
+                    out.publish(answer_to(input.reply, block.len(), block));
                 }
             }
         });
+        for (at, input) in (0_u32..).zip(Inputs::new(batch).flatten()) {
+            if strays.binary_search(&at).is_ok() && is_pull(&input) {
+                self.pulls.forget_one(input.reply);
+            }
+        }
+    }
+
+    /// The inputs of a batch that found no consumer. A leader of an earlier version does not say so: then
+    /// what this node knows has to do.
+    fn strays(&self, batch: &Bytes, taken: &Taken) -> Vec<u32> {
+        if let Some(strays) = &taken.strays {
+            return strays.clone();
+        }
+        let hooks = &self.core.hooks;
+        let is_stray = |input: &Input<'_>| {
+            inputs::target(input)
+                .is_some_and(|(stream, name)| hooks.consumer_pushes(stream, name).is_none())
+        };
+        let inputs = (0_u32..).zip(Inputs::new(batch).flatten());
+        let strays = inputs.filter(|(_, input)| is_stray(input));
+        strays.map(|(at, _)| at).collect()
     }
 
     /// What may go to another leader after a batch was lost: its acknowledgements.
@@ -255,6 +309,7 @@ impl Forwarder {
         Parcel {
             batch: kept.freeze(),
             since: parcel.since,
+            sent_to: parcel.sent_to,
         }
     }
 
@@ -272,7 +327,7 @@ impl Forwarder {
 impl Landing {
     fn of(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Taken(numbers) => Self::Settled(numbers),
+            Verdict::Taken(taken) => Self::Settled(taken),
             Verdict::NotNow => Self::NotNow,
         }
     }
@@ -288,8 +343,12 @@ impl Landing {
 /// Requests that a leader was given and that may still wait there.
 #[derive(Debug, Default)]
 struct Pulls {
-    /// In the order of coming.
-    waiting: VecDeque<(Instant, Bytes)>,
+    /// Until when, in the order of coming, and the request's number.
+    waiting: VecDeque<(Instant, u64, Bytes)>,
+    /// The numbers of the requests with a reply subject that still count, in the order of coming.
+    known: HashMap<Bytes, VecDeque<u64>>,
+    /// The number of the next request.
+    next: u64,
     /// How many there may be before the expired ones are looked for.
     look_at: usize,
 }
@@ -303,39 +362,73 @@ impl Pulls {
             if !is_pull(&input) {
                 continue;
             }
-            if self.waiting.len() >= PULLS_MAX {
-                self.waiting.pop_front();
+            if self.waiting.len() >= PULLS_MAX
+                && let Some((_, number, reply)) = self.waiting.pop_front()
+            {
+                self.drop_number(&reply, number);
             }
             // Copied: a slice would keep the whole batch.
             let reply = Bytes::copy_from_slice(input.reply);
-            self.waiting.push_back((now + memory(&input), reply));
+            let numbers = self.known.entry(reply.clone()).or_default();
+            numbers.push_back(self.next);
+            let until = now + memory(&input);
+            self.waiting.push_back((until, self.next, reply));
+            self.next += 1;
         }
     }
 
+    /// Forgets the requests of a batch, one for each that was noted last.
     fn forget(&mut self, batch: &Bytes) {
-        let replies: Vec<&[u8]> = Inputs::new(batch)
-            .flatten()
-            .filter(is_pull)
-            .map(|input| input.reply)
-            .collect();
-        if !replies.is_empty() {
-            self.waiting
-                .retain(|(_, reply)| !replies.contains(&&reply[..]));
+        for input in Inputs::new(batch).flatten() {
+            if is_pull(&input) {
+                self.forget_one(input.reply);
+            }
         }
+    }
+
+    /// Forgets the request that was noted last of those with a reply subject. Its place among the waiting
+    /// goes with time.
+    fn forget_one(&mut self, reply: &[u8]) {
+        if let Some(numbers) = self.known.get_mut(reply) {
+            numbers.pop_back();
+            if numbers.is_empty() {
+                self.known.remove(reply);
+            }
+        }
+    }
+
+    fn drop_number(&mut self, reply: &Bytes, number: u64) {
+        if let Some(numbers) = self.known.get_mut(reply) {
+            if let Ok(at) = numbers.binary_search(&number) {
+                numbers.remove(at);
+            }
+            if numbers.is_empty() {
+                self.known.remove(reply);
+            }
+        }
+    }
+
+    fn still_counts(known: &HashMap<Bytes, VecDeque<u64>>, number: u64, reply: &Bytes) -> bool {
+        known
+            .get(reply)
+            .is_some_and(|numbers| numbers.binary_search(&number).is_ok())
     }
 
     /// Those of `replies` that wait.
     fn known(&self, mut replies: Vec<Bytes>) -> Vec<Bytes> {
-        replies.retain(|reply| self.waiting.iter().any(|(_, known)| known == reply));
+        replies.retain(|reply| self.known.contains_key(reply));
         replies
     }
 
     fn take_all(&mut self, now: Instant) -> Vec<Bytes> {
+        let known = std::mem::take(&mut self.known);
         let waiting = std::mem::take(&mut self.waiting);
         let mut replies: Vec<Bytes> = waiting
             .into_iter()
-            .filter(|(until, _)| *until > now)
-            .map(|(_, reply)| reply)
+            .filter(|(until, number, reply)| {
+                *until > now && Self::still_counts(&known, *number, reply)
+            })
+            .map(|(_, _, reply)| reply)
             .collect();
         replies.sort_unstable();
         replies.dedup();
@@ -346,7 +439,14 @@ impl Pulls {
         if self.waiting.len() <= self.look_at.max(Self::LOOK_AT_MIN) {
             return;
         }
-        self.waiting.retain(|(until, _)| *until > now);
+        let waiting = std::mem::take(&mut self.waiting);
+        for (until, number, reply) in waiting {
+            if until <= now {
+                self.drop_number(&reply, number);
+            } else if Self::still_counts(&self.known, number, &reply) {
+                self.waiting.push_back((until, number, reply));
+            }
+        }
         self.look_at = self.waiting.len() * 2;
     }
 }
@@ -393,8 +493,13 @@ mod tests {
 
     use bytes::{Bytes, BytesMut};
 
-    use super::{PULL_MEMORY, Pulls, memory};
+    use futures::StreamExt;
+    use unibus_proto::NodeId;
+    use unibus_raft::Leadership;
+
+    use super::{Forwarder, Landing, PULL_MEMORY, Parcel, Pulls, memory};
     use crate::jetstream::inputs::{InputKind, Inputs, put};
+    use crate::jetstream::tests::{Node, soon};
 
     fn batch(inputs: &[(InputKind, &str, &str)]) -> Bytes {
         let mut out = BytesMut::new();
@@ -402,6 +507,50 @@ mod tests {
             put(&mut out, *kind, b"s", reply.as_bytes(), body.as_bytes()).unwrap();
         }
         out.freeze()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn requests_are_answered_when_the_route_to_their_leader_is_made_anew() {
+        let node = Node::start().await;
+        let client = node.client().await;
+        let mut inbox = soon(client.subscribe("waiting.here")).await.unwrap();
+        soon(client.flush()).await.unwrap();
+        let mut forwarder = Forwarder::new(&node.jetstream.core);
+        let known = Leadership {
+            leader: Some(NodeId(99)),
+            term: 7,
+            is_leader: false,
+        };
+        *node.link.route.lock() = Some(Instant::now());
+        forwarder.follow(&known);
+        let pull = batch(&[(InputKind::Pull, "waiting.here", "")]);
+        forwarder.pulls.note(&pull, Instant::now());
+        forwarder.follow(&known);
+        assert_eq!(forwarder.pulls.known(vec!["waiting.here".into()]).len(), 1);
+        *node.link.route.lock() = Some(Instant::now() + Duration::from_nanos(1));
+        forwarder.follow(&known);
+        let told = soon(inbox.next()).await.unwrap();
+        assert_eq!(told.status.unwrap().as_u16(), 409);
+        assert_eq!(told.description.as_deref(), Some("Leadership Change"));
+
+        // A batch that nobody looked at by the old route goes by the new one, without the requests whose
+        // clients were told.
+        let mixed = batch(&[
+            (InputKind::Pull, "waiting.here", ""),
+            (InputKind::Ack, "", "+ACK"),
+        ]);
+        let parcel = Parcel {
+            batch: mixed,
+            since: Instant::now(),
+            sent_to: forwarder.targets - 1,
+        };
+        forwarder.land(parcel, Landing::NotNow);
+        let again: Vec<_> = forwarder.again.iter().collect();
+        let kinds: Vec<_> = Inputs::new(&again[0].batch)
+            .map(|input| input.unwrap().kind)
+            .collect();
+        assert_eq!(kinds, [InputKind::Ack]);
+        node.stop().await;
     }
 
     #[test]
@@ -443,5 +592,33 @@ mod tests {
         pulls.note(&noted, now);
         pulls.forget(&noted);
         assert!(pulls.take_all(now).is_empty());
+    }
+
+    #[test]
+    fn other_requests_of_an_inbox_are_not_forgotten() {
+        let now = Instant::now();
+        let mut pulls = Pulls::default();
+        let first = batch(&[(InputKind::Pull, "a", ""), (InputKind::Pull, "b", "")]);
+        let again = batch(&[(InputKind::Pull, "a", "")]);
+        pulls.note(&first, now);
+        pulls.note(&again, now);
+        pulls.forget(&again);
+        assert_eq!(pulls.known(vec!["a".into(), "c".into()]), ["a"]);
+        assert_eq!(pulls.take_all(now), ["a", "b"]);
+        assert!(pulls.known(vec!["a".into()]).is_empty());
+    }
+
+    #[test]
+    fn what_is_forgotten_makes_room() {
+        let now = Instant::now();
+        let mut pulls = Pulls::default();
+        let one = batch(&[(InputKind::Pull, "a", "")]);
+        for _ in 0..10 * Pulls::LOOK_AT_MIN {
+            pulls.note(&one, now);
+            pulls.forget(&one);
+            pulls.expire(now);
+        }
+        assert!(pulls.waiting.len() <= Pulls::LOOK_AT_MIN + 1);
+        assert!(pulls.known.is_empty());
     }
 }

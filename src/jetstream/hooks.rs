@@ -188,6 +188,17 @@ impl Hooks {
         Some(!deliver.is_empty())
     }
 
+    /// Whether a stream is there that may have consumers which this node has not heard of yet.
+    pub(super) fn has_stream(&self, stream: &str) -> bool {
+        self.catalog.read().contains_key(stream)
+    }
+
+    /// Whether the delivery engine has something to look at.
+    pub(super) fn has_news(&self) -> bool {
+        let news = self.news.lock();
+        !(news.reshaped.is_empty() && news.consumers.is_empty())
+    }
+
     /// Where a consumer delivers, empty when it is asked for messages. `None`: no such consumer.
     pub(super) fn deliver_subject(&self, stream: &str, consumer: &str) -> Option<Arc<str>> {
         let catalog = self.catalog.read();

@@ -131,7 +131,7 @@ impl Acknowledgements {
         Self { core }
     }
 
-    /// The kind of an input for a consumer that is there.
+    /// The kind of an input for a consumer that may be there.
     fn kind(&self, m: &Inbound<'_>) -> Option<InputKind> {
         let restricted = !m.origin.internal && m.origin.permissions.is_some();
         let (kind, (stream, consumer)) = match flow::target(m.subject) {
@@ -141,10 +141,7 @@ impl Acknowledgements {
         if !m.origin.internal && internal::is_stream(stream) {
             return None;
         }
-        self.core
-            .hooks
-            .consumer_pushes(stream, consumer)
-            .map(|_| kind)
+        self.core.may_be_consumer(stream, consumer).then_some(kind)
     }
 }
 

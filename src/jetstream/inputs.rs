@@ -3,14 +3,24 @@
 //!
 //! `kind:u8 | subject len:u16 | reply len:u16 | body len:u32 | subject | reply | body`, little-endian,
 //! one after the other. An answer is a code byte and, when the batch was taken, the numbers (u32) of
-//! those inputs whose reply subjects get an empty message.
+//! those inputs whose reply subjects get an empty message. Behind these are the numbers of those that
+//! found no consumer, with the highest bit set, and [`TELLS_STRAYS`]: for versions that do not know of
+//! it, numbers beyond all inputs.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use unibus_proto::jetstream::ack::AckTokens;
+
+use super::flow;
+use super::subject::{self, Endpoint};
 
 /// Bytes before an input's texts.
 const HEAD_BYTES: usize = 9;
 const TAKEN: u8 = 0;
 const NOT_NOW: u8 = 1;
+/// In the numbers of inputs that found no consumer.
+const STRAY: u32 = 1 << 31;
+/// The last number of a verdict that tells which inputs found no consumer.
+const TELLS_STRAYS: u32 = u32::MAX;
 
 /// What an input is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,6 +91,18 @@ pub(super) fn whole_prefix(batch: &[u8], max: usize) -> usize {
     end
 }
 
+/// The stream and consumer that an input is for.
+pub(super) fn target<'a>(input: &Input<'a>) -> Option<(&'a str, &'a str)> {
+    match input.kind {
+        InputKind::Pull => match subject::parse(input.subject) {
+            Endpoint::ConsumerNext { stream, consumer } => Some((stream, consumer)),
+            _ => None,
+        },
+        InputKind::Ack => AckTokens::parse(input.subject).map(|t| (t.stream, t.consumer)),
+        InputKind::Flow => flow::target(input.subject),
+    }
+}
+
 /// The inputs of a batch, in order. Ends after the first malformed one.
 #[derive(Clone, Debug)]
 pub(super) struct Inputs<'a>(&'a [u8]);
@@ -128,11 +150,20 @@ impl<'a> Iterator for Inputs<'a> {
     }
 }
 
+/// What is left to do of a batch. Numbers of inputs, ascending.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Taken {
+    /// They are to be answered.
+    pub(super) answered: Vec<u32>,
+    /// Their consumers do not exist; `None` = the leader's version does not tell.
+    pub(super) strays: Option<Vec<u32>>,
+}
+
 /// What became of a batch at the leader.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
-    /// Everything in it is done. The inputs of these numbers are to be answered.
-    Taken(Vec<u32>),
+    /// Everything in it is done.
+    Taken(Taken),
     /// Nothing of it was looked at: the node does not lead, or has too much to do.
     NotNow,
 }
@@ -141,12 +172,18 @@ impl Verdict {
     pub(super) fn encode(&self) -> Bytes {
         match self {
             Self::NotNow => Bytes::from_static(&[NOT_NOW]),
-            Self::Taken(answered) if answered.is_empty() => Bytes::from_static(&[TAKEN]),
-            Self::Taken(answered) => {
-                let mut out = BytesMut::with_capacity(1 + answered.len() * 4);
+            Self::Taken(Taken { answered, strays }) => {
+                let more = strays.as_ref().map_or(0, |strays| strays.len() + 1);
+                let mut out = BytesMut::with_capacity(1 + 4 * (answered.len() + more));
                 out.put_u8(TAKEN);
                 for number in answered {
                     out.put_u32_le(*number);
+                }
+                if let Some(strays) = strays {
+                    for number in strays {
+                        out.put_u32_le(number | STRAY);
+                    }
+                    out.put_u32_le(TELLS_STRAYS);
                 }
                 out.freeze()
             }
@@ -164,7 +201,13 @@ impl Verdict {
                 while frame.has_remaining() {
                     answered.push(frame.get_u32_le());
                 }
-                Ok(Self::Taken(answered))
+                let tells = answered.pop_if(|last| *last == TELLS_STRAYS).is_some();
+                let strays = answered.extract_if(.., |number| *number & STRAY != 0);
+                let strays: Vec<u32> = strays.map(|number| number & !STRAY).collect();
+                Ok(Self::Taken(Taken {
+                    answered,
+                    strays: tells.then_some(strays),
+                }))
             }
             _ => Err(MalformedInputs),
         }
@@ -175,7 +218,7 @@ impl Verdict {
 mod tests {
     use bytes::{Bytes, BytesMut};
 
-    use super::{InputKind, Inputs, MalformedInputs, Verdict, put, whole_prefix};
+    use super::{InputKind, Inputs, MalformedInputs, Taken, Verdict, put, whole_prefix};
 
     fn batch() -> Bytes {
         let mut out = BytesMut::new();
@@ -225,12 +268,35 @@ mod tests {
         assert_eq!(whole_prefix(&whole, 1), 13);
     }
 
+    fn taken(answered: &[u32], strays: Option<&[u32]>) -> Verdict {
+        Verdict::Taken(Taken {
+            answered: answered.to_vec(),
+            strays: strays.map(<[u32]>::to_vec),
+        })
+    }
+
+    #[test]
+    fn verdicts_of_other_versions_are_understood() {
+        // What earlier versions send and read: a code byte and the numbers to answer, ascending.
+        let frame = Bytes::from_static(b"\0\x02\0\0\0\x05\0\0\0");
+        assert_eq!(Verdict::decode(frame), Ok(taken(&[2, 5], None)));
+        let frame = taken(&[2, 5], Some(&[3])).encode();
+        let numbers: Vec<u32> = frame[1..]
+            .chunks(4)
+            .map(|number| u32::from_le_bytes(number.try_into().unwrap()))
+            .collect();
+        assert_eq!(numbers[..2], [2, 5]);
+        assert!(numbers.is_sorted() && numbers[2..].iter().all(|number| *number > 1 << 30));
+    }
+
     #[test]
     fn verdicts_read_back() {
         for verdict in [
             Verdict::NotNow,
-            Verdict::Taken(vec![]),
-            Verdict::Taken(vec![0, 70_000]),
+            taken(&[], None),
+            taken(&[0, 70_000], None),
+            taken(&[], Some(&[])),
+            taken(&[0, 70_000], Some(&[1, 80_000])),
         ] {
             assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
         }

@@ -16,8 +16,8 @@ use super::ingest::answer_to;
 use super::inputs::{self, Input, InputKind, Inputs};
 use super::orders::{Answer, Order};
 use super::runner::Runner;
-use super::subject::{self, Endpoint};
 use super::table::{Key, Table};
+use super::text;
 
 /// How long a request waits for its client's interest to arrive over the route.
 const PARKING_MAX: Duration = Duration::from_millis(500);
@@ -59,6 +59,14 @@ impl Parked {
         }
     }
 
+    /// Ends the requests that wait: their reply subjects.
+    pub(super) fn close(&mut self) -> Vec<Bytes> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let inputs = waiting.iter().flat_map(|(_, framed)| Inputs::new(framed));
+        let replies = inputs.flatten().map(|input| input.reply);
+        replies.map(Bytes::copy_from_slice).collect()
+    }
+
     /// When to look again.
     pub(super) fn due(&self) -> Instant {
         let never = Instant::now() + Duration::from_secs(60);
@@ -72,6 +80,8 @@ struct Effects {
     statuses: Vec<(Bytes, Status)>,
     answers: Vec<(Key, u32)>,
     at_once: Vec<u32>,
+    /// Inputs whose consumers do not exist.
+    strays: Vec<u32>,
 }
 
 impl Lead<'_> {
@@ -124,6 +134,7 @@ impl Lead<'_> {
         for number in effects.at_once {
             Answer::new(order, number).give();
         }
+        order.strayed(effects.strays);
         self.send_statuses(&effects.statuses);
     }
 
@@ -136,6 +147,7 @@ impl Lead<'_> {
         let now = Instant::now();
         let waiting = std::mem::take(&mut self.parked.waiting);
         let mut effects = Effects::default();
+        let mut lost: Vec<Bytes> = Vec::new();
         {
             let mut table = core.engine.table.lock();
             let mut arrived = Vec::new();
@@ -150,12 +162,21 @@ impl Lead<'_> {
                 }
             }
             core.replica.with_state(|state| {
-                for input in &arrived {
-                    pull(state, &mut table, input, now_ns, &mut effects);
+                for (number, input) in (0_u32..).zip(&arrived) {
+                    pull(state, &mut table, (number, input), now_ns, &mut effects);
                 }
             });
+            // Their batches are settled: what has no consumer is told here.
+            lost.extend(effects.strays.iter().filter_map(|number| {
+                let input = arrived.get(usize::try_from(*number).ok()?)?;
+                Some(Bytes::copy_from_slice(input.reply))
+            }));
         }
         self.parked.look_at = (!self.parked.waiting.is_empty()).then(|| now + PARKING_LOOK);
+        for reply in lost {
+            let block = text::NO_RESPONDERS;
+            core.broker.publish(answer_to(&reply, block.len(), block));
+        }
         self.send_statuses(&effects.statuses);
     }
 
@@ -211,9 +232,10 @@ fn apply(
     now_ns: u64,
     effects: &mut Effects,
 ) -> Option<usize> {
-    let (_, input) = inputs.first()?;
+    let (number, input) = inputs.first()?;
+    let first = (*number, input);
     match input.kind {
-        InputKind::Pull => pull(state, table, input, now_ns, effects),
+        InputKind::Pull => pull(state, table, first, now_ns, effects),
         InputKind::Ack => return Some(acks(state, table, inputs, now_ns, effects)),
         InputKind::Flow => {
             let key = flow::target(input.subject)
@@ -231,17 +253,21 @@ fn apply(
 }
 
 /// `MSG.NEXT`, or the request in a `+NXT`.
-fn pull(state: &State, table: &mut Table, input: &Input<'_>, now_ns: u64, effects: &mut Effects) {
-    let (target, request) = match input.kind {
-        InputKind::Ack => (
-            AckTokens::parse(input.subject).map(|tokens| (tokens.stream, tokens.consumer)),
-            input.body.strip_prefix(b"+NXT").unwrap_or_default(),
-        ),
-        _ => (pulled(input.subject), input.body),
+fn pull(
+    state: &State,
+    table: &mut Table,
+    (number, input): (u32, &Input<'_>),
+    now_ns: u64,
+    effects: &mut Effects,
+) {
+    let request = match input.kind {
+        InputKind::Ack => input.body.strip_prefix(b"+NXT").unwrap_or_default(),
+        _ => input.body,
     };
+    let target = inputs::target(input);
     let found = target.and_then(|(stream, consumer)| find(state, table, stream, consumer));
     let Some((key, place)) = found else {
-        return;
+        return effects.strays.push(number);
     };
     if let Some(runner) = table.runner(&key) {
         let request = PullRequest::parse(request);
@@ -288,6 +314,7 @@ fn acks(
     };
     let (stream, consumer) = (first.2.stream, first.2.consumer);
     let Some((key, place)) = find(state, table, stream, consumer) else {
+        effects.strays.push(first.0);
         return 1;
     };
     let Some(runner) = table.runner(&key) else {
@@ -317,12 +344,4 @@ fn acks(
     table.set_dirty(&key);
     table.queue(&key);
     taken
-}
-
-/// The stream and consumer that a pull request names.
-fn pulled(subject: &[u8]) -> Option<(&str, &str)> {
-    match subject::parse(subject) {
-        Endpoint::ConsumerNext { stream, consumer } => Some((stream, consumer)),
-        _ => None,
-    }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::inputs::Verdict;
+use super::inputs::{Taken, Verdict};
 
 /// Bytes of batches that wait for the engine; more are refused and offered again.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -32,6 +32,8 @@ struct Waiting {
 pub(super) struct Order {
     verdict: Mutex<Option<oneshot::Sender<Verdict>>>,
     answered: Mutex<Vec<u32>>,
+    /// Inputs whose consumers do not exist.
+    strays: Mutex<Vec<u32>>,
     failed: AtomicBool,
     /// The clients are this node's own: their interest is known here as soon as they have any.
     pub(super) local: bool,
@@ -62,6 +64,7 @@ impl Orders {
         let order = Arc::new(Order {
             verdict: Mutex::new(Some(sender)),
             answered: Mutex::default(),
+            strays: Mutex::default(),
             failed: AtomicBool::new(false),
             local,
         });
@@ -85,6 +88,11 @@ impl Orders {
 }
 
 impl Order {
+    /// The consumers of these inputs do not exist: ascending, and after those told before.
+    pub(super) fn strayed(&self, numbers: Vec<u32>) {
+        self.strays.lock().extend(numbers);
+    }
+
     fn refuse(&self) {
         self.pronounce(Verdict::NotNow);
     }
@@ -104,7 +112,11 @@ impl Drop for Order {
         }
         let mut answered = std::mem::take(&mut *self.answered.lock());
         answered.sort_unstable();
-        self.pronounce(Verdict::Taken(answered));
+        let strays = std::mem::take(&mut *self.strays.lock());
+        self.pronounce(Verdict::Taken(Taken {
+            answered,
+            strays: Some(strays),
+        }));
     }
 }
 
@@ -137,7 +149,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::{Answer, Orders};
-    use crate::jetstream::inputs::Verdict;
+    use crate::jetstream::inputs::{Taken, Verdict};
 
     #[test]
     fn a_batch_is_settled_when_its_last_answer_is_given() {
@@ -147,11 +159,16 @@ mod tests {
         let (batch, order) = orders.take().unwrap();
         assert_eq!(&batch[..], b"x");
         let (late, early) = (Answer::new(&order, 4), Answer::new(&order, 1));
+        order.strayed(vec![2]);
         drop(order);
         late.give();
         assert!(verdict.try_recv().is_err(), "one answer is missing");
         early.give();
-        assert_eq!(verdict.try_recv(), Ok(Verdict::Taken(vec![1, 4])));
+        let taken = Taken {
+            answered: vec![1, 4],
+            strays: Some(vec![2]),
+        };
+        assert_eq!(verdict.try_recv(), Ok(Verdict::Taken(taken)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod streams;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::kv;
@@ -17,6 +17,7 @@ use async_nats::jetstream::stream::Config as ClientStreamConfig;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use unibus_broker::{
@@ -35,9 +36,11 @@ use super::{JetStream, JetStreamHooks, JetStreamOptions};
 /// Every wait of these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A node without peers.
-#[derive(Debug)]
-struct Alone;
+/// A node without peers, that may be told of a route to one.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    pub(super) route: Mutex<Option<Instant>>,
+}
 
 impl Transport for Alone {
     fn call(
@@ -56,6 +59,10 @@ impl Transport for Alone {
 
     fn protocol(&self, _peer: NodeId) -> Option<u32> {
         None
+    }
+
+    fn route_since(&self, _peer: NodeId) -> Option<Instant> {
+        *self.route.lock()
     }
 }
 
@@ -88,9 +95,10 @@ impl Observer for Watcher {
     }
 }
 
-struct Node {
+pub(super) struct Node {
     broker: Broker,
-    jetstream: JetStream,
+    pub(super) jetstream: JetStream,
+    pub(super) link: Arc<Alone>,
     replica: Replica,
     address: String,
     members: watch::Sender<Grant>,
@@ -99,7 +107,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
@@ -134,20 +142,17 @@ impl Node {
             api_level: 1,
             ..BrokerOptions::default()
         };
+        let link = Arc::new(Alone::default());
         let broker = Broker::new(options, Arc::new(access));
-        let jetstream = JetStream::start(
-            broker.clone(),
-            replica.clone(),
-            own,
-            Arc::new(Alone),
-            &hooks,
-        );
+        let jetstream =
+            JetStream::start(broker.clone(), replica.clone(), own, link.clone(), &hooks);
         let (stop, stopped) = watch::channel(false);
         let serving = broker.clone();
         tokio::spawn(async move { serving.serve(listener, stopped).await });
         Self {
             broker,
             jetstream,
+            link,
             replica,
             address,
             members,
@@ -156,7 +161,7 @@ impl Node {
         }
     }
 
-    async fn client(&self) -> async_nats::Client {
+    pub(super) async fn client(&self) -> async_nats::Client {
         async_nats::connect(&self.address).await.unwrap()
     }
 
@@ -191,7 +196,7 @@ impl Node {
         self.context().await.create_key_value(config).await.unwrap()
     }
 
-    async fn stop(self) -> tempfile::TempDir {
+    pub(super) async fn stop(self) -> tempfile::TempDir {
         self.jetstream.shutdown();
         let _ = self.stop.send(true);
         self.broker.shutdown(PATIENCE).await;
@@ -206,7 +211,8 @@ async fn open(dir: &Path, hooks: &JetStreamHooks) -> Replica {
         let observer = Arc::new(Watcher(hooks.clone()));
         match OpenStore::open(ReplicaOptions::new(dir, "n1"), OnDamage::Refuse) {
             Ok(store) => {
-                let started = Replica::start(store, Arc::new(Alone), observer).await;
+                let alone = Arc::new(Alone::default());
+                let started = Replica::start(store, alone, observer).await;
                 return started.unwrap();
             }
             Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
@@ -216,7 +222,7 @@ async fn open(dir: &Path, hooks: &JetStreamHooks) -> Replica {
 }
 
 /// A request of the API and its answer.
-async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
+pub(super) async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
     let body = match body {
         Value::Null => Bytes::new(),
         body => body.to_string().into(),
@@ -225,7 +231,7 @@ async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value 
     serde_json::from_slice(&soon(request).await.unwrap().payload).unwrap()
 }
 
-async fn soon<T>(what: impl IntoFuture<Output = T>) -> T {
+pub(super) async fn soon<T>(what: impl IntoFuture<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what)
         .await
         .expect("too late")

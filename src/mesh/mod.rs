@@ -29,7 +29,7 @@ mod tests;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -221,6 +221,14 @@ impl Transport for Mesh {
             .iter()
             .map(|peer| peer.id())
             .collect()
+    }
+
+    fn route_since(&self, peer: NodeId) -> Option<Instant> {
+        Some(self.shared.registry.find(peer)?.since())
+    }
+
+    fn routes_changed(&self) -> watch::Receiver<u64> {
+        self.changes()
     }
 
     fn protocol(&self, peer: NodeId) -> Option<u32> {

@@ -87,6 +87,11 @@ impl Peer {
         self.addr
     }
 
+    /// Since when it is connected.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
     pub(crate) fn incarnation(&self) -> u64 {
         self.hello.incarnation
     }

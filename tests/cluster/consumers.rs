@@ -161,3 +161,54 @@ async fn a_request_that_waits_is_answered_when_its_leader_dies() -> anyhow::Resu
     assert_eq!(answer.description.as_deref(), Some("Leadership Change"));
     Ok(())
 }
+
+/// What a request is answered with, or that nobody serves it.
+async fn asked(client: &async_nats::Client, subject: String, body: &str) -> anyhow::Result<u16> {
+    let answer = client.request(subject, body.to_owned().into()).await;
+    match answer {
+        Ok(message) => Ok(message.status.map_or(200, |status| status.as_u16())),
+        Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(503),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_is_there_at_every_node_once_its_creation_is_answered() -> anyhow::Result<()> {
+    let cluster = Cluster::start(binary(), ClusterOptions::default()).await?;
+    prepare(&cluster, 0, 1).await?;
+    let leader = cluster.leader(0).await?;
+    let maker = cluster.client(leader).await?;
+    let others = [
+        cluster.client((leader + 1) % 3).await?,
+        cluster.client((leader + 2) % 3).await?,
+    ];
+    for round in 0..60 {
+        let name = format!("c{round}");
+        let create = serde_json::json!({ "stream_name": "WORK", "config": { "name": name, "ack_policy": "explicit" } });
+        let subject = format!("$JS.API.CONSUMER.CREATE.WORK.{name}");
+        maker.request(subject, create.to_string().into()).await?;
+        let client = &others[round % 2];
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK.{name}");
+        let came = client.request(subject, "1".into()).await;
+        let came = came.with_context(|| format!("{name} is not known everywhere"))?;
+        assert!(came.status.is_none(), "{came:?}");
+        // So is what is delivered: its acknowledgement is confirmed.
+        let ack = came.reply.context("no reply subject")?.to_string();
+        assert_eq!(asked(client, ack, "+ACK").await?, 200, "{name}");
+    }
+    // What is for no consumer at all has no responders, at every node.
+    for client in others.iter().chain([&maker]) {
+        for subject in [
+            "$JS.API.CONSUMER.MSG.NEXT.WORK.none",
+            "$JS.API.CONSUMER.MSG.NEXT.NONE.none",
+            "$JS.ACK.WORK.none.1.1.1.1.0",
+        ] {
+            assert_eq!(
+                asked(client, subject.to_owned(), "").await?,
+                503,
+                "{subject}"
+            );
+        }
+    }
+    Ok(())
+}

@@ -2,9 +2,11 @@
 //! implement it over channels. Nothing in this crate opens a socket.
 
 use std::fmt;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use unibus_proto::NodeId;
 
 /// Which raft group a frame belongs to. The first version runs group 0 for everything.
@@ -95,6 +97,18 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// The protocol version spoken with a peer that is connected now.
     fn protocol(&self, peer: NodeId) -> Option<u32>;
+
+    /// Since when the route to a peer stands that it is connected by now: one that was made anew is
+    /// another one, and what the peer held for this node by the old one may be gone.
+    fn route_since(&self, peer: NodeId) -> Option<Instant> {
+        let _ = peer;
+        None
+    }
+
+    /// Changes its number whenever a route comes or goes.
+    fn routes_changed(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
 }
 
 /// Serves requests of peers.

@@ -115,6 +115,18 @@ async fn every_class_is_answered_between_this_version_and_the_one_before() {
 }
 
 #[tokio::test]
+async fn a_route_is_told_from_the_one_before() {
+    let (one, two, _echo) = pair().await;
+    let mut changes = Transport::routes_changed(&*one.mesh);
+    let first = one.mesh.route_since(TWO);
+    assert!(first.is_some() && one.mesh.route_since(NodeId(1)).is_none());
+    two.mesh.shutdown().await;
+    let gone = changes.wait_for(|_| one.mesh.route_since(TWO).is_none());
+    let gone = timeout(Duration::from_secs(20), gone).await;
+    assert!(gone.is_ok_and(|gone| gone.is_ok()));
+}
+
+#[tokio::test]
 async fn refusals_and_panics_of_the_handler_reach_the_caller() {
     let (one, _two, _echo) = pair().await;
     for class in [RpcClass::Vote, RpcClass::Propose, RpcClass::Read] {
