@@ -154,10 +154,15 @@ impl Api {
                 tokio::spawn(snapshot::serve(stream, request, ticket));
             }
             Ok(Plan::Restore(request)) => {
-                tokio::spawn(restore::serve(*request, privileged, ticket));
+                if let Some(error) = authority::refuse_stream(origin, &request.config) {
+                    return ticket.refuse(kind, &error);
+                }
+                tokio::spawn(restore::serve(*request, origin.clone(), ticket));
             }
             Ok(Plan::Write { command, then }) => {
-                if let Some(error) = consumer_write::refuse(&self.core, origin, &command) {
+                let refused = authority::refuse(origin, &command)
+                    .or_else(|| consumer_write::refuse(&self.core, &command));
+                if let Some(error) = refused {
                     return ticket.refuse(kind, &error);
                 }
                 let call = self.core.ingest.call(&command);

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -25,6 +25,8 @@ const ID: &str = "Nats-Batch-Id";
 const ID_BYTES_MAX: usize = 64;
 /// Bytes of one batch: it has to fit one log entry.
 const BATCH_BYTES_MAX: usize = 32 << 20;
+/// Between two looks for batches that nothing is heard of, at least.
+const TIDY_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// One batch that is not committed yet.
 #[derive(Debug)]
@@ -136,10 +138,23 @@ impl Stage {
         true
     }
 
-    fn step(&self, stream: &Arc<str>, part: &Part, m: &Inbound<'_>) -> Step {
-        let now = Instant::now();
+    /// Gives up batches that nothing is heard of, until the task is aborted.
+    pub(super) async fn tidy(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(self.limits.idle_max.max(TIDY_PAUSE_MIN)).await;
+            self.give_up_idle(Instant::now());
+        }
+    }
+
+    fn give_up_idle(&self, now: Instant) {
         let mut batches = self.batches.lock();
         batches.retain(|_, staged| now.duration_since(staged.touched) < self.limits.idle_max);
+    }
+
+    fn step(&self, stream: &Arc<str>, part: &Part, m: &Inbound<'_>) -> Step {
+        let now = Instant::now();
+        self.give_up_idle(now);
+        let mut batches = self.batches.lock();
         let key = (Arc::clone(stream), part.id.clone());
         if part.seq == 1 && part.commit != Commit::WithoutThis {
             let held = batches
@@ -238,5 +253,44 @@ impl Staged {
         last.header_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         data.extend_from_slice(payload);
         last.data = data.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unibus_broker::Origin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_that_nothing_is_heard_of_is_given_up() {
+        let stage = Arc::new(Stage::new(BatchLimits {
+            idle_max: Duration::from_millis(1),
+            ..BatchLimits::default()
+        }));
+        let part = Part {
+            id: "b".to_owned(),
+            seq: 1,
+            commit: Commit::No,
+        };
+        let message = Inbound {
+            subject: b"s",
+            reply: None,
+            header_len: 0,
+            data: b"staged",
+            origin: &Origin::default(),
+        };
+        let step = stage.step(&"S".into(), &part, &message);
+        assert!(matches!(step, Step::Staged));
+        assert_eq!(stage.batches.lock().len(), 1);
+        let tidy = tokio::spawn(Arc::clone(&stage).tidy());
+        let freed = async {
+            while !stage.batches.lock().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let freed = tokio::time::timeout(Duration::from_secs(20), freed).await;
+        tidy.abort();
+        assert!(freed.is_ok(), "it is still staged");
     }
 }

@@ -56,6 +56,15 @@ pub(super) enum Unread {
     Damaged,
 }
 
+impl Unread {
+    fn of(error: &StorageError) -> Self {
+        match error {
+            StorageError::Missing { .. } => Self::Gone,
+            _ => Self::Damaged,
+        }
+    }
+}
+
 impl Core {
     pub(super) fn now() -> Timestamp {
         let since = SystemTime::now()
@@ -88,24 +97,27 @@ impl Core {
     pub(super) fn read_message(&self, place: &Location) -> Result<StoredMessage, Unread> {
         let record = self.replica.read_record(place).map_err(|error| {
             tracing::warn!(%error, "a stored message can't be read");
-            match error {
-                StorageError::Missing { .. } => Unread::Gone,
-                _ => Unread::Damaged,
-            }
+            Unread::of(&error)
         })?;
         Self::decode_message(record).ok_or(Unread::Damaged)
     }
 
-    /// The records of stored messages, in their order; `None` for each that is gone.
-    pub(super) fn read_records(&self, places: &[Location]) -> Vec<Option<Bytes>> {
+    /// The records of stored messages, in their order.
+    pub(super) fn read_records(&self, places: &[Location]) -> Vec<Result<Bytes, Unread>> {
         let records = self.replica.read_records(places).into_iter();
         records
             .map(|record| {
-                record
-                    .inspect_err(|error| tracing::warn!(%error, "a stored message can't be read"))
-                    .ok()
+                record.map_err(|error| {
+                    tracing::warn!(%error, "a stored message can't be read");
+                    Unread::of(&error)
+                })
             })
             .collect()
+    }
+
+    /// Whether what is damaged here may be whole on other nodes, and is fetched from them.
+    pub(super) fn may_be_mended(&self) -> bool {
+        self.replica.status().voters.len() > 1
     }
 
     /// What a record says; `None` when it is damaged.

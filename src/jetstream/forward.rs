@@ -499,7 +499,7 @@ mod tests {
 
     use super::{Forwarder, Landing, PULL_MEMORY, Parcel, Pulls, memory};
     use crate::jetstream::inputs::{InputKind, Inputs, put};
-    use crate::jetstream::tests::{Node, soon};
+    use crate::jetstream::tests::{Node, ask, soon};
 
     fn batch(inputs: &[(InputKind, &str, &str)]) -> Bytes {
         let mut out = BytesMut::new();
@@ -514,7 +514,8 @@ mod tests {
         let node = Node::start().await;
         let client = node.client().await;
         let mut inbox = soon(client.subscribe("waiting.here")).await.unwrap();
-        soon(client.flush()).await.unwrap();
+        // Once this is answered, the node knows of the subscription.
+        ask(&client, "$JS.API.INFO", &serde_json::Value::Null).await;
         let mut forwarder = Forwarder::new(&node.jetstream.core);
         let known = Leadership {
             leader: Some(NodeId(99)),

@@ -4,6 +4,7 @@
 //! that a connection's purge comes after its own publishes. Messages are copied once, straight into
 //! the batch that is proposed. It never reads the state and never decides an outcome.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,11 +14,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use unibus_broker::{Broker, Inbound, Internal, Publication, Service};
-use unibus_proto::jetstream::error::CLUSTER_NOT_AVAILABLE;
+use unibus_proto::jetstream::error::{CLUSTER_NOT_AVAILABLE, MESSAGE_EXCEEDS_MAXIMUM};
 use unibus_proto::jetstream::info::{write_pub_ack, write_pub_ack_of, write_pub_refusal};
 use unibus_raft::{Proposal, ProposeError, Proposed, Replica};
 use unibus_state::command::Series;
-use unibus_state::{Command, CommandBatch, EncodedBatch, Outcome};
+use unibus_state::{Append, Command, CommandBatch, Outcome};
 
 use super::batches::{self, Stage};
 use super::fast::{self, FastBatches, Sent};
@@ -35,6 +36,13 @@ const IN_FLIGHT_MAX: usize = 8;
 const BATCH_COMMANDS_MAX: usize = 2048;
 /// A batch with this many bytes is full.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// A batch takes no command that would bring it over this many bytes: what is large goes alone, and what is
+/// small is not refused with it. Far below what the replica refuses (48 MiB).
+const BATCH_BYTES_BOUND: usize = 4 * 1024 * 1024;
+/// A larger message can't be stored: alone it would be more than the replica takes.
+const MESSAGE_BYTES_MAX: usize = 47 * 1024 * 1024;
+/// About the bytes of a restored consumer's unacknowledged message, as JSON.
+const PENDING_BYTES: usize = 80;
 /// Connections wait before their next read while more than this is queued.
 const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Connections wait before their next read while more than this many commands are queued.
@@ -67,12 +75,24 @@ enum Slot {
     Call(oneshot::Sender<Result<Answered, ProposeError>>),
 }
 
-/// Commands that wait to be proposed, with those who wait for their outcomes.
-struct Queue {
+/// Commands that are proposed together, with those who wait for their outcomes.
+#[derive(Default)]
+struct Piece {
     batch: CommandBatch,
     slots: Vec<Slot>,
     /// Reply subjects, back to back.
     replies: Vec<u8>,
+}
+
+/// Commands that wait to be proposed.
+#[derive(Default)]
+struct Queue {
+    /// Batches that take no more, in their order.
+    closed: VecDeque<Piece>,
+    /// What `closed` holds.
+    closed_bytes: usize,
+    closed_commands: usize,
+    open: Piece,
 }
 
 /// One proposal on its way.
@@ -111,7 +131,7 @@ impl std::fmt::Debug for Ingest {
 impl Ingest {
     pub(super) fn new(domain: Option<Arc<str>>, batches: BatchLimits) -> Arc<Self> {
         Arc::new(Self {
-            queue: Mutex::new(Queue::new()),
+            queue: Mutex::default(),
             wake: Notify::new(),
             drained: Notify::new(),
             in_flight: AtomicUsize::new(0),
@@ -141,13 +161,13 @@ impl Ingest {
         let mut queue = self.queue.lock();
         let privileged = m.origin.internal;
         if queue
-            .batch
+            .with_room(m.subject.len() + m.data.len())
             .push_append(m.subject, m.header_len, m.data, privileged)
             .is_err()
         {
             return false;
         }
-        let slot = queue.slot(m.reply.unwrap_or_default());
+        let slot = queue.open.slot(m.reply.unwrap_or_default());
         self.queued(queue, slot);
         true
     }
@@ -155,17 +175,18 @@ impl Ingest {
     /// Queues a command whose outcome a publisher is told.
     pub(super) fn submit(&self, command: &Command, reply: &[u8]) {
         let mut queue = self.queue.lock();
-        if let Err(error) = queue.batch.push(command) {
+        if let Err(error) = queue.with_room(weight(command)).push(command) {
             return tracing::error!(%error, "a command does not encode");
         }
-        let slot = queue.slot(reply);
+        let slot = queue.open.slot(reply);
         self.queued(queue, slot);
     }
 
     /// Queues messages of a fast batch, which is told of their outcome.
     pub(super) fn series(&self, series: &Series, sent: Sent) {
         let mut queue = self.queue.lock();
-        if let Err(error) = queue.batch.push(&Command::Series(series.clone())) {
+        let batch = queue.with_room(bytes_of(&series.messages));
+        if let Err(error) = batch.push(&Command::Series(series.clone())) {
             return tracing::error!(%error, "a command does not encode");
         }
         self.queued(queue, Slot::Series(sent));
@@ -175,7 +196,7 @@ impl Ingest {
     pub(super) fn call(&self, command: &Command) -> Call {
         let (sender, receiver) = oneshot::channel();
         let mut queue = self.queue.lock();
-        match queue.batch.push(command) {
+        match queue.with_room(weight(command)).push(command) {
             Ok(()) => self.queued(queue, Slot::Call(sender)),
             Err(error) => tracing::error!(%error, "a command does not encode"),
         }
@@ -187,7 +208,7 @@ impl Ingest {
         let (sender, receiver) = oneshot::channel();
         let mut queue = self.queue.lock();
         queue
-            .batch
+            .with_room(subject.len() + data.len())
             .push_append(subject, header_len, data, false)
             .ok()?;
         self.queued(queue, Slot::Call(sender));
@@ -228,9 +249,9 @@ impl Ingest {
     }
 
     fn queued(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, slot: Slot) {
-        let was_full = queue.slots.len() + 1 >= BATCH_COMMANDS_MAX;
-        queue.slots.push(slot);
-        let (commands, bytes) = (queue.slots.len(), queue.batch.bytes());
+        let was_full = queue.open.slots.len() + 1 >= BATCH_COMMANDS_MAX;
+        queue.open.slots.push(slot);
+        let (commands, bytes) = (queue.commands(), queue.bytes());
         self.queued_bytes.store(bytes, Ordering::Relaxed);
         self.queued_commands.store(commands, Ordering::Relaxed);
         drop(queue);
@@ -247,16 +268,16 @@ impl Ingest {
             }
             // The connection that woke us has more messages in its read buffer: let it add them.
             tokio::task::yield_now().await;
-            while let Some((batch, slots, replies)) = self.take() {
+            while let Some(piece) = self.take() {
                 if let Some(ready) = replica.propose_ready() {
                     ready.await;
                 }
-                let proposal = replica.propose(batch);
+                let proposal = replica.propose(piece.batch.freeze());
                 if flights
                     .send(Flight {
                         proposal,
-                        slots,
-                        replies,
+                        slots: piece.slots,
+                        replies: piece.replies,
                     })
                     .await
                     .is_err()
@@ -267,23 +288,24 @@ impl Ingest {
         }
     }
 
-    /// Takes what is queued if a proposal may leave now.
-    fn take(&self) -> Option<(EncodedBatch, Vec<Slot>, Vec<u8>)> {
+    /// Takes the next batch if a proposal may leave now.
+    fn take(&self) -> Option<Piece> {
         let in_flight = self.in_flight.load(Ordering::Acquire);
         if in_flight >= IN_FLIGHT_MAX {
             return None;
         }
         let mut queue = self.queue.lock();
-        if queue.slots.is_empty() || (in_flight >= SMALL_IN_FLIGHT_MAX && !queue.is_full()) {
+        if in_flight >= SMALL_IN_FLIGHT_MAX && !queue.is_full() {
             return None;
         }
-        let taken = std::mem::replace(&mut *queue, Queue::new());
-        self.queued_bytes.store(0, Ordering::Relaxed);
-        self.queued_commands.store(0, Ordering::Relaxed);
+        let taken = queue.take()?;
+        let (commands, bytes) = (queue.commands(), queue.bytes());
+        self.queued_bytes.store(bytes, Ordering::Relaxed);
+        self.queued_commands.store(commands, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         drop(queue);
         self.drained.notify_waiters();
-        Some((taken.batch.freeze(), taken.slots, taken.replies))
+        Some(taken)
     }
 
     fn landed(&self) {
@@ -293,20 +315,12 @@ impl Ingest {
 
     /// Dropped slots tell their callers that the node stops.
     fn fail_queued(&self) {
-        *self.queue.lock() = Queue::new();
+        *self.queue.lock() = Queue::default();
         self.drained.notify_waiters();
     }
 }
 
-impl Queue {
-    fn new() -> Self {
-        Self {
-            batch: CommandBatch::new(),
-            slots: Vec::new(),
-            replies: Vec::new(),
-        }
-    }
-
+impl Piece {
     fn slot(&mut self, reply: &[u8]) -> Slot {
         if reply.is_empty() {
             return Slot::Silent;
@@ -318,9 +332,67 @@ impl Queue {
             len: reply.len(),
         }
     }
+}
 
+impl Queue {
+    /// The batch that takes the next command, of so many bytes.
+    fn with_room(&mut self, bytes: usize) -> &mut CommandBatch {
+        let held = self.open.batch.bytes();
+        if held > 0 && held.saturating_add(bytes) > BATCH_BYTES_BOUND {
+            let closed = std::mem::take(&mut self.open);
+            self.closed_bytes += held;
+            self.closed_commands += closed.slots.len();
+            self.closed.push_back(closed);
+        }
+        &mut self.open.batch
+    }
+
+    fn take(&mut self) -> Option<Piece> {
+        if let Some(piece) = self.closed.pop_front() {
+            self.closed_bytes -= piece.batch.bytes();
+            self.closed_commands -= piece.slots.len();
+            return Some(piece);
+        }
+        (!self.open.slots.is_empty()).then(|| std::mem::take(&mut self.open))
+    }
+
+    fn commands(&self) -> usize {
+        self.closed_commands + self.open.slots.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.closed_bytes + self.open.batch.bytes()
+    }
+
+    /// Whether its first batch is full.
     fn is_full(&self) -> bool {
-        self.slots.len() >= BATCH_COMMANDS_MAX || self.batch.bytes() >= BATCH_BYTES_MAX
+        !self.closed.is_empty()
+            || self.open.slots.len() >= BATCH_COMMANDS_MAX
+            || self.open.batch.bytes() >= BATCH_BYTES_MAX
+    }
+}
+
+fn bytes_of(messages: &[Append]) -> usize {
+    let sizes = messages.iter().map(|m| m.subject.len() + m.data.len());
+    sizes.sum()
+}
+
+/// About how many bytes a command is, where it may be many.
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Append(message) => bytes_of(std::slice::from_ref(message)),
+        Command::Series(series) => bytes_of(&series.messages),
+        Command::Atomic(batch) => bytes_of(&batch.messages),
+        Command::ScheduleRun(run) => run.message.as_ref().map_or(0, |m| m.data.len()),
+        Command::RestoreMessages(restore) => {
+            let sizes = restore.messages.iter().map(|m| m.data.len());
+            sizes.sum()
+        }
+        Command::RestoreConsumers(restore) => {
+            let pending = restore.consumers.iter().map(|c| c.pending.len());
+            pending.sum::<usize>() * PENDING_BYTES
+        }
+        _ => 0,
     }
 }
 
@@ -330,13 +402,28 @@ pub(super) struct Capture {
     pub(super) ingest: Arc<Ingest>,
     pub(super) hooks: Arc<Hooks>,
     pub(super) broker: Broker,
-    pub(super) stage: Stage,
+    pub(super) stage: Arc<Stage>,
+}
+
+impl Capture {
+    fn refuse_too_large(&self, m: &Inbound<'_>) {
+        let Some(reply) = m.reply.filter(|reply| !reply.is_empty()) else {
+            return;
+        };
+        let mut text = Vec::new();
+        write_pub_refusal(&mut text, "", &MESSAGE_EXCEEDS_MAXIMUM);
+        self.broker.publish(answer_to(reply, 0, &text));
+    }
 }
 
 impl Service for Capture {
     fn deliver(&self, m: &Inbound<'_>) -> bool {
         if !m.origin.internal && internal::is_subject(m.subject) {
             return false;
+        }
+        if m.subject.len() + m.data.len() > MESSAGE_BYTES_MAX {
+            self.refuse_too_large(m);
+            return true;
         }
         if self.hooks.has_atomic()
             && batches::is_part(m)
@@ -556,5 +643,54 @@ pub(super) fn answer_to<'a>(reply: &'a [u8], header_len: usize, data: &'a [u8]) 
         data,
         capture: false,
         local: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unibus_broker::Origin;
+
+    use super::*;
+
+    fn publish(ingest: &Ingest, bytes: usize) {
+        let message = Inbound {
+            subject: b"s",
+            reply: Some(b"r"),
+            header_len: 0,
+            data: &vec![b'x'; bytes],
+            origin: &Origin::default(),
+        };
+        assert!(ingest.publish(&message));
+    }
+
+    #[test]
+    fn what_is_large_is_proposed_alone() {
+        let ingest = Ingest::new(None, BatchLimits::default());
+        let large = BATCH_BYTES_BOUND * 2;
+        for bytes in [1, 2, large, 3, large, large, 4] {
+            publish(&ingest, bytes);
+        }
+        assert_eq!(ingest.queued_commands.load(Ordering::Relaxed), 7);
+        assert!(ingest.is_full());
+        let mut taken = Vec::new();
+        while let Some(piece) = ingest.take() {
+            assert_eq!(piece.slots.len(), piece.batch.len());
+            assert_eq!(piece.replies.len(), piece.slots.len());
+            assert!(piece.slots.len() == 1 || piece.batch.bytes() <= BATCH_BYTES_BOUND);
+            taken.push(piece.slots.len());
+            ingest.landed();
+        }
+        assert_eq!(taken, [2, 1, 1, 1, 1, 1]);
+        assert_eq!(ingest.queued_bytes.load(Ordering::Relaxed), 0);
+        assert!(!ingest.is_full());
+    }
+
+    #[test]
+    fn what_is_small_is_proposed_together() {
+        let ingest = Ingest::new(None, BatchLimits::default());
+        for _ in 0..1000 {
+            publish(&ingest, 1000);
+        }
+        assert_eq!(ingest.take().map(|piece| piece.slots.len()), Some(1000));
     }
 }

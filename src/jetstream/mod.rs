@@ -204,11 +204,13 @@ impl JetStream {
         tasks.push(tokio::spawn(republish::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(sourcing::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(schedules::run(Arc::clone(&core))));
+        let stage = Arc::new(Stage::new(core.options.batches));
+        tasks.push(tokio::spawn(Arc::clone(&stage).tidy()));
         let capture = Arc::new(Capture {
             ingest,
             hooks: Arc::clone(&core.hooks),
             broker: broker.clone(),
-            stage: Stage::new(core.options.batches),
+            stage: Arc::clone(&stage),
         });
         core.hooks.attach(broker.clone(), capture.clone());
         replica.with_state(|state| core.hooks.resync(state));

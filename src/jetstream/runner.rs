@@ -11,7 +11,7 @@ use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::pull::PullRequest;
 use unibus_state::{
     AckOutcome, Advisory, Consumer, ConsumerCursor, ConsumerUpdate, CursorInfo, DeadLetter,
-    LetterFate, Poll, State, Status, Stream, StreamUid,
+    Delivery, LetterFate, Poll, Position, State, Status, Stream, StreamUid,
 };
 
 use super::advisory::{Event, Message};
@@ -325,6 +325,7 @@ impl Runner {
             return Turn::Wait(None);
         }
         let mut steps = Vec::new();
+        let mut before = Position::default();
         let turn = core.replica.with_state(|state| {
             let found = state
                 .stream(&self.key.0)
@@ -334,6 +335,7 @@ impl Runner {
                     if self.cursor(stream, consumer, now_ns).is_overtaken(consumer) {
                         self.start_over(state, now_ns);
                     }
+                    before = self.cursor(stream, consumer, now_ns).ledger().delivered();
                     let most = room.min(TURN_MESSAGES);
                     self.gather(stream, (now_ns, most), &mut steps, aftermath)
                 }
@@ -341,11 +343,9 @@ impl Runner {
             }
         });
         self.unsettled = false;
-        if !steps.is_empty() {
-            self.send(core, sink.as_deref(), &steps);
-        }
+        let sent = steps.is_empty() || self.send(core, sink.as_deref(), &steps, before, now_ns);
         self.note_stall(now_ns);
-        turn
+        if sent { turn } else { Turn::More }
     }
 
     /// A consumer that nobody has used since this node leads.
@@ -404,13 +404,22 @@ impl Runner {
         Turn::More
     }
 
-    fn send(&mut self, core: &Core, sink: Option<&Sink>, steps: &[Step]) {
+    /// Sends what a turn brought; `before` it the ledger stood there. False: some of it has to be delivered
+    /// later.
+    fn send(
+        &mut self,
+        core: &Core,
+        sink: Option<&Sink>,
+        steps: &[Step],
+        before: Position,
+        now_ns: u64,
+    ) -> bool {
         if let Some(sink) = sink {
             if sink.put(steps) {
                 core.hooks.wake_copies.notify_one();
             }
             if !self.is_heard(core) {
-                return;
+                return true;
             }
         }
         let source = Source {
@@ -418,16 +427,48 @@ impl Runner {
             consumer: &self.key.1,
             deliver: &self.config.deliver_subject,
         };
-        let lost = sender::send(core, source, steps);
+        // One by one is acknowledged what may come in any order.
+        let in_order = self.config.ack_policy != AckPolicy::Explicit && sink.is_none();
+        let unsent = sender::send(core, source, steps, in_order);
         let Some(cursor) = self.cursor.as_mut().filter(|_| sink.is_none()) else {
-            return;
+            return true;
         };
-        for at in lost {
+        for at in unsent.lost {
             if let Some(Step::Message(delivery)) = steps.get(at) {
                 cursor.handle_interest_lost(&delivery.to);
                 cursor.handle_undelivered(delivery);
             }
         }
+        let Some(first) = unsent.unread.first() else {
+            return true;
+        };
+        let message = |step: &Step| match step {
+            Step::Message(delivery) => Some((delivery.consumer_seq, delivery.seq)),
+            _ => None,
+        };
+        let last_sent = steps[..*first].iter().rev().find_map(message);
+        let before = last_sent.map_or(before, |(consumer_seq, stream_seq)| Position {
+            consumer_seq,
+            stream_seq: stream_seq.max(before.stream_seq),
+        });
+        let unread: Vec<&Delivery> = unsent
+            .unread
+            .iter()
+            .filter_map(|at| match steps.get(*at) {
+                Some(Step::Message(delivery)) => Some(delivery),
+                _ => None,
+            })
+            .collect();
+        let (stream, consumer) = &self.key;
+        let seq = unread.first().map_or(0, |delivery| delivery.seq);
+        tracing::warn!(%stream, %consumer, seq, "a message is delivered once it is mended");
+        core.replica.with_state(|state| {
+            let held = state.stream(stream);
+            if let Some((stream, consumer)) = held.and_then(|s| Some((s, s.consumer(consumer)?))) {
+                cursor.handle_unread(stream, consumer, before, &unread, now_ns);
+            }
+        });
+        false
     }
 
     fn note_stall(&mut self, now_ns: u64) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use unibus_broker::{Internal, Publication};
 use unibus_state::{Delivery, Location, RecordView, Status};
 
-use super::core::Core;
+use super::core::{Core, Unread};
 use super::ingest::answer_to;
 use super::text::{self, AckPlace};
 
@@ -40,23 +40,63 @@ pub(super) struct Source<'a> {
     pub(super) deliver: &'a str,
 }
 
-/// Sends the steps in their order; tells which of them were messages that found no receiver.
-pub(super) fn send(core: &Core, source: Source<'_>, steps: &[Step]) -> Vec<usize> {
+/// What was not sent, by places among the steps.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct Unsent {
+    /// Messages that found no receiver.
+    pub(super) lost: Vec<usize>,
+    /// Messages that can't be read now, and where order matters all behind the first of them.
+    pub(super) unread: Vec<usize>,
+}
+
+/// Which messages wait until they can be read: those that are damaged here and whole elsewhere. `in_order`:
+/// with all messages behind the first of them.
+fn unread(records: &[Option<Result<Bytes, Unread>>], in_order: bool) -> Vec<usize> {
+    let is_damaged = |record: &Option<_>| matches!(record, Some(Err(Unread::Damaged)));
+    let Some(first) = records.iter().position(is_damaged) else {
+        return Vec::new();
+    };
+    let rest = records.iter().enumerate().skip(first);
+    rest.filter(|(_, record)| record.is_some() && (in_order || is_damaged(record)))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// Sends the steps in their order; tells which of them were messages that were not sent. `in_order`: no
+/// message may come after later ones.
+pub(super) fn send(core: &Core, source: Source<'_>, steps: &[Step], in_order: bool) -> Unsent {
     let places: Vec<Location> = steps.iter().filter_map(place).collect();
-    let records = core.read_records(&places);
     // Checked here: nothing that takes time happens while the table is locked.
-    let mut bodies = records.iter().map(|record| {
-        let record = record.as_ref()?;
-        RecordView::parse(record)
-            .inspect_err(|error| tracing::error!(%error, "a stored message is damaged"))
-            .ok()
+    let mut read = core.read_records(&places).into_iter().map(|record| {
+        record.and_then(|record| match RecordView::parse(&record) {
+            Ok(_) => Ok(record),
+            Err(error) => {
+                tracing::error!(%error, "a stored message is damaged");
+                Err(Unread::Damaged)
+            }
+        })
     });
-    let bodies: Vec<Option<RecordView<'_>>> = steps
+    // Of each step that is a message.
+    let records: Vec<Option<Result<Bytes, Unread>>> = steps
         .iter()
-        .map(|step| place(step).and_then(|_| bodies.next()?))
+        .map(|step| place(step).and_then(|_| read.next()))
+        .collect();
+    let mut unread = unread(&records, in_order);
+    if !unread.is_empty() && !core.may_be_mended() {
+        // Nobody has it any more: it is passed over like one that was removed.
+        unread.clear();
+    }
+    let bodies: Vec<Option<RecordView<'_>>> = records
+        .iter()
+        .enumerate()
+        .map(|(at, record)| {
+            let record = record.as_ref()?.as_ref().ok()?;
+            let is_sent = unread.binary_search(&at).is_err();
+            RecordView::parse(record).ok().filter(|_| is_sent)
+        })
         .collect();
     let mut scratch = Scratch::default();
-    core.broker.batch(|out| {
+    let lost = core.broker.batch(|out| {
         let mut lost = Vec::new();
         for (at, (step, body)) in steps.iter().zip(&bodies).enumerate() {
             scratch.clear();
@@ -70,13 +110,15 @@ pub(super) fn send(core: &Core, source: Source<'_>, steps: &[Step]) -> Vec<usize
                         lost.push(at);
                     }
                 }
-                // Removed in between: its number stays unused, as if the client had lost it.
+                // Removed in between: its number stays unused, as if the client had lost it. Or not to be
+                // read now, and delivered later.
                 (Step::Message(_), None) => {}
                 (step, _) => send_other(out, source, step, &mut scratch),
             }
         }
         lost
-    })
+    });
+    Unsent { lost, unread }
 }
 
 /// Where the message of a step is stored.
@@ -170,5 +212,30 @@ impl Scratch {
         self.reply.clear();
         self.sized.clear();
         self.data.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Unread, unread};
+
+    #[test]
+    fn what_is_damaged_waits_and_what_must_not_overtake_it() {
+        let whole = || Some(Ok(Bytes::new()));
+        let records = vec![
+            whole(),
+            Some(Err(Unread::Gone)),
+            None,
+            Some(Err(Unread::Damaged)),
+            None,
+            whole(),
+            Some(Err(Unread::Damaged)),
+            whole(),
+        ];
+        assert_eq!(unread(&records, true), [3, 5, 6, 7]);
+        assert_eq!(unread(&records, false), [3, 6]);
+        assert!(unread(&records[..3], true).is_empty());
     }
 }

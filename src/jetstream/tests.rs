@@ -2,6 +2,7 @@
 //! folder, and async-nats over loopback TCP.
 
 mod archives;
+mod authority;
 mod fast;
 mod letters;
 mod scheduled;

@@ -189,9 +189,17 @@ async fn a_consumer_is_there_at_every_node_once_its_creation_is_answered() -> an
         maker.request(subject, create.to_string().into()).await?;
         let client = &others[round % 2];
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK.{name}");
-        let came = client.request(subject, "1".into()).await;
-        let came = came.with_context(|| format!("{name} is not known everywhere"))?;
-        assert!(came.status.is_none(), "{came:?}");
+        // What is delivered shows the stream's subject, by which a request would not know it.
+        let inbox = client.new_inbox();
+        let mut messages = client.subscribe(inbox.clone()).await?;
+        client
+            .publish_with_reply(subject, inbox, "1".into())
+            .await?;
+        let came = next(&mut messages).await?;
+        assert!(
+            came.status.is_none(),
+            "{name} is not known everywhere: {came:?}"
+        );
         // So is what is delivered: its acknowledgement is confirmed.
         let ack = came.reply.context("no reply subject")?.to_string();
         assert_eq!(asked(client, ack, "+ACK").await?, 200, "{name}");

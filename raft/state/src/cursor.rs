@@ -35,7 +35,7 @@ use self::waiting::{Request, Waiting};
 use crate::consumer::Consumer;
 use crate::consumer_update::Pin;
 use crate::delivery::{Advisory, CursorInfo, DeadLetter, Poll, Status};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Position};
 use crate::stream::Stream;
 
 /// Between two reminders that nobody uses a consumer, nanoseconds.
@@ -43,6 +43,8 @@ const ABANDONED_AGAIN_NS: u64 = 5_000_000_000;
 /// A dead letter that could not be stored is tried again after this, nanoseconds; twice as long after
 /// each further failure.
 const DEAD_LETTER_RETRY_NS: u64 = 1_000_000_000;
+/// A message that could not be read is delivered after this, nanoseconds.
+const UNREAD_RETRY_NS: u64 = 1_000_000_000;
 /// The pause is doubled so often at most: 64 s.
 const DEAD_LETTER_DOUBLINGS_MAX: u32 = 6;
 
@@ -80,6 +82,8 @@ pub struct ConsumerCursor {
     letters_out: VecDeque<DeadLetter>,
     /// Messages handed out as dead letters.
     letters: BTreeMap<u64, Letter>,
+    /// Nothing is delivered before: a message could not be read.
+    held_until_ns: u64,
     /// Somebody listens on the deliver subject.
     listening: bool,
     /// Silence counts from here.
@@ -120,6 +124,7 @@ impl ConsumerCursor {
             advisories: VecDeque::new(),
             letters_out: VecDeque::new(),
             letters: BTreeMap::new(),
+            held_until_ns: 0,
             listening: true,
             active_ns: now_ns,
             used_ns: now_ns,
@@ -440,7 +445,12 @@ fn keeps_messages(stream: &Stream) -> bool {
 }
 
 fn backlog_of(stream: &Stream, consumer: &Consumer) -> Backlog {
-    let delivered = consumer.ledger().delivered().stream_seq;
+    backlog_after(stream, consumer, consumer.ledger().delivered())
+}
+
+/// What is to be delivered after `delivered`.
+fn backlog_after(stream: &Stream, consumer: &Consumer, delivered: Position) -> Backlog {
+    let delivered = delivered.stream_seq;
     let next = consumer.start_seq().max(delivered.saturating_add(1));
     let firsts_to = consumer
         .is_last_per_subject()

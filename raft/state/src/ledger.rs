@@ -101,6 +101,14 @@ impl Ledger {
         self.delivered.stream_seq = self.delivered.stream_seq.max(to.stream_seq);
     }
 
+    /// Back to an earlier position, where nothing is waited for.
+    pub(crate) fn go_back(&mut self, to: Position) {
+        self.delivered = to;
+        let floor = &mut self.ack_floor;
+        floor.consumer_seq = floor.consumer_seq.min(to.consumer_seq);
+        floor.stream_seq = floor.stream_seq.min(to.stream_seq);
+    }
+
     pub(crate) fn insert(&mut self, stream_seq: u64, entry: Unsettled) {
         self.redelivered += u64::from(entry.deliveries > 1);
         if let Some(before) = self.pending.insert(stream_seq, entry) {

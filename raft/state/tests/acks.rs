@@ -8,6 +8,7 @@ use bench::host::{Host, batch, pull_config};
 use bench::{Bench, SECOND, config, refused};
 use unibus_proto::jetstream::config::{Retention, StreamConfig};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
+use unibus_proto::jetstream::pull::PullRequest;
 use unibus_state::command::{Command, ConsumerReset};
 use unibus_state::{
     AckOutcome, ConsumerUpdate, DEAD_LETTER_KEY, EncodedBatch, LetterFate, Outcome, Poll, Position,
@@ -528,6 +529,110 @@ fn a_dead_letter_that_is_refused_gives_its_message_up() {
     host.cursor
         .handle_dead_letter(1, LetterFate::Refused, host.bench.now);
     assert_eq!(host.cursor.ledger().pending().len(), 1);
+}
+
+#[test]
+fn requests_are_bounded_whatever_they_and_their_consumer_ask_for() {
+    let mut host = with(
+        0,
+        ConsumerConfig {
+            max_waiting: 1_000_000,
+            ..pull_config()
+        },
+    );
+    let eager = PullRequest {
+        idle_heartbeat: 1,
+        expires: 60_000_000_000,
+        ..batch(1)
+    };
+    assert_eq!(host.pull(&eager, "x"), None);
+    host.bench.now += SECOND / 20;
+    assert!(host.all().is_empty(), "not every nanosecond");
+    host.bench.now += SECOND / 20;
+    assert_eq!(host.all(), ["x: 100 Idle Heartbeat 0/0"]);
+    for _ in 1..65_536 {
+        assert_eq!(host.pull(&batch(1), "y"), None);
+    }
+    assert_eq!(
+        host.pull(&batch(1), "z").as_deref(),
+        Some("409 Exceeded MaxWaiting")
+    );
+}
+
+/// Polls everything and says that nothing from `from` on could be read (with `in_order`), or only that one.
+fn unread(host: &mut Host, from: u64, in_order: bool) -> Vec<u64> {
+    let mut before = host.cursor.ledger().delivered();
+    let (mut sent, mut left) = (Vec::new(), Vec::new());
+    loop {
+        match host.poll() {
+            Poll::Deliver(delivery) if delivery.seq == from || (in_order && !left.is_empty()) => {
+                left.push(delivery);
+            }
+            Poll::Deliver(delivery) => {
+                if left.is_empty() {
+                    before = at(delivery.consumer_seq, delivery.seq);
+                }
+                sent.push(delivery.seq);
+            }
+            Poll::Idle { .. } => break,
+            _ => {}
+        }
+    }
+    let unread: Vec<_> = left.iter().collect();
+    let stream = host.bench.stream();
+    let consumer = stream.consumer("c").unwrap();
+    host.cursor
+        .handle_unread(stream, consumer, before, &unread, host.bench.now);
+    sent
+}
+
+#[test]
+fn what_can_not_be_read_is_delivered_once_it_can() {
+    for ack_policy in [AckPolicy::None, AckPolicy::All, AckPolicy::Explicit] {
+        let config = ConsumerConfig {
+            ack_policy,
+            max_deliver: if ack_policy == AckPolicy::None { -1 } else { 1 },
+            ..pull_config()
+        };
+        let mut host = with(5, config);
+        let in_order = ack_policy != AckPolicy::Explicit;
+        host.pull(&batch(9), "x");
+        let sent = unread(&mut host, 3, in_order);
+        assert_eq!(
+            sent,
+            if in_order {
+                vec![1, 2]
+            } else {
+                vec![1, 2, 4, 5]
+            }
+        );
+        assert!(host.all().is_empty(), "{ack_policy:?}: not before a pause");
+        host.flush();
+        // Again, and nothing comes twice.
+        host.wait(1);
+        assert!(unread(&mut host, 3, in_order).is_empty());
+        host.wait(1);
+        let mut later = Vec::new();
+        while let Poll::Deliver(delivery) = host.poll() {
+            assert_eq!(delivery.delivered, 1, "{ack_policy:?}: it counts once");
+            later.push(delivery.seq);
+        }
+        assert_eq!(later, if in_order { vec![3, 4, 5] } else { vec![3] });
+        host.flush();
+    }
+}
+
+#[test]
+fn a_request_gets_the_place_back_that_was_not_used() {
+    let mut host = with(3, pull_config());
+    host.pull(&batch(2), "x");
+    host.pull(&batch(1), "y");
+    // x 1, y 2, x 3: the first request still wants one when 1 is given back, the second is over.
+    assert_eq!(unread(&mut host, 2, false), [1, 3]);
+    assert_eq!(host.all(), ["y: 408 Request Timeout 1/0"]);
+    host.pull(&batch(1), "z");
+    host.wait(1);
+    assert_eq!(host.all(), ["z 2#4 +0"]);
 }
 
 #[test]

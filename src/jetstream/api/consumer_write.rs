@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use unibus_broker::Origin;
 use unibus_proto::jetstream::consumer::AckPolicy;
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::info::ConsumerInfo;
@@ -13,7 +12,6 @@ use unibus_state::command::ConsumerCreate;
 use unibus_state::{Command, Outcome};
 
 use super::Ticket;
-use super::authority;
 use super::plan::{AtLeader, Target, Then};
 use super::write::json;
 use crate::jetstream::advisory::{Action, Event};
@@ -50,13 +48,10 @@ struct Stepdown {
 struct Unpinned {}
 
 /// Why a consumer may not be made as asked, as far as this node's connections decide that.
-pub(super) fn refuse(core: &Core, origin: &Origin, command: &Command) -> Option<ApiError> {
+pub(super) fn refuse(core: &Core, command: &Command) -> Option<ApiError> {
     let Command::ConsumerCreate(create) = command else {
         return None;
     };
-    if let Some(error) = authority::refuse_consumer(origin, &create.config) {
-        return Some(error);
-    }
     if create.config.ack_policy == AckPolicy::FlowControl && !core.knows_flow_acks() {
         return Some(ApiError::consumer_create(FLOW_ACKS_NOT_YET));
     }

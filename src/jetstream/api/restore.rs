@@ -4,15 +4,15 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use unibus_broker::{Inbound, Service};
+use unibus_broker::{Inbound, Origin, Service};
 use unibus_proto::jetstream::config::{StreamConfig, strip_server_metadata};
 use unibus_proto::jetstream::consumer::AckPolicy;
 use unibus_proto::jetstream::error::{self, ApiError};
@@ -20,6 +20,7 @@ use unibus_state::command::{RestoreBegin, RestoreConsumers, RestoreEnd, RestoreM
 use unibus_state::{Command, Outcome};
 
 use super::Ticket;
+use super::authority;
 use super::plan::Then;
 use super::snapshot::{Session, new_id};
 use super::write::{self, json};
@@ -30,12 +31,20 @@ use crate::jetstream::ingest::Call;
 
 /// How long the next chunk may take.
 const CHUNK_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Chunks that wait to be read.
+/// Chunks that wait to be read before connections wait with their next read.
 const CHUNKS_AHEAD_MAX: usize = 8;
+/// Bytes that wait to be read: a connection brings some in one read that is let through. More end the
+/// restore.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// What a chunk costs beside its bytes.
+const CHUNK_COST: usize = 256;
 /// Proposals on their way.
 const PROPOSALS_MAX: usize = 4;
 /// Consumers that are proposed together.
 const CONSUMERS_TOGETHER_MAX: usize = 64;
+/// Unacknowledged messages of consumers that are proposed together, about 5 MB; the first consumer goes with
+/// all that it has.
+const PENDING_TOGETHER_MAX: usize = 64 * 1024;
 const CREATED: &str = "stream_create_response";
 
 /// The request's body: what `STREAM.SNAPSHOT` answered.
@@ -67,31 +76,113 @@ struct Chunk {
     reply: Vec<u8>,
 }
 
+/// What waits to be read of an archive.
+#[derive(Debug, Default)]
+struct Waiting {
+    chunks: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Nothing is read any more.
+    over: AtomicBool,
+    /// More came at once than is kept: the archive is not whole.
+    overrun: AtomicBool,
+    changed: Notify,
+}
+
+impl Waiting {
+    fn is_full(&self) -> bool {
+        !self.over.load(Ordering::Acquire)
+            && self.chunks.load(Ordering::Acquire) >= CHUNKS_AHEAD_MAX
+    }
+}
+
 /// Takes chunks from the connection of the asker.
 #[derive(Debug)]
 struct Inbox {
-    chunks: mpsc::Sender<Chunk>,
-    taken: Arc<Notify>,
+    chunks: mpsc::UnboundedSender<Chunk>,
+    waiting: Arc<Waiting>,
 }
 
 impl Service for Inbox {
     fn deliver(&self, m: &Inbound<'_>) -> bool {
-        let data = Bytes::copy_from_slice(m.data.get(m.header_len..).unwrap_or_default());
-        let reply = m.reply.unwrap_or_default().to_vec();
-        match self.chunks.try_send(Chunk { data, reply }) {
-            Ok(()) => true,
-            // One more than `ready` let through is not answered: the asker's request fails.
-            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
+        let data = m.data.get(m.header_len..).unwrap_or_default();
+        let waiting = &self.waiting;
+        // `ready` is asked between two reads: one read may bring many chunks, and none is dropped.
+        let bytes = data.len() + CHUNK_COST;
+        if waiting.bytes.load(Ordering::Acquire) + bytes > WAITING_BYTES_MAX {
+            waiting.overrun.store(true, Ordering::Release);
+            return false;
         }
+        waiting.chunks.fetch_add(1, Ordering::AcqRel);
+        waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let data = Bytes::copy_from_slice(data);
+        let reply = m.reply.unwrap_or_default().to_vec();
+        self.chunks.send(Chunk { data, reply }).is_ok()
     }
 
     fn ready(&self) -> Option<BoxFuture<'static, ()>> {
-        if self.chunks.capacity() > 0 {
+        if !self.waiting.is_full() {
             return None;
         }
-        let taken = Arc::clone(&self.taken);
-        Some(Box::pin(async move { taken.notified().await }))
+        let waiting = Arc::clone(&self.waiting);
+        Some(Box::pin(async move {
+            loop {
+                let changed = waiting.changed.notified();
+                tokio::pin!(changed);
+                // Registered before the check: a change in between is not missed.
+                changed.as_mut().enable();
+                if !waiting.is_full() {
+                    return;
+                }
+                changed.await;
+            }
+        }))
     }
+}
+
+/// The other end of an [`Inbox`].
+#[derive(Debug)]
+struct Chunks {
+    chunks: mpsc::UnboundedReceiver<Chunk>,
+    waiting: Arc<Waiting>,
+}
+
+impl Chunks {
+    /// The next chunk; `None` when there is no next one, or one was lost.
+    async fn next(&mut self) -> Option<Chunk> {
+        let chunk = self.chunks.recv().await?;
+        self.waiting.chunks.fetch_sub(1, Ordering::AcqRel);
+        let bytes = chunk.data.len() + CHUNK_COST;
+        self.waiting.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.waiting.changed.notify_waiters();
+        let overrun = self.waiting.overrun.load(Ordering::Acquire);
+        (!overrun).then_some(chunk)
+    }
+}
+
+impl Drop for Chunks {
+    /// Connections that wait for room go on.
+    fn drop(&mut self) {
+        self.waiting.over.store(true, Ordering::Release);
+        self.waiting.changed.notify_waiters();
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "bounded by WAITING_BYTES_MAX, which `deliver` looks at before it sends"
+)]
+fn inbox() -> (Inbox, Chunks) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let waiting = Arc::new(Waiting::default());
+    let inbox = Inbox {
+        chunks: sender,
+        waiting: Arc::clone(&waiting),
+    };
+    let chunks = Chunks {
+        chunks: receiver,
+        waiting,
+    };
+    (inbox, chunks)
 }
 
 /// One restore.
@@ -100,10 +191,12 @@ struct Restore {
     token: String,
     stream: String,
     state: RestoreState,
+    /// Who asks.
+    origin: Origin,
 }
 
 /// Answers the request and takes the archive.
-pub(super) async fn serve(request: RestoreRequest, internal: bool, ticket: Ticket) {
+pub(super) async fn serve(request: RestoreRequest, origin: Origin, ticket: Ticket) {
     let kind = "stream_restore_response";
     let core = Arc::clone(ticket.core());
     let restore = Restore {
@@ -111,18 +204,14 @@ pub(super) async fn serve(request: RestoreRequest, internal: bool, ticket: Ticke
         token: new_id(),
         stream: request.config.name.clone(),
         state: request.state,
+        origin,
     };
-    let (chunks, ready) = mpsc::channel(CHUNKS_AHEAD_MAX);
-    let session = match restore.begin(request.config, internal).await {
+    let (inbox, chunks) = inbox();
+    let session = match restore.begin(request.config).await {
         Ok(session) => session,
         Err(error) => return ticket.refuse(kind, &error),
     };
     let deliver = format!("$JS.SNAPSHOT.RESTORE.{}.{}", restore.stream, restore.token);
-    let taken = Arc::new(Notify::new());
-    let inbox = Inbox {
-        chunks,
-        taken: Arc::clone(&taken),
-    };
     let service = core.broker.add_service(&deliver, Arc::new(inbox));
     let response = RestoreResponse {
         deliver_subject: &deliver,
@@ -134,7 +223,7 @@ pub(super) async fn serve(request: RestoreRequest, internal: bool, ticket: Ticke
     drop(ticket);
     advisory::tell(&core, &restore.created());
     let start = Core::now();
-    let (bytes, done) = restore.take_all(ready, &taken).await;
+    let (bytes, done) = restore.take_all(chunks).await;
     core.broker.remove_service(service);
     if !done {
         // Nothing depends on it: a restore that is not aborted is dropped when it is silent.
@@ -178,14 +267,14 @@ fn failed(why: impl std::fmt::Display) -> ApiError {
 }
 
 impl Restore {
-    async fn begin(&self, mut config: StreamConfig, internal: bool) -> Result<Session, ApiError> {
+    async fn begin(&self, mut config: StreamConfig) -> Result<Session, ApiError> {
         let session = Session::open(&self.core)?;
         strip_server_metadata(&mut config.metadata);
         let voters = self.core.replica.status().voters.len();
         let begin = RestoreBegin {
             token: self.token.clone(),
             config,
-            privileged: internal,
+            privileged: self.origin.internal,
             replicas_max: u32::try_from(voters).unwrap_or(u32::MAX).max(1),
         };
         settled(self.core.ingest.call(&Command::RestoreBegin(begin))).await?;
@@ -199,15 +288,14 @@ impl Restore {
     }
 
     /// Takes chunks until the empty one. Gives the bytes taken and whether the stream is there now.
-    async fn take_all(&self, mut chunks: mpsc::Receiver<Chunk>, taken: &Notify) -> (u64, bool) {
+    async fn take_all(&self, mut chunks: Chunks) -> (u64, bool) {
         let (feed, pipe) = mpsc::channel(1);
         let reading = self.start_reading(pipe);
         let mut bytes = 0;
         loop {
-            let next = tokio::time::timeout(CHUNK_WAIT_MAX, chunks.recv()).await;
-            taken.notify_waiters();
+            let next = tokio::time::timeout(CHUNK_WAIT_MAX, chunks.next()).await;
             let Ok(Some(chunk)) = next else {
-                tracing::warn!(stream = %self.stream, "a restore was given up: no chunk came");
+                tracing::warn!(stream = %self.stream, "a restore was given up: no chunk came, or too many at once");
                 return (bytes, false);
             };
             if chunk.data.is_empty() {
@@ -252,12 +340,14 @@ impl Restore {
             core: Arc::clone(&self.core),
             token: self.token.clone(),
             stream: self.stream.clone(),
+            origin: self.origin.clone(),
             created_ns: 0,
             on_their_way: VecDeque::new(),
             consumers: RestoreConsumers {
                 token: self.token.clone(),
                 consumers: Vec::new(),
             },
+            pending: 0,
         };
         let first_seq = self.state.first_seq;
         tokio::task::spawn_blocking(move || {
@@ -298,9 +388,13 @@ struct Proposals {
     core: Arc<Core>,
     token: String,
     stream: String,
+    /// For whom.
+    origin: Origin,
     created_ns: u64,
     on_their_way: VecDeque<Call>,
     consumers: RestoreConsumers,
+    /// Unacknowledged messages of `consumers`.
+    pending: usize,
 }
 
 impl Proposals {
@@ -330,8 +424,15 @@ impl Proposals {
                 if by_flow && !self.core.knows_flow_acks() {
                     return Err(ArchiveError::Refused(failed(FLOW_ACKS_NOT_YET)));
                 }
+                // An archive is what its sender made of it: a consumer in it is one asked for.
+                if let Some(error) = authority::refuse_consumer(&self.origin, &consumer.config) {
+                    return Err(ArchiveError::Refused(error));
+                }
+                self.pending += consumer.pending.len();
                 self.consumers.consumers.push(*consumer);
-                if self.consumers.consumers.len() < CONSUMERS_TOGETHER_MAX {
+                if self.consumers.consumers.len() < CONSUMERS_TOGETHER_MAX
+                    && self.pending < PENDING_TOGETHER_MAX
+                {
                     return Ok(());
                 }
                 self.propose_consumers()
@@ -341,6 +442,7 @@ impl Proposals {
 
     fn propose_consumers(&mut self) -> Result<(), ArchiveError> {
         let consumers = std::mem::take(&mut self.consumers.consumers);
+        self.pending = 0;
         if consumers.is_empty() {
             return Ok(());
         }

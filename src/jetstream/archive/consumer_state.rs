@@ -39,6 +39,16 @@ pub(super) fn encode(ledger: &Ledger) -> Vec<u8> {
     out
 }
 
+/// How many messages a consumer waits for; `None` when that does not read.
+pub(super) fn pending_of(bytes: &[u8]) -> Option<u64> {
+    let mut rest = bytes.strip_prefix(&[MAGIC, VERSION])?;
+    // The two positions come before.
+    for _ in 0..4 {
+        take(&mut rest)?;
+    }
+    take(&mut rest)
+}
+
 /// Fills in what `bytes` say; `None` when they are damaged.
 pub(in crate::jetstream) fn decode(bytes: &[u8], consumer: &mut RestoredConsumer) -> Option<()> {
     let mut rest = bytes.strip_prefix(&[MAGIC, VERSION])?;

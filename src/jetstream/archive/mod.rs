@@ -212,6 +212,48 @@ mod tests {
     }
 
     #[test]
+    fn what_consumers_wait_for_has_a_bound() {
+        let waiting = |count: u64| {
+            let at = |seq| Position {
+                consumer_seq: seq,
+                stream_seq: seq,
+            };
+            let pending = |seq| {
+                let entry = Unsettled {
+                    consumer_seq: seq,
+                    since_ns: 5_000_000_000,
+                    deliveries: 1,
+                };
+                (seq, entry)
+            };
+            Ledger::of(at(count), at(0), (1..=count).map(pending).collect())
+        };
+        let read_with = |ledgers: &[u64]| {
+            let mut contents = contents();
+            let (config, created_ns, _) = contents.consumers.remove(0);
+            for count in ledgers {
+                let one = (config.clone(), created_ns, waiting(*count));
+                contents.consumers.push(one);
+            }
+            let mut bytes = Vec::new();
+            write(&contents, &mut Fixed(Vec::new()), &mut bytes).unwrap();
+            let mut most = 0;
+            let done = read(&bytes[..], 0, &mut |item| {
+                if let Item::Consumer(consumer) = item {
+                    most = most.max(consumer.pending.len());
+                }
+                Ok(())
+            });
+            (most, done.map_err(|error| error.to_string()))
+        };
+        assert_eq!(read_with(&[400_000, 400_000]), (400_000, Ok(())));
+        let (most, refused) = read_with(&[10, 400_001]);
+        assert!(most <= 10 && refused.unwrap_err().contains("400001"));
+        let (_, refused) = read_with(&[400_000; 11]);
+        assert!(refused.unwrap_err().contains("4400000"));
+    }
+
+    #[test]
     fn damage_is_an_error_and_never_a_panic() {
         let good = archive();
         let mut sink = |_| Ok(());

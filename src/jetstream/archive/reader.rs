@@ -18,7 +18,12 @@ use super::{BLOCKS, CONSUMER_STATE, CONSUMERS, Checksum, META, consumer_state};
 /// Bytes of a configuration at most.
 const META_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of a consumer's position at most.
-const STATE_BYTES_MAX: u64 = 64 << 20;
+const STATE_BYTES_MAX: u64 = 24 << 20;
+/// Unacknowledged messages of one consumer at most: they are proposed together, and have to fit one entry of
+/// the log.
+const PENDING_MAX: u64 = 400_000;
+/// Unacknowledged messages of all consumers at most: every node holds them in memory.
+const PENDING_TOTAL_MAX: u64 = 4_000_000;
 /// Messages that are given on together.
 const BATCH_MESSAGES_MAX: usize = 1024;
 /// Bytes of messages that are given on together; the first goes whatever its size.
@@ -86,6 +91,8 @@ struct Reading<'a> {
     bytes: usize,
     removed: Vec<u64>,
     consumer: Option<RestoredConsumer>,
+    /// Unacknowledged messages so far.
+    pending: u64,
 }
 
 /// Gives everything in the archive to `emit`, without messages below `first_seq`.
@@ -113,6 +120,7 @@ pub(in crate::jetstream) fn read_unpacked(
         bytes: 0,
         removed: Vec::new(),
         consumer: None,
+        pending: 0,
     };
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -247,6 +255,16 @@ impl Reading<'_> {
         let Some(consumer) = &mut self.consumer else {
             return Err(not_understood(path, "no configuration comes before it"));
         };
+        let pending = consumer_state::pending_of(&bytes).unwrap_or(0);
+        self.pending = self.pending.saturating_add(pending);
+        if pending > PENDING_MAX || self.pending > PENDING_TOTAL_MAX {
+            let why = format!(
+                "{pending} unacknowledged messages, with all before {}: at most {PENDING_MAX} of a consumer \
+                 and {PENDING_TOTAL_MAX} of a stream can be restored",
+                self.pending
+            );
+            return Err(not_understood(path, why));
+        }
         consumer_state::decode(&bytes, consumer)
             .ok_or_else(|| not_understood(path, "it is damaged or of another version"))
     }

@@ -207,3 +207,51 @@ async fn a_snapshot_nobody_listens_to_ends() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_may_come_one_after_the_other_without_waiting() {
+    let node = Node::start().await;
+    let (client, context) = filled(&node).await;
+    let request = json!({"deliver_subject": client.new_inbox()});
+    let (answer, chunks, _) = snapshot(&client, request).await;
+    soon(context.delete_stream("S")).await.unwrap();
+    let whole = Bytes::from(chunks.concat());
+    let pieces: Vec<Bytes> = whole.chunks(50).map(Bytes::copy_from_slice).collect();
+    assert!(pieces.len() > 40, "{}", pieces.len());
+    let begun = ask(&client, "$JS.API.STREAM.RESTORE.S", &answer).await;
+    let deliver = begun["deliver_subject"].as_str().unwrap().to_owned();
+    let inbox = client.new_inbox();
+    let mut answers = soon(client.subscribe(inbox.clone())).await.unwrap();
+    let expected = pieces.len() + 1;
+    for piece in pieces.into_iter().chain([Bytes::new()]) {
+        let sent = client.publish_with_reply(deliver.clone(), inbox.clone(), piece);
+        soon(sent).await.unwrap();
+    }
+    for _ in 1..expected {
+        let taken = soon(answers.next()).await.unwrap();
+        assert!(
+            taken.payload.is_empty() && taken.status.is_none(),
+            "{taken:?}"
+        );
+    }
+    let last = soon(answers.next()).await.unwrap();
+    let last: Value = serde_json::from_slice(&last.payload).unwrap();
+    assert_eq!(last["did_create"], true, "{last}");
+
+    // What comes after the end keeps no connection.
+    let again = ask(&client, "$JS.API.STREAM.RESTORE.T", &{
+        let mut other = answer.clone();
+        other["config"]["name"] = json!("T");
+        other["config"]["subjects"] = json!(["t.>"]);
+        other
+    })
+    .await;
+    let deliver = again["deliver_subject"].as_str().unwrap().to_owned();
+    for _ in 0..200 {
+        let sent = client.publish(deliver.clone(), Bytes::from_static(&[0; 5000]));
+        soon(sent).await.unwrap();
+    }
+    let info = ask(&client, "$JS.API.STREAM.INFO.S", &Value::Null).await;
+    assert_eq!(info["state"]["messages"], 49, "{info}");
+    node.stop().await;
+}

@@ -4,9 +4,13 @@
 use unibus_proto::jetstream::ack::{AckKind, AckTokens};
 use unibus_proto::jetstream::consumer::AckPolicy;
 
-use super::{ConsumerCursor, DEAD_LETTER_DOUBLINGS_MAX, DEAD_LETTER_RETRY_NS, Letter};
+use super::{
+    ConsumerCursor, DEAD_LETTER_DOUBLINGS_MAX, DEAD_LETTER_RETRY_NS, Letter, UNREAD_RETRY_NS,
+    backlog_after,
+};
+use crate::consumer::Consumer;
 use crate::delivery::{AckOutcome, Advisory, DeadLetter, Delivery, LetterFate};
-use crate::ledger::Unsettled;
+use crate::ledger::{Position, Unsettled};
 use crate::stream::Stream;
 
 impl ConsumerCursor {
@@ -100,6 +104,45 @@ impl ConsumerCursor {
             self.ledger.insert(delivery.seq, entry);
             self.changes.touch(delivery.seq);
             self.redelivery.expire(delivery.seq);
+        }
+    }
+
+    /// Deliveries that were not sent: the message of the first of them can't be read now, and where
+    /// messages come in their order those behind it wait with it. `before` is where the ledger stood
+    /// before the first. They do not count, requests that asked for them get their places back, and they
+    /// are delivered again after a pause.
+    pub fn handle_unread(
+        &mut self,
+        stream: &Stream,
+        consumer: &Consumer,
+        before: Position,
+        unread: &[&Delivery],
+        now_ns: u64,
+    ) {
+        self.note_time(now_ns);
+        let again_ns = self.now_ns.saturating_add(UNREAD_RETRY_NS);
+        for delivery in unread {
+            if self.settings.push.is_none() {
+                self.waiting.give_back(&delivery.to, &mut self.statuses);
+            }
+            if self.settings.is_in_order() {
+                self.handle_undelivered(delivery);
+            } else if let Some(entry) = self.ledger.pending().get(&delivery.seq).copied() {
+                let deliveries = entry.deliveries.saturating_sub(1);
+                let patience = self.redelivery.patience().after(deliveries);
+                let entry = Unsettled {
+                    deliveries,
+                    ..entry
+                };
+                self.postpone(delivery.seq, entry, again_ns.saturating_sub(patience));
+            }
+        }
+        if self.settings.is_in_order() {
+            self.held_until_ns = again_ns;
+        }
+        if !self.settings.tracks_acks() {
+            self.ledger.go_back(before);
+            self.backlog = backlog_after(stream, consumer, before);
         }
     }
 

@@ -39,6 +39,9 @@ impl ConsumerCursor {
         if self.settings.paused_until_ns > self.now_ns {
             return Attempt::Paused(self.settings.paused_until_ns);
         }
+        if self.held_until_ns > self.now_ns {
+            return Attempt::Later(self.held_until_ns);
+        }
         if self.settings.push.is_some() && (!self.listening || self.is_stalled()) {
             return Attempt::Blocked;
         }

@@ -11,6 +11,9 @@ use super::redelivery::Patience;
 use crate::consumer::{dead_letter_subject, sample_percent};
 use crate::delivery::Status;
 
+/// Requests of one consumer that wait at most, whatever its `max_waiting`.
+const WAITING_MAX: usize = 65_536;
+
 /// How pull requests of a group are served.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Policy {
@@ -88,7 +91,9 @@ impl Settings {
             dead_letter: dead_letter_subject(config).map(Into::into),
             inactive_ns: ns(config.inactive_threshold),
             rate_bps: config.rate_limit_bps,
-            max_waiting: usize::try_from(config.max_waiting).unwrap_or(0).max(1),
+            max_waiting: usize::try_from(config.max_waiting)
+                .unwrap_or(0)
+                .clamp(1, WAITING_MAX),
             max_batch: at_most(config.max_batch),
             max_expires: at_most(config.max_expires),
             max_bytes: at_most(config.max_bytes),
@@ -104,6 +109,11 @@ impl Settings {
 
     pub(super) fn acks_by_flow(&self) -> bool {
         self.ack == AckPolicy::FlowControl
+    }
+
+    /// Whether a message may not come after later ones: what is not acknowledged one by one would be lost.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.ack != AckPolicy::Explicit
     }
 
     pub(super) fn tracks_acks(&self) -> bool {

@@ -10,6 +10,9 @@ use unibus_proto::jetstream::pull::PullRequest;
 use crate::delivery::{Status, StatusDetail};
 use crate::ledger::Position;
 
+/// Heartbeats come no more often, whatever is asked for: as those of push consumers. Nanoseconds.
+const HEARTBEAT_NS_MIN: u64 = 100_000_000;
+
 /// One pull request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -40,7 +43,9 @@ impl Request {
             served: 0,
             bytes_left: positive(asked.max_bytes),
             expires_ns: positive(asked.expires).map(|ns| now_ns.saturating_add(ns)),
-            heartbeat: positive(asked.idle_heartbeat).map(|ns| (ns, now_ns.saturating_add(ns))),
+            heartbeat: positive(asked.idle_heartbeat)
+                .map(|ns| ns.max(HEARTBEAT_NS_MIN))
+                .map(|ns| (ns, now_ns.saturating_add(ns))),
             no_wait: asked.no_wait,
             min_pending: positive(asked.min_pending).unwrap_or(0),
             min_ack_pending: positive(asked.min_ack_pending).unwrap_or(0),
@@ -257,6 +262,22 @@ impl Waiting {
             self.insert(request);
         }
         Some(reply)
+    }
+
+    /// A message that was taken for a request did not leave. One that is over by now is ended with what it
+    /// did not get.
+    pub(super) fn give_back(&mut self, reply: &Bytes, out: &mut Statuses) {
+        let mut latest_first = self.queue.iter_mut().rev();
+        match latest_first.find(|request| request.reply == *reply) {
+            Some(request) => {
+                request.left += 1;
+                request.served = request.served.saturating_sub(1);
+            }
+            None => {
+                let ended = Status::unserved(408, "Request Timeout", 1, 0);
+                out.push_back((reply.clone(), ended));
+            }
+        }
     }
 
     /// Ends every request of a reply subject that nobody listens on. True if there were any.
