@@ -3,7 +3,7 @@
 
 use bytes::{Buf, BytesMut};
 use unibus_proto::route::{
-    self, OutgoingMessage, RouteDecodeError, RouteLimits, RouteMessage, RouteOp,
+    self, OutgoingMessage, RouteDecodeError, RouteLimits, RouteMessage, RouteOp, Written,
 };
 
 /// Small, so that the limit is met.
@@ -48,7 +48,17 @@ fn again(op: &RouteOp<'_>, frame: &[u8]) {
         RouteOp::Interest(change) => route::interest(&mut out, *change),
         // A later version may add to these.
         RouteOp::Hello { .. } | RouteOp::Synced | RouteOp::Ping | RouteOp::Pong => return,
-        RouteOp::Message(message) => write_message(&mut out, message),
+        RouteOp::Renewal | RouteOp::Renewed if frame.len() > route::FRAME_HEAD_BYTES => return,
+        RouteOp::Renewal => route::renewal(&mut out),
+        RouteOp::Renewed => route::renewed(&mut out),
+        RouteOp::Message(message) => {
+            write_message(&mut out, message);
+            if out[0] != frame[0] {
+                // A wide frame whose queue names fit the usual one.
+                assert_eq!(route::decode(&out, &LIMITS), Ok(Some((*op, out.len()))));
+                return;
+            }
+        }
         RouteOp::Account { name, frame: inner } => {
             let Ok(name) = std::str::from_utf8(name) else {
                 return;
@@ -68,5 +78,6 @@ fn write_message(out: &mut BytesMut, message: &RouteMessage<'_>) {
         data: message.data,
     };
     let names: Vec<&[u8]> = message.queues.iter().collect();
-    assert!(route::message(out, &outgoing, names.iter().copied()));
+    let written = route::message(out, &outgoing, names.iter().copied(), || true);
+    assert_eq!(written, Written::Whole);
 }

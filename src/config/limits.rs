@@ -12,8 +12,8 @@ use super::http_args::HttpArgs;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Hard ceiling of `payload_bytes_max`: the protocol's own (nats-surface §1.7).
-pub const PAYLOAD_BYTES_CEILING: u64 = 64 * MIB;
+/// Hard ceiling of `payload_bytes_max`: the protocol's own (nats-surface §1.7), and what routes carry.
+pub const PAYLOAD_BYTES_CEILING: u64 = unibus_proto::route::PAYLOAD_BYTES_MAX as u64;
 
 /// Requests a second that one address may make.
 const RATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();

@@ -154,6 +154,12 @@ const TABLE: [Row; 40] = [
     ),
     (
         C,
+        "unibus_route_lost_messages_total",
+        "Messages that a peer did not get because it lagged",
+        |s| some(s.stats.route_lost_msgs),
+    ),
+    (
+        C,
         "unibus_stale_connections_total",
         "Clients closed because they answered no PING",
         |s| some(s.stats.stale_connections),

@@ -4,7 +4,7 @@
 //! goes, and of a queue group whenever its weight (number of members) changes. The counts are those of
 //! the [`Sublist`] itself, so local interest costs no memory of its own. Must never know a connection.
 
-use crate::sublist::{Handle, Inserted, Match, Sublist, Walk};
+use crate::sublist::{Cursor, Handle, Inserted, Match, Sublist, Walk};
 
 /// What a peer has to hear: the filter and queue now have this weight; 0 = nobody is left.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -66,10 +66,16 @@ impl<T> InterestTable<T> {
         advertised(queue, left, left == 0)
     }
 
-    /// Visits the whole table as a new peer has to hear it.
-    pub fn for_each(&self, mut visit: impl FnMut(InterestChange<'_>)) {
+    /// Visits a part of the table as a peer has to hear it: from `cursor` on, which moves, and for as long as
+    /// `visit` returns true. Returns whether nothing is left. What is in the table from before the first
+    /// part until after the last is visited, whatever else changes in between.
+    pub fn visit_from(
+        &self,
+        cursor: &mut Cursor,
+        mut visit: impl FnMut(InterestChange<'_>) -> bool,
+    ) -> bool {
         let mut filter = Vec::new();
-        self.sublist.for_each(|handle, queue, members| {
+        self.sublist.visit_from(cursor, |handle, queue, members| {
             filter.clear();
             self.sublist.filter_of(handle, &mut filter);
             let weight = if queue.is_some() {
@@ -81,8 +87,8 @@ impl<T> InterestTable<T> {
                 filter: &filter,
                 queue,
                 weight,
-            });
-        });
+            })
+        })
     }
 
     /// The subscriptions themselves.
@@ -115,6 +121,8 @@ pub struct Remote<P> {
     pub peer: P,
     /// Its members in the queue group; 1 for plain interest.
     pub weight: u32,
+    /// In which round the peer said so last: see [`RemoteInterest::keep_round`].
+    round: u32,
 }
 
 /// What all peers said they want.
@@ -132,8 +140,8 @@ impl<P: Copy + Eq> RemoteInterest<P> {
         }
     }
 
-    /// Takes over what `peer` said. Saying the same twice changes nothing.
-    pub fn set(&mut self, peer: P, change: InterestChange<'_>) {
+    /// Takes over what `peer` said in a round. Saying the same twice changes nothing.
+    pub fn set(&mut self, peer: P, change: InterestChange<'_>, round: u32) {
         let InterestChange {
             filter,
             queue,
@@ -151,10 +159,22 @@ impl<P: Copy + Eq> RemoteInterest<P> {
             let members = self.sublist.members_mut(handle, queue);
             if let Some(remote) = members.iter_mut().find(|remote| remote.peer == peer) {
                 remote.weight = weight;
+                remote.round = round;
                 return;
             }
         }
-        self.sublist.insert(filter, queue, Remote { peer, weight });
+        let remote = Remote {
+            peer,
+            weight,
+            round,
+        };
+        self.sublist.insert(filter, queue, remote);
+    }
+
+    /// Forgets what `peer` has not said again in this round.
+    pub fn keep_round(&mut self, peer: P, round: u32) {
+        self.sublist
+            .retain(|remote| remote.peer != peer || remote.round == round);
     }
 
     /// Forgets everything `peer` said.
@@ -253,6 +273,7 @@ mod tests {
                     queue: None,
                     weight: 1,
                 },
+                0,
             );
             table.set(
                 peer,
@@ -261,6 +282,7 @@ mod tests {
                     queue: Some(b"q"),
                     weight: 3,
                 },
+                0,
             );
         }
         table.forget(1);
@@ -272,6 +294,26 @@ mod tests {
         assert!(table.is_empty());
     }
 
+    #[test]
+    fn what_a_peer_does_not_say_again_is_forgotten() {
+        let mut table = RemoteInterest::new();
+        let said = |filter, weight| InterestChange {
+            filter,
+            queue: None,
+            weight,
+        };
+        for peer in [1, 2] {
+            table.set(peer, said(b"a", 1), 0);
+            table.set(peer, said(b"b", 1), 0);
+        }
+        table.set(1, said(b"b", 1), 1);
+        table.set(1, said(b"c", 1), 1);
+        table.keep_round(1, 1);
+        assert_eq!(remote_hits(&table, b"a"), [(None, 2, 1)]);
+        assert_eq!(remote_hits(&table, b"b"), [(None, 1, 1), (None, 2, 1)]);
+        assert_eq!(remote_hits(&table, b"c"), [(None, 1, 1)]);
+    }
+
     type Op = (bool, usize, usize);
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -280,6 +322,21 @@ mod tests {
 
     const FILTERS: [&[u8]; 3] = [b"a", b"a.*", b">"];
     const QUEUES: [Option<&[u8]>; 3] = [None, Some(b"q"), Some(b"r")];
+
+    type Key = (Vec<u8>, Option<Vec<u8>>);
+
+    fn apply(table: &mut InterestTable<()>, (add, filter, queue): Op, tell: impl FnOnce(Key, u32)) {
+        let (filter, queue) = (FILTERS[filter], QUEUES[queue]);
+        let change = if add {
+            table.insert(filter, queue, ()).1
+        } else {
+            let handle = table.sublist().find(filter);
+            handle.and_then(|handle| table.remove(handle, queue, 0, |()| true, |(), _| {}))
+        };
+        if let Some(weight) = change {
+            tell((filter.to_vec(), queue.map(<[u8]>::to_vec)), weight);
+        }
+    }
 
     proptest! {
         #[test]
@@ -312,12 +369,45 @@ mod tests {
             }
             prop_assert_eq!(&follower, &expected);
             let mut told = BTreeMap::new();
-            table.for_each(|change| {
+            table.visit_from(&mut Cursor::default(), |change| {
                 let filter = FILTERS.iter().position(|f| *f == change.filter).unwrap();
                 let queue = QUEUES.iter().position(|q| *q == change.queue).unwrap();
                 told.insert((filter, queue), change.weight);
+                true
             });
             prop_assert_eq!(told, expected);
+        }
+
+        /// One at a time, with changes in between that the follower hears as they happen.
+        #[test]
+        fn a_table_told_in_parts_while_it_changes_is_known_at_the_end(before in ops(), between in ops()) {
+            let mut table = InterestTable::new();
+            let mut follower = BTreeMap::new();
+            for op in before {
+                apply(&mut table, op, |_, _| ());
+            }
+            let mut cursor = Cursor::default();
+            let mut between = between.into_iter();
+            loop {
+                let done = table.visit_from(&mut cursor, |change| {
+                    follower.insert((change.filter.to_vec(), change.queue.map(<[u8]>::to_vec)), change.weight);
+                    false
+                });
+                match between.next() {
+                    Some(op) => apply(&mut table, op, |key, weight| match weight {
+                        0 => drop(follower.remove(&key)),
+                        weight => drop(follower.insert(key, weight)),
+                    }),
+                    None if done => break,
+                    None => {}
+                }
+            }
+            let mut whole = BTreeMap::new();
+            table.visit_from(&mut Cursor::default(), |change| {
+                whole.insert((change.filter.to_vec(), change.queue.map(<[u8]>::to_vec)), change.weight);
+                true
+            });
+            prop_assert_eq!(follower, whole);
         }
     }
 }

@@ -14,6 +14,22 @@ use crate::interest::InterestChange;
 /// The version this code speaks. A stream with another one is refused.
 pub const VERSION: u8 = 1;
 
+/// What this code understands within [`VERSION`], told at the end of its hello. A hello that ends before it
+/// is of revision 1. From 2 on: messages with any number of queues, and interest that is told anew.
+pub const REVISION: u8 = 2;
+
+/// The longest payload with headers that a frame carries, whatever clients may send.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Queue names that one message carries, each with two bytes of length, for a peer of revision 2.
+pub const QUEUE_NAMES_BYTES_MAX: usize = 15 * 1024 * 1024;
+
+/// The same for one of revision 1.
+const NARROW_NAMES_BYTES_MAX: usize = u16::MAX as usize;
+
+/// Bytes of subjects, replies and an account's name that a frame may have beside payload and queue names.
+const SUBJECTS_BYTES_MAX: usize = 1024 * 1024;
+
 /// Bytes before each body: operation and length.
 pub const FRAME_HEAD_BYTES: usize = 5;
 
@@ -24,6 +40,9 @@ const OP_MESSAGE: u8 = 4;
 const OP_PING: u8 = 5;
 const OP_PONG: u8 = 6;
 const OP_ACCOUNT: u8 = 7;
+const OP_WIDE_MESSAGE: u8 = 8;
+const OP_RENEWAL: u8 = 9;
+const OP_RENEWED: u8 = 10;
 
 const MESSAGE_HEAD_BYTES: usize = 12;
 
@@ -37,7 +56,7 @@ pub struct RouteLimits {
 impl Default for RouteLimits {
     fn default() -> Self {
         Self {
-            frame_bytes_max: 80 * 1024 * 1024,
+            frame_bytes_max: PAYLOAD_BYTES_MAX + QUEUE_NAMES_BYTES_MAX + SUBJECTS_BYTES_MAX,
         }
     }
 }
@@ -49,11 +68,17 @@ pub enum RouteOp<'a> {
     Hello {
         /// The speaker.
         node: NodeId,
+        /// What it understands: see [`REVISION`].
+        revision: u8,
     },
     /// A filter or queue has this weight at the speaker.
     Interest(InterestChange<'a>),
     /// The speaker's whole interest table has been sent.
     Synced,
+    /// From here on the speaker tells its interest anew, with changes and messages in between.
+    Renewal,
+    /// It has: what it told before the last `Renewal`, and not again since, it wants no more.
+    Renewed,
     /// A message for the receiver's local subscribers.
     Message(RouteMessage<'a>),
     /// To be answered by `Pong`.
@@ -64,7 +89,7 @@ pub enum RouteOp<'a> {
     Account {
         /// The account.
         name: &'a [u8],
-        /// One whole frame, for [`decode`]: interest or a message.
+        /// One whole frame, for [`decode`]: about interest, or a message.
         frame: &'a [u8],
     },
 }
@@ -137,7 +162,7 @@ pub fn decode<'a>(
     let Some((&op, rest)) = buffer.split_first() else {
         return Ok(None);
     };
-    if !(OP_HELLO..=OP_ACCOUNT).contains(&op) {
+    if !(OP_HELLO..=OP_RENEWED).contains(&op) {
         return Err(RouteDecodeError::UnknownOperation(op));
     }
     let Some((length, rest)) = take_u32(rest) else {
@@ -168,7 +193,14 @@ fn decode_body(op: u8, body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
         OP_INTEREST => decode_interest(body)
             .map(RouteOp::Interest)
             .ok_or(malformed),
-        OP_MESSAGE => decode_message(body).map(RouteOp::Message).ok_or(malformed),
+        OP_MESSAGE => decode_message(body, take_u16)
+            .map(RouteOp::Message)
+            .ok_or(malformed),
+        OP_WIDE_MESSAGE => decode_message(body, take_size)
+            .map(RouteOp::Message)
+            .ok_or(malformed),
+        OP_RENEWAL => Ok(RouteOp::Renewal),
+        OP_RENEWED => Ok(RouteOp::Renewed),
         OP_SYNCED => Ok(RouteOp::Synced),
         OP_PING => Ok(RouteOp::Ping),
         OP_PONG => Ok(RouteOp::Pong),
@@ -183,9 +215,10 @@ fn decode_hello(body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
     if version != VERSION {
         return Err(RouteDecodeError::Version(version));
     }
-    let node = rest.first_chunk::<8>().ok_or(malformed)?;
+    let (node, rest) = rest.split_first_chunk::<8>().ok_or(malformed)?;
     Ok(RouteOp::Hello {
         node: NodeId(u64::from_le_bytes(*node)),
+        revision: rest.first().map_or(1, |&revision| revision.max(1)),
     })
 }
 
@@ -193,8 +226,11 @@ fn decode_account(body: &[u8]) -> Option<RouteOp<'_>> {
     let (name, frame) = take_name(body)?;
     let &inner = frame.first()?;
     let whole = frame_bytes(frame) == Some(frame.len());
-    let nested = inner != OP_INTEREST && inner != OP_MESSAGE;
-    if name.is_empty() || nested || !whole {
+    let fits = matches!(
+        inner,
+        OP_INTEREST | OP_MESSAGE | OP_WIDE_MESSAGE | OP_RENEWAL | OP_RENEWED
+    );
+    if name.is_empty() || !fits || !whole {
         return None;
     }
     Some(RouteOp::Account { name, frame })
@@ -214,12 +250,15 @@ fn decode_interest(body: &[u8]) -> Option<InterestChange<'_>> {
     })
 }
 
-fn decode_message(body: &[u8]) -> Option<RouteMessage<'_>> {
+fn decode_message(
+    body: &[u8],
+    take_queues_len: fn(&[u8]) -> Option<(usize, &[u8])>,
+) -> Option<RouteMessage<'_>> {
     let (header_len, rest) = take_u32(body)?;
     let (subject_len, rest) = take_u16(rest)?;
     let (shown_len, rest) = take_u16(rest)?;
     let (reply_len, rest) = take_u16(rest)?;
-    let (queues_len, rest) = take_u16(rest)?;
+    let (queues_len, rest) = take_queues_len(rest)?;
     let (subject, rest) = rest.split_at_checked(subject_len)?;
     let (shown, rest) = rest.split_at_checked(shown_len)?;
     let (reply, rest) = rest.split_at_checked(reply_len)?;
@@ -261,6 +300,10 @@ fn take_u16(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((usize::from(u16::from_le_bytes(*head)), rest))
 }
 
+fn take_size(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    take_u32(bytes).map(|(size, rest)| (size as usize, rest))
+}
+
 fn take_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = take_u16(bytes)?;
     rest.split_at_checked(len)
@@ -268,9 +311,11 @@ fn take_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Appends the first frame of a stream.
 pub fn hello(out: &mut BytesMut, node: NodeId) {
-    head(out, OP_HELLO, 9);
+    head(out, OP_HELLO, 10);
     out.put_u8(VERSION);
     out.put_u64_le(node.0);
+    // Decoders of revision 1 read no further than this.
+    out.put_u8(REVISION);
 }
 
 /// Appends an interest change. A filter or queue over 65,535 bytes is left out: no peer can ask for it.
@@ -310,14 +355,23 @@ pub fn in_account<T>(
         out.truncate(start);
         return written;
     }
-    let body_len = (out.len() - start - FRAME_HEAD_BYTES) as u32;
-    out[start + 1..start + FRAME_HEAD_BYTES].copy_from_slice(&body_len.to_le_bytes());
+    set_body_len(out, start);
     written
 }
 
 /// Appends the mark that the whole table has been sent.
 pub fn synced(out: &mut BytesMut) {
     head(out, OP_SYNCED, 0);
+}
+
+/// Appends the mark that interest is told anew from here on. Not for a peer of revision 1.
+pub fn renewal(out: &mut BytesMut) {
+    head(out, OP_RENEWAL, 0);
+}
+
+/// Appends the mark that interest has been told anew. Not for a peer of revision 1.
+pub fn renewed(out: &mut BytesMut) {
+    head(out, OP_RENEWED, 0);
 }
 
 /// Appends a ping.
@@ -345,45 +399,121 @@ pub struct OutgoingMessage<'a> {
     pub data: &'a [u8],
 }
 
-/// Appends a message. Returns false, with nothing appended, when a subject or the queue names are over
-/// 65,535 bytes.
+/// What [`message`] has appended.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Written {
+    /// The message with all its queues.
+    Whole,
+    /// The message without the queues that had no room.
+    Part,
+    /// Nothing: a subject is over 65,535 bytes.
+    Nothing,
+}
+
+/// Appends a message. `is_wide` is asked where the queue names are over 65,535 bytes: whether the peer is of
+/// revision 2 and takes more, up to [`QUEUE_NAMES_BYTES_MAX`].
 pub fn message<'q>(
     out: &mut BytesMut,
     message: &OutgoingMessage<'_>,
     queues: impl Iterator<Item = &'q [u8]> + Clone,
-) -> bool {
+    is_wide: impl FnOnce() -> bool,
+) -> Written {
     let shown = message.shown.unwrap_or_default();
     let reply = message.reply.unwrap_or_default();
-    let queues_len: usize = queues.clone().map(|name| 2 + name.len()).sum();
-    let lens = [message.subject.len(), shown.len(), reply.len(), queues_len];
-    let names_len: usize = lens.iter().sum();
-    let body_len = MESSAGE_HEAD_BYTES + names_len + message.data.len();
+    let lens = [message.subject.len(), shown.len(), reply.len()];
     let (Ok(header_len), true) = (
         u32::try_from(message.header_len),
         lens.iter().all(|len| u16::try_from(*len).is_ok()),
     ) else {
-        return false;
+        return Written::Nothing;
     };
+    let queues_len: usize = queues.clone().map(|name| 2 + name.len()).sum();
+    if queues_len > NARROW_NAMES_BYTES_MAX {
+        return crowded(out, message, queues, is_wide());
+    }
+    let names_len = lens.iter().sum::<usize>() + queues_len;
+    let body_len = MESSAGE_HEAD_BYTES + names_len + message.data.len();
     out.reserve(FRAME_HEAD_BYTES + body_len);
     head(out, OP_MESSAGE, body_len);
     out.put_u32_le(header_len);
     for len in lens {
         out.put_u16_le(len as u16);
     }
+    out.put_u16_le(queues_len as u16);
+    rest_of_message(out, message, queues);
+    Written::Whole
+}
+
+/// A message for more queues than a usual frame has room for.
+#[cold]
+fn crowded<'q>(
+    out: &mut BytesMut,
+    message: &OutgoingMessage<'_>,
+    queues: impl Iterator<Item = &'q [u8]>,
+    is_wide: bool,
+) -> Written {
+    let most = if is_wide {
+        QUEUE_NAMES_BYTES_MAX
+    } else {
+        NARROW_NAMES_BYTES_MAX
+    };
+    let mut left_out = false;
+    let mut queues_len = 0;
+    let mut named = Vec::new();
+    for name in queues {
+        let len = queues_len + 2 + name.len();
+        if len > most {
+            left_out = true;
+        } else {
+            queues_len = len;
+            named.push(name);
+        }
+    }
+    let op = if is_wide { OP_WIDE_MESSAGE } else { OP_MESSAGE };
+    let start = out.len();
+    head(out, op, 0);
+    out.put_u32_le(message.header_len as u32);
+    for name in [Some(message.subject), message.shown, message.reply] {
+        out.put_u16_le(name.unwrap_or_default().len() as u16);
+    }
+    if is_wide {
+        out.put_u32_le(queues_len as u32);
+    } else {
+        out.put_u16_le(queues_len as u16);
+    }
+    rest_of_message(out, message, named.into_iter());
+    set_body_len(out, start);
+    if left_out {
+        Written::Part
+    } else {
+        Written::Whole
+    }
+}
+
+fn rest_of_message<'q>(
+    out: &mut BytesMut,
+    message: &OutgoingMessage<'_>,
+    queues: impl Iterator<Item = &'q [u8]>,
+) {
     out.extend_from_slice(message.subject);
-    out.extend_from_slice(shown);
-    out.extend_from_slice(reply);
+    out.extend_from_slice(message.shown.unwrap_or_default());
+    out.extend_from_slice(message.reply.unwrap_or_default());
     for name in queues {
         out.put_u16_le(name.len() as u16);
         out.extend_from_slice(name);
     }
     out.extend_from_slice(message.data);
-    true
 }
 
 fn head(out: &mut BytesMut, op: u8, body_len: usize) {
     out.put_u8(op);
     out.put_u32_le(body_len as u32);
+}
+
+/// Puts the length of the frame that begins at `start` and goes to the end into its head.
+fn set_body_len(out: &mut BytesMut, start: usize) {
+    let body_len = (out.len() - start - FRAME_HEAD_BYTES) as u32;
+    out[start + 1..start + FRAME_HEAD_BYTES].copy_from_slice(&body_len.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -399,12 +529,52 @@ mod tests {
     fn another_version_is_refused() {
         let mut out = BytesMut::new();
         hello(&mut out, NodeId(7));
-        assert_eq!(
-            one(&out),
-            Ok(Some((RouteOp::Hello { node: NodeId(7) }, out.len())))
-        );
+        let hello = |revision| RouteOp::Hello {
+            node: NodeId(7),
+            revision,
+        };
+        assert_eq!(one(&out), Ok(Some((hello(REVISION), out.len()))));
         out[FRAME_HEAD_BYTES] = 9;
         assert_eq!(one(&out), Err(RouteDecodeError::Version(9)));
+        let mut first = BytesMut::new();
+        head(&mut first, OP_HELLO, 9);
+        first.put_u8(VERSION);
+        first.put_u64_le(7);
+        assert_eq!(one(&first), Ok(Some((hello(1), first.len()))));
+    }
+
+    #[test]
+    fn more_queues_than_a_frame_had_room_for() {
+        let names: Vec<Vec<u8>> = (0..20_u8).map(|n| vec![b'a' + n; 4000]).collect();
+        let queues = || names.iter().map(Vec::as_slice);
+        let sent = OutgoingMessage {
+            subject: b"a.b",
+            shown: Some(b"c"),
+            reply: Some(b"d"),
+            header_len: 2,
+            data: b"data",
+        };
+        for (is_wide, written, told) in [(true, Written::Whole, 20), (false, Written::Part, 16)] {
+            let mut out = BytesMut::new();
+            let got = in_account(&mut out, Some("A"), |out| {
+                message(out, &sent, queues(), || is_wide)
+            });
+            assert_eq!(got, written);
+            let Ok(Some((RouteOp::Account { frame, .. }, used))) = one(&out) else {
+                panic!("no frame of an account");
+            };
+            assert_eq!(used, out.len());
+            let Ok(Some((RouteOp::Message(got), _))) = one(frame) else {
+                panic!("not a message");
+            };
+            assert_eq!(
+                (got.subject, got.shown, got.reply),
+                (sent.subject, sent.shown, sent.reply)
+            );
+            assert_eq!((got.header_len, got.data), (2, sent.data));
+            let expected: Vec<_> = queues().take(told).collect();
+            assert_eq!(got.queues.iter().collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]
@@ -428,7 +598,7 @@ mod tests {
             header_len: 5,
             data: b"abc",
         };
-        message(&mut out, &body, std::iter::empty());
+        message(&mut out, &body, std::iter::empty(), || true);
         assert_eq!(one(&out), Err(RouteDecodeError::Malformed(OP_MESSAGE)));
         let mut out = BytesMut::new();
         interest(
@@ -461,7 +631,7 @@ mod tests {
                 subject: &subject, shown: shown.as_deref(), reply: reply.as_deref(), header_len, data: &data,
             };
             let mut out = BytesMut::new();
-            prop_assert!(message(&mut out, &sent, queues.iter().map(Vec::as_slice)));
+            prop_assert_eq!(message(&mut out, &sent, queues.iter().map(Vec::as_slice), || true), Written::Whole);
             prop_assert_eq!(frame_bytes(&out), Some(out.len()));
             for cut in 0..out.len() {
                 prop_assert_eq!(one(&out[..cut]), Ok(None));
@@ -485,7 +655,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), op in 1_u8..7) {
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), op in 1_u8..11) {
             let _ = one(&bytes);
             let mut framed = BytesMut::new();
             head(&mut framed, op, bytes.len());

@@ -20,6 +20,9 @@ use node::{Leaver, NONE, Node, Token};
 
 const ROOT: u32 = 0;
 
+/// Nodes that one part of [`Sublist::visit_from`] looks at: most of them may hold no subscription.
+pub const PART_NODES_MAX: usize = 16 * 1024;
+
 /// Where a subscription hangs in the trie. Valid as long as one subscription with that filter exists.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub struct Handle(u32);
@@ -64,6 +67,14 @@ impl Inserted {
     pub const fn place(&self) -> usize {
         self.members - 1
     }
+}
+
+/// Where a visit of the whole trie in parts goes on. The default is its beginning.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cursor {
+    node: usize,
+    /// Groups of that node that are still to be visited; `None` = all of it is.
+    groups: Option<usize>,
 }
 
 /// What a subject matched, and the working space to find it. Reused from call to call.
@@ -300,6 +311,43 @@ impl<T> Sublist<T> {
                 visit(handle, Some(&group.name), &group.members);
             }
         }
+    }
+
+    /// Visits a part of what [`Self::for_each`] does: from `cursor` on, which moves, for as long as `visit`
+    /// returns true and [`PART_NODES_MAX`] nodes at most. Returns whether nothing is left. What is there from
+    /// before the first part until after the last is visited at least once: nodes don't move, and a node's
+    /// groups are visited from the last, because a removal moves the last one forward.
+    pub fn visit_from(
+        &self,
+        cursor: &mut Cursor,
+        mut visit: impl FnMut(Handle, Option<&[u8]>, &[T]) -> bool,
+    ) -> bool {
+        let end = cursor.node.saturating_add(PART_NODES_MAX);
+        while let Some(node) = self.nodes.get(cursor.node) {
+            if cursor.node >= end {
+                return false;
+            }
+            let handle = Handle(cursor.node as u32);
+            let groups = node.groups();
+            let mut left = match cursor.groups {
+                Some(left) => left.min(groups.len()),
+                None => groups.len(),
+            };
+            let is_new = cursor.groups.replace(left).is_none();
+            if is_new && !node.plain.is_empty() && !visit(handle, None, node.plain.as_slice()) {
+                return false;
+            }
+            while left > 0 {
+                left -= 1;
+                cursor.groups = Some(left);
+                if !visit(handle, Some(&groups[left].name), &groups[left].members) {
+                    return false;
+                }
+            }
+            cursor.node += 1;
+            cursor.groups = None;
+        }
+        true
     }
 
     /// Visits everything that matches a literal subject. A subject with an empty token matches nothing.

@@ -23,11 +23,16 @@ pub struct Seldom {
 impl Seldom {
     /// It has happened: how often since it was told last, if it is to be told now.
     pub fn happened(&mut self) -> Option<u64> {
-        self.happened_at(Instant::now())
+        self.happened_times(1)
     }
 
-    fn happened_at(&mut self, now: Instant) -> Option<u64> {
-        self.untold += 1;
+    /// The same for what has happened several times.
+    pub fn happened_times(&mut self, times: u64) -> Option<u64> {
+        self.happened_at(Instant::now(), times)
+    }
+
+    fn happened_at(&mut self, now: Instant, times: u64) -> Option<u64> {
+        self.untold += times;
         let lately = |at: Instant| now.duration_since(at) < LOG_PERIOD;
         if self.logged.is_some_and(lately) {
             return None;
@@ -71,12 +76,12 @@ mod tests {
     fn failures_are_told_once_in_a_while_with_their_number() {
         let (mut failures, start) = (Seldom::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(failures.happened_at(at(0)), Some(1));
+        assert_eq!(failures.happened_at(at(0), 1), Some(1));
         for tick in 1..200 {
-            assert_eq!(failures.happened_at(at(50 * tick)), None);
+            assert_eq!(failures.happened_at(at(50 * tick), 1), None);
         }
-        assert_eq!(failures.happened_at(at(10_000)), Some(200));
-        assert_eq!(failures.happened_at(at(10_050)), None);
+        assert_eq!(failures.happened_at(at(10_000), 3), Some(202));
+        assert_eq!(failures.happened_at(at(10_050), 1), None);
     }
 
     #[test]

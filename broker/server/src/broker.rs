@@ -328,6 +328,7 @@ impl Broker {
             stale_connections: read(&counters.stale_connections),
             auth_failures: read(&counters.auth_failures),
             slow_routes: read(&counters.slow_routes),
+            route_lost_msgs: read(&counters.route_lost_msgs),
             ..BrokerStats::default()
         };
         for plane in self.shared.planes.all() {

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use parking_lot::RwLock;
 use unibus_proto::encoder;
 use unibus_proto::permissions::Reading;
-use unibus_proto::route::{self, OutgoingMessage};
+use unibus_proto::route::{self, OutgoingMessage, Written};
 use unibus_proto::sublist::Walk;
 
 use crate::meter::Amount;
@@ -36,9 +36,6 @@ use staging::STAGED_BYTES_FULL;
 /// A lag over this many bytes makes the publisher wait for `SOFT_STALL` at most before its next read.
 const SOFT_STALL_BYTES: usize = 4 * 1024 * 1024;
 const SOFT_STALL: Duration = Duration::from_millis(2);
-
-/// A lag over this share of the limit, in percent, makes it wait for `Limits::stall`.
-const HARD_STALL_PERCENT: usize = 75;
 
 /// Receivers a publisher remembers before it starts over.
 const TARGETS_MAX: usize = 16 * 1024;
@@ -106,12 +103,14 @@ pub(crate) struct Stalling {
 impl Stalling {
     /// Whether a publisher should wait before its next read.
     fn is_serious(&self) -> bool {
-        self.pending > SOFT_STALL_BYTES
+        self.pending > SOFT_STALL_BYTES || self.outbound.is_crowded(self.pending)
     }
 
-    /// Waits until the receiver has caught up: briefly, or for `longest` when its limit is near.
+    /// Waits until the receiver has caught up: briefly, or for `longest` when its limit is near and it is a
+    /// client.
     pub(crate) async fn wait(self, longest: Duration) {
-        if self.outbound.is_over(self.pending, HARD_STALL_PERCENT) {
+        if self.outbound.is_crowded(self.pending) {
+            let longest = self.outbound.patience().unwrap_or(longest);
             self.outbound.caught_up(longest).await;
         } else if self.is_serious() {
             self.outbound.caught_up(SOFT_STALL.min(longest)).await;
@@ -409,9 +408,7 @@ impl Fanout {
     /// Whether a receiver lags so much that the publisher should wait; see [`Stalling::wait`].
     pub(crate) fn is_stalling(&self) -> bool {
         let worst = self.stage.stalling.as_ref();
-        worst.is_some_and(|worst| {
-            worst.is_serious() || worst.outbound.is_over(worst.pending, HARD_STALL_PERCENT)
-        })
+        worst.is_some_and(Stalling::is_serious)
     }
 
     /// The services fed since the last call.
@@ -686,11 +683,18 @@ impl Stage {
             .iter()
             .filter(|pick| pick.0 == target)
             .map(|pick| &*pick.1);
+        let is_wide = self.targets[target as usize].outbound.is_wide() == Some(true);
         // What may wait for a peer is looked at when it is handed over.
         self.open(target).room = usize::MAX;
-        let sent = self.put(target, |out| {
-            route::in_account(out, account, |out| route::message(out, &outgoing, queues))
+        let written = self.put(target, |out| {
+            route::in_account(out, account, |out| {
+                route::message(out, &outgoing, queues, || is_wide)
+            })
         });
+        if written != Written::Whole {
+            self.targets[target as usize].outbound.lose_message();
+        }
+        let sent = written != Written::Nothing;
         self.tally.route_out_msgs += u64::from(sent);
         sent
     }

@@ -6,6 +6,7 @@
 
 mod accepting;
 mod accounts;
+mod backlog;
 mod broker;
 mod burst;
 mod certificate;

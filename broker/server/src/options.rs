@@ -83,8 +83,11 @@ pub struct Limits {
     pub control_line_bytes_max: usize,
     /// Bytes waiting to be written to one client; over it the client is a slow consumer.
     pub pending_bytes_max: usize,
-    /// Bytes waiting to be written to one peer; over it the route is dropped.
+    /// Bytes waiting to be written to one peer. Publishers are held back from a quarter of it on; over it the
+    /// peer loses messages.
     pub route_pending_bytes_max: usize,
+    /// Bytes of interest among what waits for one peer; over it the peer is told anew, as fast as it reads.
+    pub route_interest_bytes_max: usize,
     /// How long a client may take no bytes while some wait for it.
     pub write_deadline: Duration,
     /// Between two PINGs to a silent client.
@@ -103,6 +106,8 @@ pub struct Limits {
     pub subscription_tokens_max: usize,
     /// Longest wait of a publisher, per read, for a receiver whose queue is nearly full.
     pub stall: Duration,
+    /// The same for a peer.
+    pub route_stall: Duration,
     /// Closed connections that reports still name.
     pub closed_connections_kept: usize,
     /// Longest time given to queued bytes when a connection is closed in an orderly way.
@@ -115,7 +120,8 @@ impl Default for Limits {
             payload_bytes_max: 1024 * 1024,
             control_line_bytes_max: 4096,
             pending_bytes_max: 64 * 1024 * 1024,
-            route_pending_bytes_max: 64 * 1024 * 1024,
+            route_pending_bytes_max: 256 * 1024 * 1024,
+            route_interest_bytes_max: 64 * 1024 * 1024,
             write_deadline: Duration::from_secs(10),
             ping_interval: Duration::from_secs(120),
             first_ping: Duration::from_secs(2),
@@ -125,6 +131,7 @@ impl Default for Limits {
             subscriptions_max: 0,
             subscription_tokens_max: 0,
             stall: Duration::from_millis(10),
+            route_stall: Duration::from_secs(1),
             closed_connections_kept: 10_000,
             flush_on_close: Duration::from_secs(1),
         }

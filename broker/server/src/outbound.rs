@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -20,8 +20,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use unibus_proto::permissions::{Permissions, Reading};
 
+use crate::backlog::{Backlog, Losses, News};
 use crate::clock;
 use crate::meter::{Amount, Meter};
+use crate::options::Limits;
 use crate::reason::CloseReason;
 use crate::replies::Replies;
 use crate::subscription::Subscription;
@@ -35,6 +37,14 @@ const SPARE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Pending bytes at which publishers may go on after a stall.
 const DRAINED_BYTES: usize = 512 * 1024;
+
+/// Pending bytes over this share of the limit, in percent, make publishers wait: for a client,
+const CROWDED_PERCENT: usize = 75;
+/// and for a peer, where they wait longer and the rest is for those who could not know.
+const CROWDED_PEER_PERCENT: usize = 25;
+
+/// The revision of a peer that takes more queues than a frame had room for, and interest told anew.
+const REVISION_WIDE: u8 = 2;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -92,6 +102,10 @@ pub(crate) struct Outbound {
     pub(crate) id: u64,
     /// The bytes are operations for a client, which traces may show.
     to_client: bool,
+    /// For a peer: how long publishers wait for it at most.
+    patience: Option<Duration>,
+    /// What the peer understands; 0 = it has not said.
+    revision: AtomicU8,
     pub(crate) meter: Meter,
     /// Bytes that may wait.
     pending_max: AtomicUsize,
@@ -115,7 +129,9 @@ struct State {
     /// What a full socket refused; goes first.
     front: BytesMut,
     buffer: BytesMut,
-    /// Bytes in `front`, `buffer` and in a writer's hands.
+    /// For a peer: what comes before `buffer`.
+    backlog: Option<Box<Backlog>>,
+    /// Bytes in `front`, `backlog`, `buffer` and in a writer's hands.
     pending: usize,
     /// The socket refused bytes: nobody tries before it is writable again.
     full: bool,
@@ -137,6 +153,8 @@ impl Outbound {
         Self {
             id,
             to_client: false,
+            patience: None,
+            revision: AtomicU8::new(0),
             meter: Meter::default(),
             pending_max: AtomicUsize::new(pending_max),
             state: Mutex::new(State {
@@ -159,6 +177,29 @@ impl Outbound {
             to_client: true,
             ..Self::new(id, pending_max, socket)
         }
+    }
+
+    /// The same for a peer. Over its limit it loses messages, never the route.
+    pub(crate) fn for_peer(id: u64, limits: &Limits) -> Self {
+        let outbound = Self {
+            patience: Some(limits.route_stall),
+            ..Self::new(id, limits.route_pending_bytes_max, None)
+        };
+        let backlog = Backlog::new(limits.route_interest_bytes_max);
+        outbound.state.lock().backlog = Some(Box::new(backlog));
+        outbound
+    }
+
+    /// The peer has said what it understands.
+    pub(crate) fn hear_revision(&self, revision: u8) {
+        self.revision.store(revision, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// Whether the peer is of revision 2; `None` = it has not said.
+    pub(crate) fn is_wide(&self) -> Option<bool> {
+        let revision = self.revision.load(Ordering::Relaxed);
+        (revision > 0).then_some(revision >= REVISION_WIDE)
     }
 
     fn trace(&self, operations: &[u8]) {
@@ -234,12 +275,16 @@ impl Outbound {
     }
 
     /// Takes over everything in `staged`, `sent` messages among it, and leaves it empty. `now` is in
-    /// [`crate::clock`] nanoseconds. Returns the pending bytes then. Over the limit the connection is closed as a slow consumer.
+    /// [`crate::clock`] nanoseconds. Returns the pending bytes then. Over the limit the connection is closed as a slow consumer;
+    /// a peer does not get what is staged.
     pub(crate) fn append(&self, staged: &mut BytesMut, sent: Amount, now: u64) -> usize {
         let mut state = self.state.lock();
         if state.close.is_some() {
             staged.clear();
             return 0;
+        }
+        if state.backlog.is_some() {
+            return self.queue(&mut state, staged);
         }
         self.trace(staged);
         self.meter.sent(sent, now);
@@ -256,6 +301,70 @@ impl Outbound {
         state.pending
     }
 
+    /// [`Self::append`] for a peer.
+    fn queue(&self, state: &mut State, staged: &mut BytesMut) -> usize {
+        let more = staged.len();
+        let fits = state.pending == 0 || state.pending + more <= self.pending_max();
+        if let Some(backlog) = &mut state.backlog {
+            if fits {
+                backlog.seal(&mut state.buffer);
+            } else {
+                backlog.lose(staged);
+            }
+        }
+        if fits {
+            state.pending += more;
+            if state.buffer.is_empty() {
+                std::mem::swap(&mut state.buffer, staged);
+            } else {
+                state.buffer.extend_from_slice(staged);
+            }
+        }
+        staged.clear();
+        state.pending
+    }
+
+    /// Appends interest that `write` writes, for a peer. Returns false, with nothing appended, where it has
+    /// no room: the peer has to be told anew.
+    pub(crate) fn tell(&self, news: News, write: impl FnOnce(&mut BytesMut)) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(backlog) = state.backlog.as_mut().filter(|_| state.close.is_none()) else {
+            return true;
+        };
+        if !backlog.admits(news) {
+            return false;
+        }
+        backlog.seal(&mut state.buffer);
+        let before = state.buffer.len();
+        write(&mut state.buffer);
+        let more = state.buffer.len() - before;
+        backlog.tell(more);
+        state.pending += more;
+        true
+    }
+
+    /// For a peer: bytes of interest that wait.
+    pub(crate) fn told(&self) -> usize {
+        let state = self.state.lock();
+        state.backlog.as_ref().map_or(0, |backlog| backlog.told())
+    }
+
+    /// For a peer: a message, or some of its queues, could not be put into a frame.
+    #[cold]
+    pub(crate) fn lose_message(&self) {
+        if let Some(backlog) = &mut self.state.lock().backlog {
+            backlog.lose_one();
+        }
+    }
+
+    /// For a peer: what had no room since the last call.
+    pub(crate) fn take_losses(&self) -> Losses {
+        let mut state = self.state.lock();
+        let losses = state.backlog.as_mut().map(|backlog| backlog.take_losses());
+        losses.unwrap_or_default()
+    }
+
     /// Appends what `write` writes.
     pub(crate) fn append_with(&self, write: impl FnOnce(&mut BytesMut)) {
         let mut state = self.state.lock();
@@ -265,8 +374,11 @@ impl Outbound {
         let before = state.buffer.len();
         write(&mut state.buffer);
         self.trace(&state.buffer[before..]);
+        if state.backlog.is_some() && state.pending > self.pending_max() {
+            state.buffer.truncate(before);
+        }
         state.pending += state.buffer.len() - before;
-        if state.pending > self.pending_max() {
+        if state.pending > self.pending_max() && state.backlog.is_none() {
             self.close_locked(&mut state, Close::SlowPending);
         }
     }
@@ -461,9 +573,18 @@ impl Outbound {
         self.state.lock().full = false;
     }
 
-    /// Whether the pending bytes are over this share of the limit, in percent.
-    pub(crate) fn is_over(&self, pending: usize, percent: usize) -> bool {
+    /// Whether with so many pending bytes the limit is near.
+    pub(crate) fn is_crowded(&self, pending: usize) -> bool {
+        let percent = match self.patience {
+            None => CROWDED_PERCENT,
+            Some(_) => CROWDED_PEER_PERCENT,
+        };
         pending > self.pending_max() / 100 * percent
+    }
+
+    /// How long publishers wait for it at most where the limit is near, if it is a peer.
+    pub(crate) const fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     /// Resolves when the receiver has caught up, at the latest after `longest`.
@@ -509,15 +630,20 @@ impl State {
     fn drop_pending(&mut self) {
         self.front = BytesMut::new();
         self.buffer = BytesMut::new();
+        if let Some(backlog) = &mut self.backlog {
+            backlog.clear();
+        }
         self.pending = 0;
     }
 
     fn take_chunk(&mut self) -> BytesMut {
         self.writing = true;
-        if self.front.is_empty() {
-            std::mem::take(&mut self.buffer)
-        } else {
+        if !self.front.is_empty() {
             std::mem::take(&mut self.front)
+        } else if let Some(backlog) = &mut self.backlog {
+            backlog.take(&mut self.buffer)
+        } else {
+            std::mem::take(&mut self.buffer)
         }
     }
 }
@@ -540,11 +666,12 @@ fn write_now(socket: &OwnedWriteHalf, chunk: &mut BytesMut) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until an outbound without a socket of its own has bytes or is closed.
+/// Whether a peer's outbound has bytes or losses, or is closed; else the task is woken then.
 pub(crate) fn poll_work(outbound: &Outbound, cx: &Context<'_>) -> bool {
     outbound.register(cx.waker());
     let state = outbound.state.lock();
-    state.close.is_some() || state.pending > 0
+    let owes = state.backlog.as_ref().is_some_and(|backlog| backlog.owes());
+    state.close.is_some() || state.pending > 0 || owes
 }
 
 impl fmt::Debug for Outbound {

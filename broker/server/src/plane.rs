@@ -13,7 +13,6 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use unibus_proto::NodeId;
-use unibus_proto::route;
 
 use crate::exchange::Exchange;
 use crate::fanout::{Fanout, Message, Reach};
@@ -245,18 +244,17 @@ impl Planes {
         named
     }
 
-    /// Adds a route to every plane. Its outbound gets the hello and all interest first; a route that the
-    /// same node had before is closed.
-    pub(crate) fn attach(&self, this: NodeId, node: NodeId, outbound: &Arc<Outbound>) {
+    /// Adds a route to every plane, and returns those whose interest the peer has to be told first. A route
+    /// that the same node had before is closed.
+    pub(crate) fn attach(&self, node: NodeId, outbound: &Arc<Outbound>) -> Vec<Arc<Plane>> {
         let mut routes = self.routes.lock();
-        outbound.append_with(|out| route::hello(out, this));
         routes.retain(|(known, _)| *known != node);
-        for plane in self.all() {
+        let planes = self.all();
+        for plane in &planes {
             plane.table.write().attach(node, outbound);
         }
         routes.push((node, Arc::clone(outbound)));
-        outbound.append_with(route::synced);
-        outbound.wake();
+        planes
     }
 
     /// Removes a route from every plane, unless another one took its place.

@@ -5,34 +5,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, BytesMut};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use unibus_proto::NodeId;
 use unibus_proto::route::{self as wire, RouteDecodeError, RouteLimits, RouteOp};
 
 use crate::burst::Burst;
 use crate::fanout::{Fanout, Message, Stalling};
-use crate::outbound::{Close, Outbound, poll_work};
+use crate::outbound::{Close, Outbound};
 use crate::plane::Plane;
 use crate::shared::{NODE_UNKNOWN, Shared};
 use crate::stats::count;
 
+mod sender;
+
+use sender::Sender;
+
 /// Bytes one read takes at most when no larger frame is expected.
 const READ_BYTES: usize = 128 * 1024;
 
-/// Bytes of subjects, replies and queue names a frame may have beside its payload.
-const FRAME_OVERHEAD_BYTES: usize = 512 * 1024;
-
-/// A write to a peer that makes no progress for this long ends the route.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Bytes handed to the stream at once, so that a deadline covers a bounded amount.
-const WRITE_BYTES: usize = 256 * 1024;
+/// A read buffer above this capacity, in bytes, is freed once it is empty.
+const READ_BYTES_KEPT: usize = 4 * 1024 * 1024;
 
 /// The node at the other end of a route.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,12 +54,8 @@ where
         return tokio::spawn(std::future::ready(()));
     }
     let id = shared.next_id();
-    let outbound = Arc::new(Outbound::new(
-        id,
-        shared.limits().route_pending_bytes_max,
-        None,
-    ));
-    shared.planes.attach(this, peer.id, &outbound);
+    let outbound = Arc::new(Outbound::for_peer(id, &shared.limits()));
+    let planes = shared.planes.attach(peer.id, &outbound);
     tokio::spawn(async move {
         let route = Route {
             shared: Arc::clone(&shared),
@@ -70,7 +63,7 @@ where
             outbound,
         };
         tokio::select! {
-            () = route.write(writer) => {}
+            () = Sender::new(&route, writer).run(planes) => {}
             () = route.read(reader) => {}
         }
         route.end();
@@ -149,50 +142,10 @@ struct Route {
 }
 
 impl Route {
-    /// Writes what is pending, until the route is closed or the stream fails.
-    async fn write<W: AsyncWrite + Unpin>(&self, mut writer: W) {
-        loop {
-            std::future::poll_fn(|cx| {
-                if poll_work(&self.outbound, cx) {
-                    std::task::Poll::Ready(())
-                } else {
-                    std::task::Poll::Pending
-                }
-            })
-            .await;
-            if self.outbound.is_closed() {
-                return;
-            }
-            let Some(mut chunk) = self.outbound.take_chunk() else {
-                continue;
-            };
-            let before = chunk.len();
-            let mut written = 0;
-            while written < before {
-                let end = (written + WRITE_BYTES).min(before);
-                match timeout(WRITE_DEADLINE, writer.write_all(&chunk[written..end])).await {
-                    Ok(Ok(())) => {
-                        self.outbound.progressed(end - written);
-                        written = end;
-                    }
-                    Ok(Err(_)) => return self.outbound.close_quietly(Close::Gone),
-                    Err(_) => return self.outbound.close_quietly(Close::SlowDeadline),
-                }
-            }
-            chunk.clear();
-            self.outbound.wrote(chunk, 0, Ok(()));
-            if !matches!(timeout(WRITE_DEADLINE, writer.flush()).await, Ok(Ok(()))) {
-                return self.outbound.close_quietly(Close::Gone);
-            }
-        }
-    }
-
     /// Reads until the stream ends or the peer breaks the protocol.
     async fn read<R: AsyncRead + Unpin>(&self, mut reader: R) {
-        let payload_max = self.shared.limits().payload_bytes_max;
-        let limits = RouteLimits {
-            frame_bytes_max: payload_max + FRAME_OVERHEAD_BYTES,
-        };
+        // Not what clients may send here: peers' limits may be others, and change at any time.
+        let limits = RouteLimits::default();
         let mut lanes = Lanes::new(&self.shared);
         let mut buffer = BytesMut::new();
         loop {
@@ -207,6 +160,9 @@ impl Route {
             match self.act(&buffer, &limits, &mut lanes) {
                 Ok(consumed) => {
                     buffer.advance(consumed);
+                    if buffer.is_empty() && buffer.capacity() > READ_BYTES_KEPT {
+                        buffer = BytesMut::new();
+                    }
                     if let Some(stalling) = lanes.take_stalling() {
                         stalling.wait(self.shared.limits().stall).await;
                     }
@@ -252,7 +208,7 @@ impl Route {
         let mut burst = Burst::new(&self.shared, plane);
         let result = loop {
             match wire::decode(&data[*consumed..], limits) {
-                Ok(Some((RouteOp::Hello { node }, _))) if !self.is_peer(node) => {
+                Ok(Some((RouteOp::Hello { node, .. }, _))) if !self.is_peer(node) => {
                     break Err(Broken::OtherNode(node));
                 }
                 Ok(Some((RouteOp::Account { name, frame }, used))) if own == Some(name) => {
@@ -297,12 +253,19 @@ impl Route {
             RouteOp::Interest(change) => {
                 burst.change(fanout, |table| table.hear(&self.outbound, change));
             }
+            RouteOp::Renewal => {
+                burst.change(fanout, |table| table.hear_renewal(&self.outbound));
+            }
+            RouteOp::Renewed => {
+                burst.change(fanout, |table| table.hear_renewed(&self.outbound));
+            }
             RouteOp::Ping => {
                 self.outbound.append_with(wire::pong);
                 self.outbound.wake();
             }
-            RouteOp::Hello { node } => {
-                tracing::debug!(peer = %self.peer.name, %node, "route opened");
+            RouteOp::Hello { node, revision } => {
+                self.outbound.hear_revision(revision);
+                tracing::debug!(peer = %self.peer.name, %node, revision, "route opened");
             }
             RouteOp::Synced => {
                 tracing::debug!(peer = %self.peer.name, "interest of the peer is complete");
@@ -311,8 +274,14 @@ impl Route {
         }
     }
 
+    fn count_lost(&self, messages: u64) {
+        let counter = &self.shared.counters.route_lost_msgs;
+        counter.fetch_add(messages, Ordering::Relaxed);
+    }
+
     fn end(&self) {
         let reason = self.outbound.close(Close::Gone);
+        self.count_lost(self.outbound.take_losses().messages);
         self.shared.planes.detach(&self.outbound);
         self.outbound.detach();
         if matches!(reason, Close::SlowPending | Close::SlowDeadline) {

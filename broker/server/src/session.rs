@@ -40,6 +40,9 @@ use shadows::Shadows;
 /// Subscriptions that end or change under one locking of a table: publishers wait for no more.
 const CHANGED_AT_ONCE: usize = 256;
 
+/// Interest that may wait for a peer, in bytes, while a connection that ends takes out more.
+const LEAVING_BYTES: usize = 8 * 1024 * 1024;
+
 /// Replies that clients may not ask for, and subjects they may not publish to (nats-surface §1.9).
 const RESERVED_REPLIES: [&[u8]; 3] = [b"_R_.", b"$JS.ACK.", b"_GR_."];
 const RESERVED_SUBJECTS: [&[u8]; 3] = [b"$GNR.", b"_GR_.", b"$NRG."];
@@ -462,11 +465,15 @@ impl Session {
         while unsubscribe_some(&mut left, plane) {}
     }
 
-    /// The same, with turns for others in between.
+    /// The same, with turns for others in between, and about as fast as peers hear of it.
     pub(crate) async fn leave(&mut self, plane: &Plane) {
         let mut left = self.subscriptions.take();
         while self.shadows.drop_some(CHANGED_AT_ONCE) || unsubscribe_some(&mut left, plane) {
-            tokio::task::yield_now().await;
+            let lagging = plane.table.read().lagging_peer(LEAVING_BYTES);
+            match lagging {
+                Some(peer) => peer.caught_up(peer.patience().unwrap_or_default()).await,
+                None => tokio::task::yield_now().await,
+            }
         }
     }
 

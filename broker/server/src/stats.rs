@@ -35,8 +35,10 @@ pub struct BrokerStats {
     pub remote_interests: usize,
     /// Attached routes.
     pub routes: usize,
-    /// Routes dropped because the peer read too slowly.
+    /// Routes dropped because the peer took nothing for too long.
     pub slow_routes: u64,
+    /// Messages, or some of their queues, that a peer did not get because it lagged.
+    pub route_lost_msgs: u64,
 }
 
 /// What happened once for the whole node.
@@ -48,6 +50,7 @@ pub(crate) struct Counters {
     pub(crate) stale_connections: AtomicU64,
     pub(crate) auth_failures: AtomicU64,
     pub(crate) slow_routes: AtomicU64,
+    pub(crate) route_lost_msgs: AtomicU64,
 }
 
 /// What one account has sent and received.

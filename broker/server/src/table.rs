@@ -9,15 +9,19 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use unibus_proto::NodeId;
 use unibus_proto::interest::{InterestChange, InterestTable, RemoteInterest};
 use unibus_proto::permissions::Permissions;
 use unibus_proto::route;
+use unibus_proto::sublist::Cursor;
 
-use crate::clock;
-use crate::meter::Amount;
+use crate::backlog::News;
 use crate::outbound::{Close, Outbound};
 use crate::subscription::Subscription;
+
+/// Bytes of interest that are told at once where the table is told in parts: it is locked for as long.
+const PART_BYTES: usize = 256 * 1024;
 
 /// A peer's place in the table.
 pub(crate) type PeerSlot = u32;
@@ -33,10 +37,38 @@ pub(crate) struct Table {
     account: Option<Arc<str>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Peer {
     node: NodeId,
     outbound: Arc<Outbound>,
+    /// What it is told anew.
+    renewal: Mutex<Renewal>,
+    /// How often it has begun to tell its own interest anew.
+    round: u32,
+}
+
+/// How far a peer has been told the table anew, after interest had no room.
+#[derive(Clone, Copy, Debug, Default)]
+enum Renewal {
+    #[default]
+    Unneeded,
+    Due,
+    Running {
+        cursor: Cursor,
+        /// Something had no room again.
+        again: bool,
+    },
+}
+
+impl Renewal {
+    /// Something had no room.
+    const fn owe(&mut self) {
+        match self {
+            Self::Unneeded => *self = Self::Due,
+            Self::Due => {}
+            Self::Running { again, .. } => *again = true,
+        }
+    }
 }
 
 /// Equal values mean equal match results.
@@ -141,8 +173,8 @@ impl Table {
         refused
     }
 
-    /// Adds a peer, whose outbound gets the whole table first. A route that the same node had before is
-    /// closed.
+    /// Adds a peer, which hears of changes from now on; of what there is by [`Self::tell_part`]. A route that
+    /// the same node had before is closed.
     pub(crate) fn attach(&mut self, node: NodeId, outbound: &Arc<Outbound>) {
         if let Some(old) = self
             .peers
@@ -151,16 +183,12 @@ impl Table {
         {
             self.drop_slot(old as PeerSlot);
         }
-        let mut out = BytesMut::new();
-        let account = self.account.as_deref();
-        self.local.for_each(|change| {
-            route::in_account(&mut out, account, |out| route::interest(out, change));
-        });
-        outbound.append(&mut out, Amount::default(), clock::now());
         self.peers_generation += 1;
         let peer = Some(Peer {
             node,
             outbound: Arc::clone(outbound),
+            renewal: Mutex::default(),
+            round: 0,
         });
         match self.peers.iter().position(Option::is_none) {
             Some(free) => self.peers[free] = peer,
@@ -173,6 +201,51 @@ impl Table {
         if let Some(slot) = self.slot_of(outbound) {
             self.drop_slot(slot);
         }
+    }
+
+    /// Appends the part of the table at `cursor`, as a peer has to hear it. Returns whether nothing is left.
+    /// Changes meanwhile have to reach the peer after it, or be told in their order with it.
+    pub(crate) fn tell_part(&self, cursor: &mut Cursor, out: &mut BytesMut) -> bool {
+        let account = self.account.as_deref();
+        self.local.visit_from(cursor, |change| {
+            route::in_account(out, account, |out| route::interest(out, change));
+            out.len() < PART_BYTES
+        })
+    }
+
+    /// Tells a peer the next part of what it has to be told anew. Returns whether nothing is left.
+    pub(crate) fn renew(&self, outbound: &Arc<Outbound>) -> bool {
+        let slot = self.slot_of(outbound);
+        let peer = slot.and_then(|slot| self.peers.get(slot as usize)?.as_ref());
+        let Some(peer) = peer else { return true };
+        let account = self.account.as_deref();
+        let mut renewal = peer.renewal.lock();
+        let mut out = BytesMut::new();
+        let (mut cursor, again) = match *renewal {
+            Renewal::Unneeded => return true,
+            Renewal::Due => {
+                route::in_account(&mut out, account, route::renewal);
+                (Cursor::default(), false)
+            }
+            Renewal::Running { cursor, again } => (cursor, again),
+        };
+        *renewal = match self.tell_part(&mut cursor, &mut out) {
+            false => Renewal::Running { cursor, again },
+            true if again => Renewal::Due,
+            true => {
+                route::in_account(&mut out, account, route::renewed);
+                Renewal::Unneeded
+            }
+        };
+        outbound.tell(News::Again, |buffer| buffer.extend_from_slice(&out));
+        matches!(*renewal, Renewal::Unneeded)
+    }
+
+    /// The peer with the most interest that waits for it, of those with over so many bytes.
+    pub(crate) fn lagging_peer(&self, bytes: usize) -> Option<Arc<Outbound>> {
+        let told = |peer: &Peer| peer.outbound.told();
+        let worst = self.peers.iter().flatten().max_by_key(|peer| told(peer))?;
+        (told(worst) > bytes).then(|| Arc::clone(&worst.outbound))
     }
 
     fn slot_of(&self, outbound: &Arc<Outbound>) -> Option<PeerSlot> {
@@ -194,17 +267,46 @@ impl Table {
 
     /// Takes over what a peer said. Nothing once its route has been replaced.
     pub(crate) fn hear(&mut self, from: &Arc<Outbound>, change: InterestChange<'_>) {
-        if let Some(slot) = self.slot_of(from) {
-            self.remote.set(slot, change);
+        if let Some((slot, round)) = self.round_of(from) {
+            let round = *round;
+            self.remote.set(slot, change, round);
         }
+    }
+
+    /// A peer tells all its interest anew from now on.
+    pub(crate) fn hear_renewal(&mut self, from: &Arc<Outbound>) {
+        if let Some((_, round)) = self.round_of(from) {
+            *round = round.wrapping_add(1);
+        }
+    }
+
+    /// It has: what it did not tell again is over.
+    pub(crate) fn hear_renewed(&mut self, from: &Arc<Outbound>) {
+        if let Some((slot, round)) = self.round_of(from) {
+            let round = *round;
+            self.remote.keep_round(slot, round);
+        }
+    }
+
+    fn round_of(&mut self, from: &Arc<Outbound>) -> Option<(PeerSlot, &mut u32)> {
+        let slot = self.slot_of(from)?;
+        let peer = self.peers.get_mut(slot as usize)?.as_mut()?;
+        Some((slot, &mut peer.round))
     }
 
     fn tell(&self, change: InterestChange<'_>) {
         let account = self.account.as_deref();
+        let news = match change.weight {
+            0 => News::Unwanted,
+            _ => News::Wanted,
+        };
         for peer in self.peers.iter().flatten() {
-            peer.outbound.append_with(|out| {
+            let told = peer.outbound.tell(news, |out| {
                 route::in_account(out, account, |out| route::interest(out, change));
             });
+            if !told {
+                peer.renewal.lock().owe();
+            }
             peer.outbound.wake();
         }
     }

@@ -11,6 +11,7 @@ mod accounts;
 mod clients;
 mod core;
 mod endurance;
+mod lagging;
 mod limits;
 mod membership;
 mod queues;

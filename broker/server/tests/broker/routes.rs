@@ -39,7 +39,7 @@ pub(crate) fn link(nodes: &[Node], a: usize, b: usize) -> (RouteTask, RouteTask)
     (to_b, to_a)
 }
 
-async fn interest(node: &Node, count: usize) {
+pub(crate) async fn interest(node: &Node, count: usize) {
     until("interest arrived", || {
         node.broker.stats().remote_interests == count
     })
