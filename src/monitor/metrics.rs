@@ -67,7 +67,7 @@ type Row = (Kind, &'static str, &'static str, fn(&Sample) -> Option<f64>);
 use Kind::{Counter as C, Gauge as G};
 
 /// Every metric without labels.
-const TABLE: [Row; 40] = [
+const TABLE: [Row; 41] = [
     (
         C,
         "unibus_client_in_msgs_total",

@@ -193,10 +193,10 @@ fn decode_body(op: u8, body: &[u8]) -> Result<RouteOp<'_>, RouteDecodeError> {
         OP_INTEREST => decode_interest(body)
             .map(RouteOp::Interest)
             .ok_or(malformed),
-        OP_MESSAGE => decode_message(body, take_u16)
+        OP_MESSAGE => decode_message(body, false)
             .map(RouteOp::Message)
             .ok_or(malformed),
-        OP_WIDE_MESSAGE => decode_message(body, take_size)
+        OP_WIDE_MESSAGE => decode_message(body, true)
             .map(RouteOp::Message)
             .ok_or(malformed),
         OP_RENEWAL => Ok(RouteOp::Renewal),
@@ -250,15 +250,15 @@ fn decode_interest(body: &[u8]) -> Option<InterestChange<'_>> {
     })
 }
 
-fn decode_message(
-    body: &[u8],
-    take_queues_len: fn(&[u8]) -> Option<(usize, &[u8])>,
-) -> Option<RouteMessage<'_>> {
+fn decode_message(body: &[u8], is_wide: bool) -> Option<RouteMessage<'_>> {
     let (header_len, rest) = take_u32(body)?;
     let (subject_len, rest) = take_u16(rest)?;
     let (shown_len, rest) = take_u16(rest)?;
     let (reply_len, rest) = take_u16(rest)?;
-    let (queues_len, rest) = take_queues_len(rest)?;
+    let (queues_len, rest) = match is_wide {
+        true => take_u32(rest).map(|(len, rest)| (len as usize, rest)),
+        false => take_u16(rest),
+    }?;
     let (subject, rest) = rest.split_at_checked(subject_len)?;
     let (shown, rest) = rest.split_at_checked(shown_len)?;
     let (reply, rest) = rest.split_at_checked(reply_len)?;
@@ -298,10 +298,6 @@ fn take_u32(bytes: &[u8]) -> Option<(u32, &[u8])> {
 fn take_u16(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<2>()?;
     Some((usize::from(u16::from_le_bytes(*head)), rest))
-}
-
-fn take_size(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    take_u32(bytes).map(|(size, rest)| (size as usize, rest))
 }
 
 fn take_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -10,7 +10,7 @@ use unibus_proto::control::RoomAccess;
 use unibus_proto::interest::{InterestChange, InterestTable, RemoteInterest};
 use unibus_proto::permissions::{Permissions, SubjectSet};
 use unibus_proto::route::{self, OutgoingMessage, RouteLimits, RouteOp};
-use unibus_proto::sublist::{Handle, Walk};
+use unibus_proto::sublist::{Cursor, Handle, Walk};
 
 /// A user's session on a node: the place of the user.
 pub(crate) type User = usize;
@@ -127,7 +127,7 @@ impl Sessions {
                     header_len: 0,
                     data: payload,
                 };
-                route::message(out, &message, std::iter::empty());
+                route::message(out, &message, std::iter::empty(), || true);
             }
         }
         Some(self.local(subject, payload))
@@ -149,8 +149,12 @@ impl Sessions {
     pub(crate) fn connect(&mut self, me: usize, peer: usize) {
         let mut out = BytesMut::new();
         route::hello(&mut out, NodeId(me as u64));
-        self.table
-            .for_each(|change| route::interest(&mut out, change));
+        let mut cursor = Cursor::default();
+        let mut tell = |change: InterestChange<'_>| {
+            route::interest(&mut out, change);
+            true
+        };
+        while !self.table.visit_from(&mut cursor, &mut tell) {}
         route::synced(&mut out);
         self.outgoing[peer] = Some(out);
         self.incoming[peer].clear();
@@ -184,12 +188,12 @@ impl Sessions {
                 break;
             };
             match op {
-                RouteOp::Interest(change) => self.remote.set(peer, change),
+                RouteOp::Interest(change) => self.remote.set(peer, change, 0),
                 RouteOp::Message(message) => {
                     let subject = String::from_utf8_lossy(message.subject);
                     received.extend(self.local(&subject, message.data));
                 }
-                RouteOp::Hello { node } if node.0 != peer as u64 => {
+                RouteOp::Hello { node, .. } if node.0 != peer as u64 => {
                     return Err(format!("{node:?} speaks on the route of {peer}"));
                 }
                 _ => {}
