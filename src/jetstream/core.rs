@@ -88,9 +88,14 @@ impl Core {
     /// Whether every voter is there and knows consumers that acknowledge by flow control. A node of an
     /// older version would have to end when the log tells it of one.
     pub(super) fn knows_flow_acks(&self) -> bool {
+        self.all_speak(FLOW_ACKS_FROM)
+    }
+
+    /// Whether every voter is there and speaks this version of routes, or a later one.
+    pub(super) fn all_speak(&self, version: u32) -> bool {
         let status = self.replica.status();
         let mut others = status.voters.keys().filter(|id| id.0 != status.node_id);
-        others.all(|id| self.leader_link.protocol(*id) >= Some(FLOW_ACKS_FROM))
+        others.all(|id| self.leader_link.protocol(*id) >= Some(version))
     }
 
     /// A stored message.

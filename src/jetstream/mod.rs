@@ -39,6 +39,7 @@ mod orders;
 mod reign;
 mod report;
 mod republish;
+mod rules;
 mod runner;
 mod schedules;
 mod sender;
@@ -200,6 +201,7 @@ impl JetStream {
         let mut tasks = Vec::from(ingest.start(broker.clone(), replica.clone()));
         tasks.push(tokio::spawn(delivery::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(forward::run(Arc::clone(&core))));
+        tasks.push(tokio::spawn(rules::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(clock::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(republish::run(Arc::clone(&core))));
         tasks.push(tokio::spawn(sourcing::run(Arc::clone(&core))));

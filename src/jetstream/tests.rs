@@ -586,3 +586,13 @@ async fn batches_of_direct_gets_end_with_a_status() {
     }
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_leader_whose_voters_know_the_newest_rules_raises_them() {
+    let node = Node::start().await;
+    let mut applied = node.replica.applied_index();
+    while node.replica.with_state(State::rules) < unibus_state::Rules::NEWEST {
+        soon(applied.changed()).await.unwrap();
+    }
+    node.stop().await;
+}

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 /// The protocol versions this build speaks on routes. From 2 on, questions for a read index share a stream; from
-/// 3 on, the replicated state knows consumers that acknowledge by flow control.
+/// 3 on, the replicated state knows consumers that acknowledge by flow control; from 4 on, rules that are raised.
 pub(crate) const PROTOCOL_MIN: u32 = 1;
-pub(crate) const PROTOCOL_MAX: u32 = 3;
+pub(crate) const PROTOCOL_MAX: u32 = 4;
 
 /// ALPN of routes.
 pub(crate) const ALPN: &[u8] = b"unibus-route/1";

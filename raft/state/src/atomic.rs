@@ -2,7 +2,7 @@
 //! of them is stored, and are then stored one after the other in the same entry. What was staged is
 //! the origin node's business; here a batch is whole or it is nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use unibus_proto::jetstream::config::Discard;
 use unibus_proto::jetstream::error::{self, ApiError};
@@ -10,12 +10,13 @@ use unibus_proto::subject;
 
 use crate::codec::len_u32;
 use crate::command::{Append, AppendRef, AtomicBatch};
-use crate::counter;
+use crate::counter::{self, Count, Counted};
 use crate::dedupe::{IdKey, key_of};
 use crate::header_scan::{HEADER_BYTES_MAX, PublishHeaders, Rollup, parse_rollup, scan};
 use crate::outcome::{Outcome, Refusal};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, SEQUENCE_MAX, rewritten};
 use crate::record::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::rules::Rules;
 use crate::schedules::ScheduleWish;
 use crate::stream::{Context, Stream, limit, message_size};
 
@@ -27,8 +28,21 @@ pub const BATCH_MESSAGES_MAX: usize = 1000;
 struct Overlay {
     subjects: BTreeMap<Vec<u8>, u64>,
     ids: BTreeSet<IdKey>,
+    /// What counters lead to, by subject and for each message.
+    counts: BTreeMap<Vec<u8>, Count>,
+    counted: VecDeque<Counted>,
     messages: u64,
     bytes: u64,
+}
+
+/// A message's sizes, bytes.
+#[derive(Copy, Clone)]
+struct Form {
+    /// As `max_msg_size` has it.
+    measured: usize,
+    /// Of what is stored.
+    stored: usize,
+    has_headers: bool,
 }
 
 pub(crate) fn append_ref(message: &Append) -> AppendRef<'_> {
@@ -51,13 +65,15 @@ impl Stream {
                 error,
             })
         };
-        if let Err(error) = self.check_batch(batch, ctx.now_ns) {
-            return refused(error);
-        }
+        let mut counted = match self.check_batch(batch, ctx) {
+            Ok(counted) => counted,
+            Err(error) => return refused(error),
+        };
         let mut val = None;
         for message in &batch.messages {
-            // Checked above: only a stream out of sequences refuses here.
-            match self.publish(append_ref(message), Publisher::Batch, ctx) {
+            // Checked above, in the form in which it is stored.
+            let counted = counted.pop_front();
+            match self.publish_counted(append_ref(message), Publisher::Batch, counted, ctx) {
                 Ok(stored) => val = stored.val(),
                 Err(error) => return refused(error),
             }
@@ -74,7 +90,12 @@ impl Stream {
         }
     }
 
-    fn check_batch(&mut self, batch: &AtomicBatch, now_ns: u64) -> Result<(), ApiError> {
+    /// Whether all of it can be stored; what the messages of counters lead to.
+    fn check_batch(
+        &mut self,
+        batch: &AtomicBatch,
+        ctx: &mut Context<'_>,
+    ) -> Result<VecDeque<Counted>, ApiError> {
         if !self.config.allow_atomic {
             return Err(error::ATOMIC_PUBLISH_DISABLED);
         }
@@ -82,15 +103,20 @@ impl Stream {
             return Err(error::ATOMIC_PUBLISH_INCOMPLETE);
         }
         let window = u64::try_from(self.config.duplicate_window).unwrap_or(0);
-        self.dirty.row |= self.dedupe.expire(window, now_ns);
+        self.dirty.row |= self.dedupe.expire(window, ctx.now_ns);
         let mut overlay = Overlay::default();
         for message in &batch.messages {
-            self.check_batched(append_ref(message), &mut overlay)?;
+            self.check_batched(append_ref(message), &mut overlay, ctx)?;
         }
-        Ok(())
+        Ok(overlay.counted)
     }
 
-    fn check_batched(&self, a: AppendRef<'_>, overlay: &mut Overlay) -> Result<(), ApiError> {
+    fn check_batched(
+        &self,
+        a: AppendRef<'_>,
+        overlay: &mut Overlay,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), ApiError> {
         if self.is_control() && !a.privileged {
             return Err(error::RESERVED);
         }
@@ -111,24 +137,87 @@ impl Stream {
         if self.config.allow_msg_counter && !payload.is_empty() {
             return Err(error::MESSAGE_INCR_PAYLOAD);
         }
-        self.ttl_of(&headers)?;
-        self.check_batched_id(&headers, overlay)?;
-        self.check_batched_expectations(&headers, name, overlay)?;
-        let schedule = self.schedule_of(&headers, name, Publisher::Batch, 0)?;
+        self.ttl_of(&headers, ctx.rules)?;
+        self.check_batched_id(&headers, overlay, ctx.rules)?;
+        self.check_batched_expectations(&headers, name, overlay, ctx)?;
+        let schedule = self.batched_schedule(&headers, name, ctx)?;
         if matches!(schedule, ScheduleWish::Plan(_)) && overlay.subjects.contains_key(name) {
             return Err(error::SCHEDULE_ROLLUP_INVALID);
         }
         self.check_batched_rollup(&headers, name, overlay)?;
-        self.check_batched_size(name, a, overlay)?;
+        let a = AppendRef { subject: name, ..a };
+        let form = self.batched_form(a, &headers, &schedule, overlay, ctx.rules)?;
+        self.check_batched_size(name, form, overlay, ctx.rules)?;
         *overlay.subjects.entry(name.to_vec()).or_default() += 1;
         overlay.messages += 1;
         Ok(())
+    }
+
+    fn batched_schedule<'a>(
+        &self,
+        headers: &PublishHeaders<'a>,
+        name: &[u8],
+        ctx: &mut Context<'_>,
+    ) -> Result<ScheduleWish<'a>, ApiError> {
+        let now_ns = if ctx.rules.have(Rules::WHOLE_BATCHES) {
+            ctx.now_ns
+        } else {
+            0
+        };
+        let at = Context {
+            now_ns,
+            rules: ctx.rules,
+            work: 0,
+            sink: &mut *ctx.sink,
+        };
+        self.schedule_of(headers, name, Publisher::Batch, &at)
+    }
+
+    /// What is going to be stored of a message, as far as its size goes.
+    fn batched_form(
+        &self,
+        a: AppendRef<'_>,
+        headers: &PublishHeaders<'_>,
+        schedule: &ScheduleWish<'_>,
+        overlay: &mut Overlay,
+        rules: Rules,
+    ) -> Result<Form, ApiError> {
+        let published = Form {
+            measured: a.data.len(),
+            stored: a.data.len(),
+            has_headers: a.header_len > 0,
+        };
+        if !rules.have(Rules::WHOLE_BATCHES) {
+            return Ok(published);
+        }
+        if !self.config.allow_msg_counter {
+            let stored = rewritten(a, headers, schedule).map(|(_, data)| data.len());
+            return Ok(Form {
+                stored: stored.unwrap_or(published.stored),
+                ..published
+            });
+        }
+        let base = match overlay.counts.get(a.subject) {
+            Some(count) => count.clone(),
+            None => self.last_count(a.subject)?,
+        };
+        let counted = base.add(a, headers, false, rules)?;
+        let form = Form {
+            measured: counted.data.len(),
+            stored: counted.data.len(),
+            has_headers: counted.header_len > 0,
+        };
+        let count = counted.count.clone();
+        overlay.counts.insert(a.subject.to_vec(), count);
+        overlay.counted.push_back(counted);
+        Ok(form)
     }
 
     fn check_batched_id(
         &self,
         headers: &PublishHeaders<'_>,
         overlay: &mut Overlay,
+        rules: Rules,
     ) -> Result<(), ApiError> {
         let Some(id) = headers.msg_id.filter(|id| !id.is_empty()) else {
             return Ok(());
@@ -137,7 +226,12 @@ impl Stream {
         if self.dedupe.find(&key).is_some() || !overlay.ids.insert(key) {
             return Err(error::ATOMIC_PUBLISH_DUPLICATE_ID);
         }
-        if self.dedupe.is_full() {
+        let own = if rules.have(Rules::WHOLE_BATCHES) {
+            overlay.ids.len()
+        } else {
+            1
+        };
+        if !self.dedupe.has_room_for(own) {
             return Err(error::INSUFFICIENT_RESOURCES);
         }
         Ok(())
@@ -148,6 +242,7 @@ impl Stream {
         headers: &PublishHeaders<'_>,
         name: &[u8],
         overlay: &Overlay,
+        ctx: &mut Context<'_>,
     ) -> Result<(), ApiError> {
         if headers
             .expected_last_msg_id
@@ -177,7 +272,7 @@ impl Stream {
             expected_last_msg_id: None,
             ..headers.clone()
         };
-        self.check_expected(&own, name)
+        self.check_expected(&own, name, ctx)
     }
 
     fn check_batched_rollup(
@@ -205,20 +300,25 @@ impl Stream {
     fn check_batched_size(
         &self,
         name: &[u8],
-        a: AppendRef<'_>,
+        form: Form,
         overlay: &mut Overlay,
+        rules: Rules,
     ) -> Result<(), ApiError> {
-        let record_len = RECORD_HEAD_BYTES + name.len() + a.data.len();
-        let too_big = limit(self.config.max_msg_size).is_some_and(|max| a.data.len() as u64 > max);
+        let record_len = RECORD_HEAD_BYTES + name.len() + form.stored;
+        let too_big = limit(self.config.max_msg_size).is_some_and(|max| form.measured as u64 > max);
         if too_big || record_len > RECORD_BYTES_MAX {
             return Err(error::MESSAGE_EXCEEDS_MAXIMUM);
         }
         if !subject::is_literal(name) {
             return Err(error::BAD_REQUEST);
         }
-        let size = message_size(self.config.storage, len_u32(record_len), a.header_len > 0);
+        if rules.have(Rules::WHOLE_BATCHES) && self.last_seq + overlay.messages >= SEQUENCE_MAX {
+            return Err(error::INSUFFICIENT_RESOURCES);
+        }
+        let size = message_size(self.config.storage, len_u32(record_len), form.has_headers);
         let bytes_max = limit(self.config.max_bytes);
-        if bytes_max.is_some_and(|max| size > max) {
+        let is_full = self.config.discard == Discard::New || !rules.have(Rules::OVERSIZED);
+        if is_full && bytes_max.is_some_and(|max| size > max) {
             return Err(error::MAXIMUM_BYTES);
         }
         overlay.bytes += size;

@@ -13,6 +13,7 @@ use crate::codec::{CodecError, Reader, len_u32};
 use crate::command::{AppendRef, Command, CommandRef, ConsumerCreate, CopyBatch, RestoreConsumers};
 use crate::consumer_update::ConsumerUpdate;
 use crate::control::ControlChange;
+use crate::rules::Rules;
 
 /// Format of commands and entries written by this version.
 pub const FORMAT: u8 = 1;
@@ -20,6 +21,8 @@ pub const FORMAT: u8 = 1;
 /// one. Nodes of versions that do not know them end there, where they would else do something else and
 /// part ways with the others.
 const FLOW_ACKS_FORMAT: u8 = 2;
+/// The format of commands that change by which rules entries are applied.
+const RULES_FORMAT: u8 = 3;
 /// Commands in one entry at most.
 pub const ENTRY_COMMANDS_MAX: u32 = 1 << 20;
 const ENTRY_HEAD_BYTES: usize = 13;
@@ -50,6 +53,8 @@ mod kind {
     pub(super) const RESTORE_END: u8 = 39;
     pub(super) const RESTORE_ABORT: u8 = 40;
     pub(super) const SERIES: u8 = 41;
+    /// In a format of its own.
+    pub(super) const RULES: u8 = 42;
 
     /// Each of them.
     pub(super) const ALL: [u8; 24] = [
@@ -215,6 +220,10 @@ impl CommandBatch {
                 self.push_body(kind::CONTROL, &change.encode()?);
                 Ok(())
             }
+            Command::Rules(rules) => {
+                self.push_frame(RULES_FORMAT, kind::RULES, &[rules.level()]);
+                Ok(())
+            }
             Command::Tick => {
                 self.push_body(kind::TICK, &[]);
                 Ok(())
@@ -304,6 +313,9 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, CodecError> {
                 return Err(CodecError::UnknownKind(*kind));
             }
             [FORMAT | FLOW_ACKS_FORMAT, _, ..] => {}
+            [RULES_FORMAT, kind::RULES, level] => {
+                Rules::of_level(*level)?;
+            }
             [other, ..] => return Err(CodecError::UnknownFormat(*other)),
             [] => return Err(CodecError::Truncated),
         }
@@ -357,6 +369,10 @@ fn decode_frame(frame: &[u8]) -> Result<CommandRef<'_>, CodecError> {
     let [format, kind, body @ ..] = frame else {
         return Err(CodecError::Truncated);
     };
+    if let (RULES_FORMAT, kind::RULES, [level]) = (*format, *kind, body) {
+        let rules = Command::Rules(Rules::of_level(*level)?);
+        return Ok(CommandRef::Other(Box::new(rules)));
+    }
     let knows = *format == FLOW_ACKS_FORMAT;
     // Written by a version that refuses such consumers, which others do then too.
     let known = |config: &ConsumerConfig| match needs_flow_acks(config) && !knows {
@@ -497,6 +513,30 @@ mod tests {
         assert_eq!((entry.stamp_ns, entry.count), (9, 2));
         let read: Vec<_> = entry.owned_commands().map(Result::unwrap).collect();
         assert_eq!(read, [append(), delete]);
+    }
+
+    /// Neither older versions nor this one go on after rules that they do not know.
+    #[test]
+    fn rules_have_a_format_of_their_own() {
+        let newest = Command::Rules(Rules::NEWEST);
+        let part = EncodedBatch::of(&newest).unwrap();
+        assert_eq!(&part.bytes[..], b"\x03\0\0\0\x03\x2a\x01");
+        let entry = encode_entry(9, &[part]);
+        let read = decode_entry(&entry).unwrap();
+        let read: Vec<_> = read.owned_commands().map(Result::unwrap).collect();
+        assert_eq!(read, [newest]);
+        let mut later = entry.to_vec();
+        *later.last_mut().unwrap() += 1;
+        assert_eq!(
+            decode_entry(&later.into()).unwrap_err(),
+            CodecError::UnknownFormat(2)
+        );
+        let mut other = entry.to_vec();
+        other[18] = kind::TICK;
+        assert_eq!(
+            decode_entry(&other.into()).unwrap_err(),
+            CodecError::UnknownFormat(3)
+        );
     }
 
     #[test]

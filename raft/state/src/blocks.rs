@@ -184,6 +184,22 @@ impl Blocks {
         })
     }
 
+    /// Live messages among the newest `places` of blocks that hold any, descending.
+    pub(crate) fn iter_back(&self, places: usize) -> impl Iterator<Item = (u64, IndexEntry)> {
+        let blocks = self.list.iter().rev().filter(|block| block.live > 0);
+        let all =
+            blocks.flat_map(|block| (0..block.entries.len()).rev().map(move |at| (block, at)));
+        all.take(places).filter_map(|(block, at)| {
+            let entry = block.entries.get(at).filter(IndexEntry::is_live)?;
+            Some((block.base + at as u64, entry))
+        })
+    }
+
+    /// The last live message.
+    pub(crate) fn last_live(&self) -> Option<u64> {
+        self.iter_back(usize::MAX).next().map(|(seq, _)| seq)
+    }
+
     pub(crate) fn next_live(&self, from: u64) -> Option<u64> {
         self.iter_from(from).next().map(|(seq, ..)| seq)
     }

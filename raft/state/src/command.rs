@@ -340,6 +340,8 @@ pub enum Command {
     Limits(crate::limits::Limits),
     /// Change records of the control plane, all or none.
     Control(ControlChange),
+    /// Apply what follows by other rules.
+    Rules(crate::rules::Rules),
     /// Let time pass: expire what the entry's stamp says is due.
     Tick,
 }

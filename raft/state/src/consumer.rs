@@ -12,7 +12,7 @@ use unibus_proto::jetstream::info::SequenceInfo;
 
 use crate::consumer_update::{ConsumerUpdate, Pin};
 use crate::ledger::{Ledger, Position};
-use crate::stream::Stream;
+use crate::stream::{Context, Stream};
 
 pub use self::check::DEAD_LETTER_KEY;
 pub(crate) use self::check::{
@@ -65,7 +65,7 @@ impl Consumer {
     }
 
     /// A consumer at its start position in `stream`.
-    pub(crate) fn new(config: ConsumerConfig, created_ns: u64, stream: &Stream) -> Self {
+    pub(crate) fn new(config: ConsumerConfig, ctx: &mut Context<'_>, stream: &Stream) -> Self {
         let filters = filters_of(&config);
         let after = stream.last_seq() + 1;
         let start_seq = match config.deliver_policy {
@@ -76,10 +76,10 @@ impl Consumer {
                 let time = config.opt_start_time.unwrap_or_default();
                 stream.first_seq_at(time.0).unwrap_or(after)
             }
-            DeliverPolicy::Last => last_of(stream, &filters).unwrap_or(after),
+            DeliverPolicy::Last => last_of(stream, &filters, &mut ctx.work).unwrap_or(after),
         };
         let row = ConsumerRow {
-            created_ns,
+            created_ns: ctx.now_ns,
             start_seq,
             resume_seq: stream.last_seq(),
             stamp: 0,
@@ -167,11 +167,17 @@ impl Consumer {
     /// Messages it still has to deliver, as far as is known here.
     #[must_use]
     pub fn num_pending(&self, stream: &Stream) -> u64 {
+        self.count_pending(stream, &mut 0)
+    }
+
+    /// Like [`Consumer::num_pending`]; adds what had to be looked at to `work`.
+    pub(crate) fn count_pending(&self, stream: &Stream, work: &mut u64) -> u64 {
         let delivered = self.row.ledger.delivered();
         let fresh = delivered.consumer_seq == 0;
         let next = delivered.stream_seq.saturating_add(1);
         let from = self.row.start_seq.max(next);
-        stream.num_pending(&self.filters, from, fresh && self.is_last_per_subject())
+        let each = fresh && self.is_last_per_subject();
+        stream.count_pending(&self.filters, from, each, work)
     }
 
     /// Whether a message of this subject is for this consumer.
@@ -264,12 +270,12 @@ fn info(at: Position) -> SequenceInfo {
     }
 }
 
-fn last_of(stream: &Stream, filters: &[Box<[u8]>]) -> Option<u64> {
+fn last_of(stream: &Stream, filters: &[Box<[u8]>], work: &mut u64) -> Option<u64> {
     if filters.is_empty() {
         return stream.last_seq_for(b">");
     }
     filters
         .iter()
-        .filter_map(|filter| stream.last_seq_for(filter))
+        .filter_map(|filter| stream.last_seq_of(filter, work))
         .max()
 }

@@ -11,10 +11,11 @@ use unibus_proto::transform::Transform;
 
 use crate::codec::len_u32;
 use crate::command::{AppendRef, CopiedMessage, CopyBatch};
-use crate::entries::NEVER;
+use crate::entries::{MARKER, NEVER};
 use crate::header_scan::{Rollup, Ttl, parse_rollup, parse_ttl, scan};
 use crate::location::StreamUid;
 use crate::record::RECORD_HEAD_BYTES;
+use crate::rules::Rules;
 use crate::state::State;
 use crate::stream::{Context, Stream, message_size};
 use crate::validate_sources::SOURCES_MAX;
@@ -204,18 +205,21 @@ impl Stream {
         let renamed = self.compiled.rename.as_ref();
         let renamed = renamed.and_then(|transform| transform.apply(&message.subject));
         let subject = renamed.as_deref().unwrap_or(&message.subject);
-        let (ttl, rollup) = self.wishes(message);
+        let (ttl, rollup, marks) = self.wishes(message, ctx.rules);
         let record_len = len_u32(RECORD_HEAD_BYTES + subject.len() + message.data.len());
         let size = message_size(self.config.storage, record_len, message.header_len > 0);
-        self.check_limits(self.subjects.find(subject), size, rollup)?;
+        self.check_limits(self.subjects.find(subject), size, rollup, ctx.rules)?;
         self.skip_to(message.seq, message.ts_ns);
         let (flags, expiry) = match ttl {
             None => (0, None),
             Some(Ttl::Never) => (NEVER, None),
             Some(Ttl::For(ns)) => (0, Some(message.ts_ns.saturating_add(ns))),
         };
+        let flags = flags | if marks { MARKER } else { 0 };
         let at = Context {
             now_ns: message.ts_ns,
+            rules: ctx.rules,
+            work: 0,
             sink: &mut *ctx.sink,
         };
         self.store_and_trim(subject, message, flags, expiry, rollup, at);
@@ -232,6 +236,7 @@ impl Stream {
         mut at: Context<'_>,
     ) {
         let ctx = &mut at;
+        let rollup = self.clear_for(rollup, ctx);
         let (seq, id) = self.store(
             subject,
             message.header_len,
@@ -245,16 +250,17 @@ impl Stream {
     }
 
     /// What a copied message's headers ask for, as far as this stream grants it.
-    fn wishes(&self, message: &CopiedMessage) -> (Option<Ttl>, Option<Rollup>) {
+    fn wishes(&self, message: &CopiedMessage, rules: Rules) -> (Option<Ttl>, Option<Rollup>, bool) {
         let block = message.data.get(..message.header_len as usize);
         let Some(headers) = block.map(scan) else {
-            return (None, None);
+            return (None, None, false);
         };
         let ttl = headers.ttl.filter(|_| self.config.allow_msg_ttl);
         let rollup = headers.rollup.filter(|_| !self.config.deny_purge);
         (
-            ttl.and_then(|value| parse_ttl(value).ok()).flatten(),
+            ttl.and_then(|value| parse_ttl(value, rules).ok()).flatten(),
             rollup.and_then(|value| parse_rollup(value).ok()),
+            headers.marks && rules.have(Rules::TOLD_MARKERS),
         )
     }
 

@@ -42,7 +42,11 @@ impl Dedupe {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.order.len() >= IDS_MAX
+        !self.has_room_for(1)
+    }
+
+    pub(crate) fn has_room_for(&self, ids: usize) -> bool {
+        self.order.len() + ids <= IDS_MAX
     }
 
     pub(crate) fn remember(&mut self, id: Remembered) {

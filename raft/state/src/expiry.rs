@@ -43,6 +43,14 @@ impl Stream {
             .map(|(seq, _, entry)| (seq, entry.ts_ns()))
     }
 
+    /// Notes what survives the maximum age, so that it is looked at once and not after every entry.
+    pub(crate) fn pass_lasting(&mut self) {
+        if self.config.max_age > 0 {
+            let aging = self.age_head().map(|(seq, _)| seq);
+            self.age_cursor = aging.unwrap_or_else(|| self.last_seq.saturating_add(1));
+        }
+    }
+
     /// Removes what is due, at most `budget` messages. Returns how many went.
     pub(crate) fn expire(&mut self, budget: usize, ctx: &mut Context<'_>) -> usize {
         let mut gone = 0;
@@ -97,5 +105,51 @@ impl Stream {
             );
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unibus_proto::jetstream::config::StreamConfig;
+
+    use super::*;
+    use crate::command::AppendRef;
+    use crate::location::{NullSink, StreamUid};
+    use crate::rules::Rules;
+
+    #[test]
+    fn what_outlives_the_maximum_age_is_passed_once() {
+        let config = StreamConfig {
+            name: "S".into(),
+            subjects: vec!["a".into()],
+            allow_msg_ttl: true,
+            max_age: 1_000_000_000,
+            ..StreamConfig::default()
+        };
+        let mut stream = Stream::new(StreamUid(1), config, 0);
+        let mut ctx = Context {
+            now_ns: 10,
+            rules: Rules::NEWEST,
+            work: 0,
+            sink: &mut NullSink,
+        };
+        let mut publish = |stream: &mut Stream, block: &[u8]| {
+            let append = AppendRef {
+                subject: b"a",
+                header_len: block.len() as u32,
+                data: block,
+                privileged: false,
+            };
+            stream.append(append, &mut ctx);
+            stream.pass_lasting();
+            (stream.age_cursor, stream.next_deadline_ns())
+        };
+        let lasting = b"NATS/1.0\r\nNats-TTL: never\r\n\r\n";
+        for seq in 1..=100 {
+            assert_eq!(publish(&mut stream, lasting), (seq + 1, None));
+        }
+        let due = Some(1_000_000_010);
+        assert_eq!(publish(&mut stream, b""), (101, due));
+        assert_eq!(publish(&mut stream, lasting), (101, due));
     }
 }

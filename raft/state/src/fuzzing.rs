@@ -17,6 +17,7 @@ use crate::location::NullSink;
 use crate::outcome::decode_outcomes;
 use crate::record::StoredMessage;
 use crate::rows::RowOp;
+use crate::rules::Rules;
 use crate::state::State;
 
 const HEADERS: [&[u8]; 6] = [
@@ -44,6 +45,9 @@ pub fn state_machine(data: &[u8]) {
         other.apply(1, &entry, &mut NullSink);
     }
     let mut framed = CommandBatch::new();
+    if data.first().is_some_and(|byte| byte.is_multiple_of(2)) {
+        let _ = framed.push(&Command::Rules(Rules::NEWEST));
+    }
     for command in setup() {
         let _ = framed.push(&command);
     }

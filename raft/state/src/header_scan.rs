@@ -6,11 +6,16 @@ use unibus_proto::jetstream::duration::parse_duration;
 use unibus_proto::jetstream::error::{self, ApiError};
 use unibus_proto::jetstream::schedule;
 
+use crate::rules::Rules;
+
 /// Bytes of a header block at most (10097).
 pub(crate) const HEADER_BYTES_MAX: usize = 65_535;
 const VERSION_LINE: &[u8] = b"NATS/1.0";
 const REQUEST_INFO: &[u8] = b"Nats-Request-Info";
+const KV_OPERATION: &[u8] = b"KV-Operation:";
 const SECOND_NS: u64 = 1_000_000_000;
+/// The longest life of a message, nanoseconds: more than a century.
+const TTL_NS_MAX: u64 = u64::MAX / 4;
 
 /// How long a message lives, by its own wish.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) schedule: Option<ScheduleHeaders<'a>>,
     pub(crate) batch: bool,
     pub(crate) source: bool,
+    /// It says that it marks a removal.
+    pub(crate) marks: bool,
     /// The block must be rewritten before it is stored.
     pub(crate) rewrite: bool,
 }
@@ -78,6 +85,9 @@ pub(crate) fn scan(block: &[u8]) -> PublishHeaders<'_> {
     found.rewrite = lines.next().is_some_and(|first| first != VERSION_LINE);
     for line in lines {
         if !line.starts_with(b"Nats-") {
+            if line.starts_with(KV_OPERATION) {
+                found.marks |= &line[KV_OPERATION.len()..].trim_ascii() == b"PURGE";
+            }
             continue;
         }
         let Some((name, value)) = split_line(line) else {
@@ -104,6 +114,7 @@ fn note<'a>(found: &mut PublishHeaders<'a>, name: &[u8], value: &'a [u8]) {
         b"Nats-TTL" => first(&mut found.ttl, value),
         b"Nats-Incr" => first(&mut found.incr, value),
         b"Nats-Batch-Id" => found.batch = !value.is_empty(),
+        b"Nats-Marker-Reason" => found.marks = true,
         b"Nats-Stream-Source" => found.source = true,
         REQUEST_INFO => found.rewrite = true,
         _ if name.starts_with(b"Nats-Schedule") => {
@@ -191,7 +202,7 @@ pub(crate) fn parse_rollup(value: &[u8]) -> Result<Rollup, ApiError> {
 
 /// `never`, whole seconds of at least one, or a Go duration of at least a second. `None` = no limit of
 /// its own.
-pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
+pub(crate) fn parse_ttl(value: &[u8], rules: Rules) -> Result<Option<Ttl>, ApiError> {
     if value.is_empty() {
         return Ok(None);
     }
@@ -199,10 +210,17 @@ pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
         return Ok(Some(Ttl::Never));
     }
     let text = std::str::from_utf8(value).map_err(|_| error::MESSAGE_TTL_INVALID)?;
-    let ns = if let Ok(seconds) = text.parse::<u64>() {
-        seconds
-            .checked_mul(SECOND_NS)
-            .ok_or(error::MESSAGE_TTL_INVALID)?
+    let like_nats = rules.have(Rules::LIKE_NATS);
+    let whole = text.parse::<u64>().ok();
+    let known = |seconds: &u64| i64::try_from(*seconds).is_ok() && !text.starts_with('+');
+    let ns = if let Some(seconds) = whole.filter(|seconds| !like_nats || known(seconds)) {
+        let ns = seconds.checked_mul(SECOND_NS);
+        if like_nats {
+            // What outlasts every clock expires as late as can be told.
+            ns.unwrap_or(TTL_NS_MAX).min(TTL_NS_MAX)
+        } else {
+            ns.ok_or(error::MESSAGE_TTL_INVALID)?
+        }
     } else {
         let ns = parse_duration(text).ok_or(error::MESSAGE_TTL_INVALID)?;
         if ns < SECOND_NS {
@@ -211,7 +229,7 @@ pub(crate) fn parse_ttl(value: &[u8]) -> Result<Option<Ttl>, ApiError> {
         ns / SECOND_NS * SECOND_NS
     };
     // What outlasts the clock itself can't be told apart from a mistake.
-    if ns == 0 || ns > u64::MAX / 4 {
+    if ns == 0 || ns > TTL_NS_MAX {
         return Err(error::MESSAGE_TTL_INVALID);
     }
     Ok(Some(Ttl::For(ns)))
@@ -239,7 +257,10 @@ mod tests {
         assert_eq!(found.msg_id, Some(&b"m1"[..]));
         assert_eq!(found.expected_last_seq, Some(7));
         assert_eq!(parse_rollup(found.rollup.unwrap()), Ok(Rollup::Subject));
-        assert!(!found.rewrite);
+        assert!(!found.rewrite && !found.marks);
+        assert!(scan(b"NATS/1.0\r\nKV-Operation: PURGE\r\n\r\n").marks);
+        assert!(scan(b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n\r\n").marks);
+        assert!(!scan(b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n").marks);
         // As in nats-server, an expectation that is no number does not hold.
         let odd = scan(b"NATS/1.0\r\nNats-Expected-Last-Sequence: x\r\n\r\n");
         assert_eq!(odd.expected_last_seq, Some(u64::MAX));
@@ -255,11 +276,20 @@ mod tests {
 
     #[test]
     fn ttls() {
-        assert_eq!(parse_ttl(b"5"), Ok(Some(Ttl::For(5 * SECOND_NS))));
-        assert_eq!(parse_ttl(b"1h30m"), Ok(Some(Ttl::For(5400 * SECOND_NS))));
-        assert_eq!(parse_ttl(b"1.5s"), Ok(Some(Ttl::For(SECOND_NS))));
-        assert_eq!(parse_ttl(b"never"), Ok(Some(Ttl::Never)));
-        assert_eq!(parse_ttl(b""), Ok(None));
+        assert_eq!(
+            parse_ttl(b"5", Rules::NEWEST),
+            Ok(Some(Ttl::For(5 * SECOND_NS)))
+        );
+        assert_eq!(
+            parse_ttl(b"1h30m", Rules::NEWEST),
+            Ok(Some(Ttl::For(5400 * SECOND_NS)))
+        );
+        assert_eq!(
+            parse_ttl(b"1.5s", Rules::NEWEST),
+            Ok(Some(Ttl::For(SECOND_NS)))
+        );
+        assert_eq!(parse_ttl(b"never", Rules::NEWEST), Ok(Some(Ttl::Never)));
+        assert_eq!(parse_ttl(b"", Rules::NEWEST), Ok(None));
         for bad in [
             &b"-1"[..],
             b"500ms",
@@ -271,8 +301,21 @@ mod tests {
         .iter()
         .filter(|v| **v != b"1")
         {
-            assert_eq!(parse_ttl(bad), Err(error::MESSAGE_TTL_INVALID), "{bad:?}");
+            assert_eq!(
+                parse_ttl(bad, Rules::NEWEST),
+                Err(error::MESSAGE_TTL_INVALID),
+                "{bad:?}"
+            );
         }
+        let long = Ok(Some(Ttl::For(TTL_NS_MAX)));
+        assert_eq!(parse_ttl(b"99999999999", Rules::NEWEST), long);
+        assert_eq!(
+            parse_ttl(b"99999999999", Rules::default()),
+            Err(error::MESSAGE_TTL_INVALID)
+        );
+        let plus = b"+5";
+        assert!(parse_ttl(plus, Rules::default()).is_ok());
+        assert!(parse_ttl(plus, Rules::NEWEST).is_err());
         assert_eq!(format_seconds(2 * SECOND_NS), "2s");
         assert_eq!(format_seconds(3661 * SECOND_NS), "1h1m1s");
     }

@@ -31,6 +31,7 @@ mod restore;
 mod retention;
 mod routes;
 mod rows;
+mod rules;
 mod schedules;
 mod sequences;
 mod series;
@@ -68,6 +69,7 @@ pub use location::{BLOCK_BYTES_MAX, BlockId, BlockMeta, BlockSink, Location, Nul
 pub use outcome::{Applied, Effect, Outcome, Refusal, decode_outcomes, encode_outcomes};
 pub use record::{RecordError, RecordView, StoredMessage, first_damaged};
 pub use rows::{LoadError, RowOp, sealed_index};
+pub use rules::Rules;
 pub use schedules::DueSchedule;
 pub use state::State;
 pub use stream::{MessageView, Stream};

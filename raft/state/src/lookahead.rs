@@ -83,6 +83,8 @@ mod tests {
         let mut stream = Stream::new(StreamUid(1), StreamConfig::default(), 0);
         let mut ctx = Context {
             now_ns: 1,
+            rules: crate::rules::Rules::NEWEST,
+            work: 0,
             sink: &mut NullSink,
         };
         for at in 0..messages {

@@ -9,6 +9,9 @@ use unibus_proto::jetstream::error::ApiError;
 use crate::codec::{CodecError, Reader, len_u32, put_blob};
 use crate::location::Location;
 
+/// How a count that was not made is written.
+const UNCOUNTED: u64 = u64::MAX;
+
 /// A command that was understood but not granted. Data, not an error: the entry is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -74,8 +77,8 @@ pub enum Outcome {
     ConsumerCreated {
         /// Its name.
         name: Arc<str>,
-        /// Messages it will deliver from here.
-        num_pending: u64,
+        /// Messages it will deliver from here; `None` where the entry had to count too much already.
+        num_pending: Option<u64>,
         /// New, rather than found or updated.
         created: bool,
     },
@@ -262,7 +265,7 @@ fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome, before: Option<&Arc<str>
         } => {
             out.push(kind::CONSUMER_CREATED);
             put_blob(out, name.as_bytes());
-            out.extend_from_slice(&num_pending.to_le_bytes());
+            out.extend_from_slice(&num_pending.unwrap_or(UNCOUNTED).to_le_bytes());
             out.push(u8::from(*created));
         }
         Outcome::Refused(refusal) => put_refusal(out, refusal),
@@ -345,7 +348,7 @@ fn decode_outcome(
         },
         kind::CONSUMER_CREATED => Outcome::ConsumerCreated {
             name: reader.text()?.into(),
-            num_pending: reader.u64()?,
+            num_pending: Some(reader.u64()?).filter(|count| *count != UNCOUNTED),
             created: reader.flag()?,
         },
         kind::REFUSED => {
@@ -437,7 +440,7 @@ mod tests {
             Outcome::Purged { count: 3 },
             Outcome::ConsumerCreated {
                 name: "C".into(),
-                num_pending: 4,
+                num_pending: Some(4),
                 created: true,
             },
             Outcome::Refused(Refusal {

@@ -9,18 +9,22 @@ use crate::codec::len_u32;
 use crate::command::AppendRef;
 use crate::counter::{self, Counted};
 use crate::dedupe::{IdKey, Remembered, key_of};
-use crate::entries::{HEADERS, NEVER, TTL};
+use crate::entries::{HEADERS, MARKER, NEVER, TTL};
 use crate::header_scan::{
     HEADER_BYTES_MAX, PublishHeaders, Rollup, Ttl, parse_rollup, parse_ttl, scan, stored_form,
 };
 use crate::location::Location;
 use crate::outcome::{Outcome, Refusal};
 use crate::record::{self, RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::rules::Rules;
 use crate::schedules::ScheduleWish;
-use crate::stream::{Context, Stream, limit, message_size};
+use crate::stream::{Context, Stream, TOO_MUCH_AT_ONCE, limit, message_size};
 
 /// Sequences end here, far from where counting on would overflow.
 pub(crate) const SEQUENCE_MAX: u64 = 1 << 63;
+/// From so many messages on, a rollup of everything clears the stream instead of removing one by one,
+/// which keeps the file that is written to.
+const CLEAR_MESSAGES_MIN: u64 = 1024;
 
 /// Where a message comes from, and so what its headers may ask for.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,17 @@ pub(crate) enum Publisher {
     Batch,
     /// A schedule of this stream.
     Schedule,
+}
+
+/// What a message asks of the store.
+#[derive(Copy, Clone, Debug, Default)]
+struct Asked {
+    ttl: Option<Ttl>,
+    rollup: Option<Rollup>,
+    /// It marks a removal: nothing marks its own end.
+    marks: bool,
+    /// Its size as `max_msg_size` has it, bytes.
+    measured: usize,
 }
 
 pub(crate) enum Stored {
@@ -50,6 +65,27 @@ impl Stored {
             Self::New(_) | Self::Duplicate(_) => None,
         }
     }
+}
+
+/// A message's header length and data as they are stored, where those are not the published ones. A
+/// schedule is the only message of its subject, and says so.
+pub(crate) fn rewritten(
+    a: AppendRef<'_>,
+    headers: &PublishHeaders<'_>,
+    schedule: &ScheduleWish<'_>,
+) -> Option<(u32, Vec<u8>)> {
+    let plain = headers.rollup.is_none_or(<[u8]>::is_empty);
+    let added: &[u8] = match schedule {
+        ScheduleWish::Plan(_) if plain => b"Nats-Rollup: sub\r\n",
+        _ => b"",
+    };
+    (headers.rewrite || !added.is_empty()).then(|| {
+        let (block, payload) = a.data.split_at(a.header_len as usize);
+        let mut data = stored_form(block, added);
+        let header_len = len_u32(data.len());
+        data.extend_from_slice(payload);
+        (header_len, data)
+    })
 }
 
 /// What was expected of the stream has been compared.
@@ -105,6 +141,17 @@ impl Stream {
         publisher: Publisher,
         ctx: &mut Context<'_>,
     ) -> Result<Stored, ApiError> {
+        self.publish_counted(a, publisher, None, ctx)
+    }
+
+    /// Like [`Stream::publish`]; what a counter's message leads to may be known already.
+    pub(crate) fn publish_counted(
+        &mut self,
+        a: AppendRef<'_>,
+        publisher: Publisher,
+        counted: Option<Counted>,
+        ctx: &mut Context<'_>,
+    ) -> Result<Stored, ApiError> {
         if self.is_control() && !a.privileged {
             return Err(error::RESERVED);
         }
@@ -123,45 +170,70 @@ impl Stream {
         let header_len = a.header_len as usize;
         if header_len == 0 {
             counter::check(self.config.allow_msg_counter, &PublishHeaders::default())?;
-            return self.store_checked(a, None, None, ctx).map(Stored::New);
+            let asked = Asked {
+                measured: a.data.len(),
+                ..Asked::default()
+            };
+            return self.store_checked(a, asked, ctx).map(Stored::New);
         }
         if header_len > HEADER_BYTES_MAX {
             return Err(error::HEADER_EXCEEDS_MAXIMUM);
         }
-        let (block, payload) = a.data.split_at(header_len);
-        let mut headers = scan(block);
+        let mut headers = scan(&a.data[..header_len]);
         match publisher {
             Publisher::Client | Publisher::Schedule => {}
             Publisher::Copy => self.settle_copied(&mut headers),
             Publisher::Batch => settle_expectations(&mut headers),
         }
         self.check_features(&headers, publisher)?;
-        let ttl = self.ttl_of(&headers)?;
+        let ttl = self.ttl_of(&headers, ctx.rules)?;
         let (key, known) = self.look_up_id(&headers, ctx.now_ns)?;
         if let Some(seq) = known {
             return Ok(Stored::Duplicate(seq));
         }
-        self.check_expected(&headers, a.subject)?;
-        let schedule = self.schedule_of(&headers, a.subject, publisher, ctx.now_ns)?;
-        let mut rollup = self.rollup_of(&headers)?;
+        self.check_expected(&headers, a.subject, ctx)?;
+        let schedule = self.schedule_of(&headers, a.subject, publisher, ctx)?;
+        let asked = Asked {
+            ttl,
+            rollup: self.rollup_of(&headers)?,
+            marks: headers.marks && ctx.rules.have(Rules::TOLD_MARKERS),
+            measured: a.data.len(),
+        };
         if self.config.allow_msg_counter {
-            let counted = self.count(a, &headers, publisher == Publisher::Copy)?;
-            let (seq, val) = self.store_counted(a, counted, ttl, rollup, ctx)?;
+            let counted = match counted {
+                Some(counted) => counted,
+                None => self.count(a, &headers, publisher == Publisher::Copy, ctx.rules)?,
+            };
+            let (seq, val) = self.store_counted(a, counted, asked, ctx)?;
             self.remember(key, headers.msg_id, seq, ctx.now_ns);
             return Ok(Stored::Counted(seq, val));
         }
-        // A schedule is the only message of its subject, and says so.
-        let mut added: &[u8] = b"";
-        if matches!(schedule, ScheduleWish::Plan(_)) && rollup.is_none() {
-            rollup = Some(Rollup::Subject);
-            added = b"Nats-Rollup: sub\r\n";
+        let seq = self.store_rewritten(a, &headers, schedule, asked, ctx)?;
+        self.remember(key, headers.msg_id, seq, ctx.now_ns);
+        Ok(Stored::New(seq))
+    }
+
+    /// Stores a message in its stored form, and does what it wants of schedules.
+    fn store_rewritten(
+        &mut self,
+        a: AppendRef<'_>,
+        headers: &PublishHeaders<'_>,
+        schedule: ScheduleWish<'_>,
+        mut asked: Asked,
+        ctx: &mut Context<'_>,
+    ) -> Result<u64, ApiError> {
+        let rewritten = rewritten(a, headers, &schedule);
+        if matches!(schedule, ScheduleWish::Plan(_)) {
+            asked.rollup = asked.rollup.or(Some(Rollup::Subject));
         }
-        let rewritten = (headers.rewrite || !added.is_empty()).then(|| {
-            let mut data = stored_form(block, added);
-            let header_len = len_u32(data.len());
-            data.extend_from_slice(payload);
-            (header_len, data)
-        });
+        if let Some((_, data)) = &rewritten {
+            // What is added here is not the publisher's.
+            asked.measured = if ctx.rules.have(Rules::WHOLE_BATCHES) {
+                a.data.len().min(data.len())
+            } else {
+                data.len()
+            };
+        }
         let a = rewritten
             .as_ref()
             .map_or(a, |(header_len, data)| AppendRef {
@@ -169,10 +241,9 @@ impl Stream {
                 data,
                 ..a
             });
-        let seq = self.store_checked(a, ttl, rollup, ctx)?;
+        let seq = self.store_checked(a, asked, ctx)?;
         self.grant_schedule(schedule, seq, ctx);
-        self.remember(key, headers.msg_id, seq, ctx.now_ns);
-        Ok(Stored::New(seq))
+        Ok(seq)
     }
 
     /// The key of a message's id, and the sequence of the message that had the id before.
@@ -232,14 +303,18 @@ impl Stream {
         }
     }
 
-    pub(crate) fn ttl_of(&self, headers: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
+    pub(crate) fn ttl_of(
+        &self,
+        headers: &PublishHeaders<'_>,
+        rules: Rules,
+    ) -> Result<Option<Ttl>, ApiError> {
         let Some(value) = headers.ttl.filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
         if !self.config.allow_msg_ttl {
             return Err(error::MESSAGE_TTL_DISABLED);
         }
-        let ttl = parse_ttl(value)?;
+        let ttl = parse_ttl(value, rules)?;
         // An expiring message leaves a marker: it must not go before the marker would.
         let floor = u64::try_from(self.config.subject_delete_marker_ttl).unwrap_or(0);
         Ok(match ttl {
@@ -254,6 +329,7 @@ impl Stream {
         &self,
         headers: &PublishHeaders<'_>,
         own: &[u8],
+        ctx: &mut Context<'_>,
     ) -> Result<(), ApiError> {
         if let Some(expected) = headers.expected_last_subject_seq {
             let filter = headers
@@ -263,7 +339,10 @@ impl Stream {
             if !subject::is_valid_filter(filter) {
                 return Err(error::BAD_REQUEST);
             }
-            let last = self.last_seq_for(filter).unwrap_or(0);
+            if ctx.is_spent() && subject::has_wildcard(filter) {
+                return Err(TOO_MUCH_AT_ONCE);
+            }
+            let last = self.last_seq_of(filter, &mut ctx.work).unwrap_or(0);
             if last != expected {
                 return Err(ApiError::wrong_last_sequence(last));
             }
@@ -301,15 +380,16 @@ impl Stream {
     fn store_checked(
         &mut self,
         a: AppendRef<'_>,
-        ttl: Option<Ttl>,
-        rollup: Option<Rollup>,
+        asked: Asked,
         ctx: &mut Context<'_>,
     ) -> Result<u64, ApiError> {
+        let Asked { ttl, rollup, .. } = asked;
         let record_len = RECORD_HEAD_BYTES + a.subject.len() + a.data.len();
         if self.last_seq >= SEQUENCE_MAX {
             return Err(error::INSUFFICIENT_RESOURCES);
         }
-        let too_big = limit(self.config.max_msg_size).is_some_and(|max| a.data.len() as u64 > max);
+        let too_big =
+            limit(self.config.max_msg_size).is_some_and(|max| asked.measured as u64 > max);
         if too_big || record_len > RECORD_BYTES_MAX {
             return Err(error::MESSAGE_EXCEEDS_MAXIMUM);
         }
@@ -324,16 +404,32 @@ impl Stream {
             return Ok(self.last_seq);
         }
         let size = message_size(self.config.storage, len_u32(record_len), a.header_len > 0);
-        self.check_limits(known, size, rollup)?;
+        self.check_limits(known, size, rollup, ctx.rules)?;
         let (flags, expiry) = match ttl {
             None => (0, None),
             Some(Ttl::Never) => (NEVER, None),
             Some(Ttl::For(ns)) => (0, Some(ctx.now_ns.saturating_add(ns))),
         };
+        let flags = flags | if asked.marks { MARKER } else { 0 };
+        let rollup = self.clear_for(rollup, ctx);
         let (seq, id) = self.store(a.subject, a.header_len, a.data, flags, expiry, ctx);
         self.roll_up(rollup, id, seq, ctx);
         self.enforce_limits(id, ctx);
         Ok(seq)
+    }
+
+    /// Makes room for a message that replaces everything; what is left to do once it is stored.
+    pub(crate) fn clear_for(
+        &mut self,
+        rollup: Option<Rollup>,
+        ctx: &mut Context<'_>,
+    ) -> Option<Rollup> {
+        let clears = ctx.rules.have(Rules::ROLLUP_CLEARS) && self.messages >= CLEAR_MESSAGES_MIN;
+        if clears && rollup == Some(Rollup::All) {
+            self.clear(ctx);
+            return None;
+        }
+        rollup
     }
 
     /// Removes what a message that was stored as `seq` replaces.
@@ -371,15 +467,18 @@ impl Stream {
         }
     }
 
-    /// `discard: new`: a full stream refuses, except a message that replaces one of its own subject.
+    /// `discard: new`: a full stream refuses, except a message that replaces one of its own subject. With
+    /// `discard: old` even what is larger than the stream is taken, and goes with everything before it.
     pub(crate) fn check_limits(
         &self,
         known: Option<u32>,
         size: u64,
         rollup: Option<Rollup>,
+        rules: Rules,
     ) -> Result<(), ApiError> {
         let bytes_max = limit(self.config.max_bytes);
-        if bytes_max.is_some_and(|max| size > max) {
+        let is_full = self.config.discard == Discard::New || !rules.have(Rules::OVERSIZED);
+        if is_full && bytes_max.is_some_and(|max| size > max) {
             return Err(error::MAXIMUM_BYTES);
         }
         if self.config.discard == Discard::Old {
@@ -427,8 +526,7 @@ impl Stream {
         &mut self,
         a: AppendRef<'_>,
         counted: Counted,
-        ttl: Option<Ttl>,
-        rollup: Option<Rollup>,
+        asked: Asked,
         ctx: &mut Context<'_>,
     ) -> Result<(u64, String), ApiError> {
         let a = AppendRef {
@@ -436,7 +534,11 @@ impl Stream {
             data: &counted.data,
             ..a
         };
-        let seq = self.store_checked(a, ttl, rollup, ctx)?;
+        let asked = Asked {
+            measured: a.data.len(),
+            ..asked
+        };
+        let seq = self.store_checked(a, asked, ctx)?;
         let val = counted.count.val.clone();
         if self.blocks.is_live(seq) {
             self.counts.insert(seq, counted.count);

@@ -13,11 +13,12 @@ use crate::consumer::{self, Consumer};
 use crate::dedupe::{Remembered, key_of};
 use crate::entries::{MARKER, NEVER};
 use crate::header_scan::{HEADER_BYTES_MAX, Ttl, header_value, scan};
-use crate::ledger::{Ledger, Unsettled};
+use crate::ledger::{Ledger, Position, Unsettled};
 use crate::location::StreamUid;
 use crate::outcome::{Effect, Outcome};
 use crate::publish::{Publisher, SEQUENCE_MAX};
 use crate::record::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::rules::Rules;
 use crate::schedules::ScheduleWish;
 use crate::state::{State, Step};
 use crate::stream::{Context, Stream};
@@ -128,7 +129,7 @@ impl State {
         for restored in batch.consumers {
             let name = restored.config.name.clone();
             stream
-                .restore_consumer(restored, step.ctx.now_ns)
+                .restore_consumer(restored, &mut step.ctx)
                 .map_err(|error| failed(format_args!("consumer {name:?}: {error}")))?;
         }
         stream.touch_restore(step.ctx.now_ns);
@@ -202,19 +203,26 @@ impl Stream {
         }
         let (block, payload) = message.data.split_at(message.header_len as usize);
         let headers = scan(block);
-        let ttl = self.ttl_of(&headers).ok().flatten();
-        let marker = header_value(block, b"Nats-Marker-Reason").map_or(0, |_| MARKER);
+        let ttl = self.ttl_of(&headers, ctx.rules).ok().flatten();
+        let marks = if ctx.rules.have(Rules::TOLD_MARKERS) {
+            headers.marks
+        } else {
+            header_value(block, b"Nats-Marker-Reason").is_some()
+        };
+        let marker = if marks { MARKER } else { 0 };
         let (flags, expiry) = match ttl {
             None => (0, None),
             Some(Ttl::Never) => (NEVER, None),
             Some(Ttl::For(ns)) => (0, Some(message.ts_ns.saturating_add(ns))),
         };
-        let wish = self.schedule_of(&headers, &message.subject, Publisher::Client, message.ts_ns);
-        self.skip_to(message.seq, message.ts_ns);
         let mut at = Context {
             now_ns: message.ts_ns,
+            rules: ctx.rules,
+            work: 0,
             sink: &mut *ctx.sink,
         };
+        let wish = self.schedule_of(&headers, &message.subject, Publisher::Client, &at);
+        self.skip_to(message.seq, message.ts_ns);
         let flags = flags | marker;
         let data = &message.data;
         let name = &message.subject;
@@ -248,18 +256,25 @@ impl Stream {
     fn restore_consumer(
         &mut self,
         restored: RestoredConsumer,
-        now_ns: u64,
+        ctx: &mut Context<'_>,
     ) -> Result<(), ApiError> {
+        let now_ns = ctx.now_ns;
         let mut config = restored.config;
         consumer::fill_defaults(&mut config, "")?;
         consumer::check(&config, self)?;
         consumer::check_count(self)?;
+        let positions = [restored.delivered, restored.ack_floor];
+        let beyond = |at: &Position| at.stream_seq.max(at.consumer_seq) > SEQUENCE_MAX;
+        if ctx.rules.have(Rules::LIKE_NATS) && positions.iter().any(beyond) {
+            return Err(failed(format_args!("its positions are beyond any stream")));
+        }
         let pending: Vec<(u64, Unsettled)> = restored
             .pending
             .into_iter()
             .filter(|(seq, _)| self.blocks.is_live(*seq) && *seq <= restored.delivered.stream_seq)
             .collect();
-        let mut consumer = Consumer::new(config, restored.created_ns.min(now_ns), self);
+        let mut consumer = Consumer::new(config, ctx, self);
+        consumer.row.created_ns = restored.created_ns.min(now_ns);
         // Not the number of any update that was made for a consumer of this name.
         consumer.row.stamp = now_ns;
         consumer.row.start_seq = restored.ack_floor.stream_seq.saturating_add(1);

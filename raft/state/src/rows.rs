@@ -19,11 +19,14 @@ use crate::entries::{HEADERS, IndexEntry, STORED_FLAGS, TTL};
 use crate::limits::Limits;
 use crate::location::{BlockId, StreamUid};
 use crate::restore::Restoring;
+use crate::rules::Rules;
 use crate::schedules::Planned;
 use crate::state::State;
 use crate::stream::{Stream, message_size};
 
 const FORMAT: u8 = 1;
+/// Format of the meta row of a state with rules other than the first: they come first.
+const FORMAT_RULES: u8 = 2;
 /// Format of index rows of blocks with counters: their values come last.
 const FORMAT_COUNTED: u8 = 2;
 /// Format of index rows of blocks with schedules: counters' values and then schedules come last.
@@ -172,7 +175,10 @@ impl State {
     }
 
     fn meta_row(&self) -> Vec<u8> {
-        let mut row = vec![FORMAT];
+        let mut row = match self.rules.level() {
+            0 => vec![FORMAT],
+            level => vec![FORMAT_RULES, level],
+        };
         row.extend_from_slice(&self.last_stamp_ns.to_le_bytes());
         row.extend_from_slice(&self.next_uid.to_le_bytes());
         // Absent while nothing is limited, as in rows written before there were limits.
@@ -451,7 +457,12 @@ impl State {
     }
 
     fn load_meta(&mut self, value: &[u8]) -> Result<(), CodecError> {
-        let mut reader = open(value)?;
+        let mut reader = Reader::new(value);
+        match reader.u8()? {
+            FORMAT => {}
+            FORMAT_RULES => self.rules = Rules::of_level(reader.u8()?)?,
+            other => return Err(CodecError::UnknownFormat(other)),
+        }
         self.last_stamp_ns = reader.u64()?;
         self.next_uid = reader.u64()?;
         if reader.len() > 0 {

@@ -15,6 +15,7 @@ use crate::header_scan::{PublishHeaders, Rollup, ScheduleHeaders, parse_rollup, 
 use crate::location::Location;
 use crate::outcome::Outcome;
 use crate::publish::Publisher;
+use crate::rules::Rules;
 use crate::state::{State, Step};
 use crate::stream::{Context, Stream};
 
@@ -103,8 +104,9 @@ impl Stream {
         headers: &PublishHeaders<'a>,
         own: &[u8],
         publisher: Publisher,
-        now_ns: u64,
+        at: &Context<'_>,
     ) -> Result<ScheduleWish<'a>, ApiError> {
+        let now_ns = at.now_ns;
         let Some(wish) = &headers.schedule else {
             return Ok(ScheduleWish::None);
         };
@@ -119,7 +121,7 @@ impl Stream {
         }
         let schedule = std::str::from_utf8(pattern).ok().and_then(Schedule::parse);
         let schedule = schedule.ok_or(error::SCHEDULE_PATTERN_INVALID)?;
-        self.check_schedule(wish, own)?;
+        self.check_schedule(wish, own, at.rules)?;
         let rollup = headers.rollup.filter(|value| !value.is_empty());
         if rollup.is_some_and(|value| parse_rollup(value) != Ok(Rollup::Subject)) {
             return Err(error::SCHEDULE_ROLLUP_INVALID);
@@ -157,9 +159,14 @@ impl Stream {
         }
     }
 
-    fn check_schedule(&self, wish: &ScheduleHeaders<'_>, own: &[u8]) -> Result<(), ApiError> {
+    fn check_schedule(
+        &self,
+        wish: &ScheduleHeaders<'_>,
+        own: &[u8],
+        rules: Rules,
+    ) -> Result<(), ApiError> {
         if let Some(ttl) = wish.ttl.filter(|ttl| !ttl.is_empty()) {
-            parse_ttl(ttl).map_err(|_| error::SCHEDULE_TTL_INVALID)?;
+            parse_ttl(ttl, rules).map_err(|_| error::SCHEDULE_TTL_INVALID)?;
             if !self.config.allow_msg_ttl {
                 return Err(error::MESSAGE_TTL_DISABLED);
             }

@@ -19,6 +19,7 @@ use crate::limits::{Limits, Used};
 use crate::location::{BlockMeta, BlockSink, StreamUid};
 use crate::outcome::{Applied, Effect, Outcome, Refusal};
 use crate::routes::Routes;
+use crate::rules::Rules;
 use crate::stream::{Context, Stream, is_control_name};
 use crate::validate;
 
@@ -31,6 +32,8 @@ pub const EXPIRED_PER_TICK_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct State {
     slots: Vec<Option<Box<Stream>>>,
+    /// Slots of streams that are gone.
+    free: BTreeSet<u32>,
     names: BTreeMap<Arc<str>, u32>,
     routes: Routes,
     /// By stream identity, so that replicas with different slots expire in the same order.
@@ -44,6 +47,7 @@ pub struct State {
     /// Entries applied by this memory; marks streams that this entry advanced. Not replicated.
     applies: u64,
     pub(crate) limits: Limits,
+    pub(crate) rules: Rules,
     /// Bytes in use, if counted. Follows from the streams.
     pub(crate) used: Option<Used>,
     /// Rows of deleted streams that the next checkpoint removes.
@@ -73,6 +77,8 @@ impl State {
         self.applies += 1;
         let ctx = Context {
             now_ns: self.last_stamp_ns,
+            rules: self.rules,
+            work: 0,
             sink,
         };
         let mut step = Step {
@@ -108,6 +114,12 @@ impl State {
     #[must_use]
     pub fn last_stamp_ns(&self) -> u64 {
         self.last_stamp_ns
+    }
+
+    /// The rules by which entries are applied now.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.rules
     }
 
     /// When a `Tick` will have something to do, Unix nanoseconds.
@@ -317,6 +329,11 @@ impl State {
                 self.limits = limits;
                 Ok(Outcome::Done)
             }
+            Command::Rules(rules) => {
+                self.rules = self.rules.max(rules);
+                step.ctx.rules = self.rules;
+                Ok(Outcome::Done)
+            }
             Command::Control(change) => self.control(change, step),
             Command::Tick => Ok(self.tick(step)),
         }
@@ -381,8 +398,8 @@ impl State {
     }
 
     pub(crate) fn insert_stream(&mut self, stream: Stream) {
-        let free = self.slots.iter().position(Option::is_none);
-        let at = free.unwrap_or(self.slots.len());
+        let free = self.free.pop_first();
+        let at = free.map_or(self.slots.len(), |slot| slot as usize);
         // STREAMS_MAX keeps slots far below 2^32.
         let slot = u32::try_from(at).unwrap_or(u32::MAX);
         let restore = stream.restoring.as_ref();
@@ -431,6 +448,9 @@ impl State {
         stream.dirty.row = true;
         stream.trim(&mut step.ctx);
         if before.retention != stream.config.retention {
+            if step.ctx.rules.have(Rules::SWEEPS) {
+                stream.sweep_from = None;
+            }
             stream.start_sweep(&mut step.ctx);
         }
         step.effects.push(Effect::StreamUpdated {
@@ -457,6 +477,7 @@ impl State {
     /// Forgets a stream, with everything it holds.
     pub(crate) fn drop_slot(&mut self, slot: u32, step: &mut Step<'_>) -> Option<Arc<str>> {
         let stream = self.slots.get_mut(slot as usize).and_then(Option::take)?;
+        self.free.insert(slot);
         match &stream.restoring {
             Some(restoring) => {
                 self.restores.remove(&restoring.token);
@@ -606,6 +627,7 @@ impl State {
         else {
             return;
         };
+        stream.pass_lasting();
         let (uid, deadline, due) = (
             stream.uid,
             stream.next_deadline_ns(),

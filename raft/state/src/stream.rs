@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use unibus_proto::jetstream::config::{Discard, Storage, StreamConfig};
+use unibus_proto::jetstream::error::ApiError;
 use unibus_proto::jetstream::info::StreamStateJson;
 use unibus_proto::jetstream::timestamp::Timestamp;
 use unibus_proto::subject;
@@ -21,15 +22,23 @@ use crate::location::{BlockId, BlockMeta, BlockSink, Location, StreamUid};
 use crate::removal_log::RemovalLog;
 use crate::republish::Again;
 use crate::restore::Restoring;
+use crate::rules::Rules;
 use crate::schedules::Schedules;
 use crate::subject_table::SubjectTable;
 
 /// Entries looked at one by one before the subject table is asked instead.
 const WALK_ENTRIES_MAX: u64 = 1024;
+/// Messages and subjects that one entry may look at where filters are asked about, while every node
+/// waits. What asks for more is refused, or counted later.
+pub(crate) const WORK_MAX: u64 = 1 << 20;
 
 /// What apply hands down: the entry's time and where bytes go.
 pub(crate) struct Context<'a> {
     pub(crate) now_ns: u64,
+    /// The rules that hold.
+    pub(crate) rules: Rules,
+    /// Subjects that the entry has looked at so far where a filter was asked about.
+    pub(crate) work: u64,
     pub(crate) sink: &'a mut dyn BlockSink,
 }
 
@@ -46,6 +55,20 @@ pub struct MessageView<'a> {
     pub location: Location,
     /// Whether it has headers.
     pub has_headers: bool,
+}
+
+/// What an entry is refused that asks about more than [`WORK_MAX`].
+pub(crate) const TOO_MUCH_AT_ONCE: ApiError = ApiError::fixed(
+    503,
+    10023,
+    "insufficient resources: too many subjects were asked about at once",
+);
+
+impl Context<'_> {
+    /// Whether the entry has looked at as much as it may.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.work >= WORK_MAX && self.rules.have(Rules::BOUNDED_WORK)
+    }
 }
 
 /// What the next checkpoint has to say about a stream.
@@ -300,8 +323,26 @@ impl Stream {
     /// Its sequence.
     #[must_use]
     pub fn last_seq_for(&self, filter: &[u8]) -> Option<u64> {
+        self.last_seq_of(filter, &mut 0)
+    }
+
+    /// Like [`Stream::last_seq_for`]; adds the messages and subjects that had to be looked at to `work`,
+    /// as many on every replica.
+    pub(crate) fn last_seq_of(&self, filter: &[u8], work: &mut u64) -> Option<u64> {
+        if filter == b">" {
+            return self.blocks.last_live();
+        }
+        // What is asked for tends to be new.
+        if self.subjects.len() as u64 > WALK_ENTRIES_MAX && subject::has_wildcard(filter) {
+            for (seq, entry) in self.blocks.iter_back(WALK_ENTRIES_MAX as usize) {
+                *work += 1;
+                if subject::matches(filter, self.subjects.name(entry.subject)) {
+                    return Some(seq);
+                }
+            }
+        }
         let mut last = None;
-        self.subjects.visit(filter, |id, _| {
+        *work += self.subjects.visit(filter, |id, _| {
             last = last.max(self.subjects.seqs(id).last());
             true
         });
@@ -371,17 +412,29 @@ impl Stream {
         from_seq: u64,
         last_per_subject: bool,
     ) -> u64 {
+        self.count_pending(filters, from_seq, last_per_subject, &mut 0)
+    }
+
+    /// Like [`Stream::num_pending`]; adds the messages and subjects that had to be looked at to `work`.
+    pub(crate) fn count_pending<F: AsRef<[u8]>>(
+        &self,
+        filters: &[F],
+        from_seq: u64,
+        last_per_subject: bool,
+        work: &mut u64,
+    ) -> u64 {
         if filters.is_empty() && !last_per_subject {
             return self.blocks.count_from(from_seq);
         }
         let tail = (self.last_seq + 1).saturating_sub(from_seq);
         if tail <= WALK_ENTRIES_MAX && !last_per_subject {
+            *work += tail;
             let tail = self.blocks.iter_from(from_seq);
             let names = tail.map(|(_, _, entry)| self.subjects.name(entry.subject));
             return names.filter(|name| matches_any(filters, name)).count() as u64;
         }
         let mut count = 0;
-        self.visit_ids(filters, |id| {
+        *work += self.visit_ids(filters, |id| {
             let seqs = self.subjects.seqs(id);
             count += match (last_per_subject, seqs.first(), seqs.last()) {
                 (true, _, last) => u64::from(last >= Some(from_seq)),
@@ -412,22 +465,28 @@ impl Stream {
         seqs
     }
 
-    /// Each matching subject once, whatever filters it matches.
-    pub(crate) fn visit_ids<F: AsRef<[u8]>>(&self, filters: &[F], mut visit: impl FnMut(u32)) {
+    /// Each matching subject once, whatever filters it matches. Answers with how many were looked at.
+    pub(crate) fn visit_ids<F: AsRef<[u8]>>(
+        &self,
+        filters: &[F],
+        mut visit: impl FnMut(u32),
+    ) -> u64 {
+        let mut seen = 0;
         if filters.is_empty() {
-            self.subjects.visit(b">", |id, _| {
+            seen += self.subjects.visit(b">", |id, _| {
                 visit(id);
                 true
             });
         }
         for (at, filter) in filters.iter().enumerate() {
-            self.subjects.visit(filter.as_ref(), |id, name| {
+            seen += self.subjects.visit(filter.as_ref(), |id, name| {
                 if !matches_any(&filters[..at], name) {
                     visit(id);
                 }
                 true
             });
         }
+        seen
     }
 
     /// Calls `visit` with matching subjects in order and their message counts until it says stop.
@@ -686,6 +745,8 @@ mod tests {
     fn eviction_ends_when_nothing_can_be_removed() {
         let mut ctx = Context {
             now_ns: 10,
+            rules: Rules::NEWEST,
+            work: 0,
             sink: &mut NullSink,
         };
         let mut stream = miscounted();
@@ -699,6 +760,8 @@ mod tests {
     fn sequences_run_out_before_they_overflow() {
         let mut ctx = Context {
             now_ns: 10,
+            rules: Rules::NEWEST,
+            work: 0,
             sink: &mut NullSink,
         };
         let mut stream = miscounted();

@@ -113,26 +113,30 @@ impl SubjectTable {
     }
 
     /// Calls `visit` with each matching subject in order until it says stop. Only subjects that share
-    /// the filter's literal prefix are looked at.
-    pub(crate) fn visit(&self, filter: &[u8], mut visit: impl FnMut(u32, &[u8]) -> bool) {
+    /// the filter's literal prefix are looked at. Answers with how many those were; a subject that is
+    /// named is found at once.
+    pub(crate) fn visit(&self, filter: &[u8], mut visit: impl FnMut(u32, &[u8]) -> bool) -> u64 {
         let prefix = literal_prefix(filter);
         if prefix.len() == filter.len() {
             if let Some(id) = self.find(filter) {
                 visit(id, filter);
             }
-            return;
+            return 0;
         }
+        let mut seen = 0;
         let everything_below = &filter[prefix.len()..] == b">";
         let range = (Bound::Included(prefix), Bound::Unbounded);
         for (name, id) in self.ids.range::<[u8], _>(range) {
             if !name.starts_with(prefix) {
                 break;
             }
+            seen += 1;
             let matches = everything_below || subject::matches(filter, name);
             if matches && !visit(*id, name) {
                 break;
             }
         }
+        seen
     }
 }
 

@@ -100,6 +100,109 @@ fn commit(bench: &mut Bench, messages: Vec<Append>) -> Outcome {
     bench.run(&Command::Atomic(AtomicBatch { id, messages }))
 }
 
+/// Two messages of which the second is refused in the form in which it would be stored.
+fn half_refused(mut bench: Bench) -> Vec<(Outcome, u64)> {
+    let named = |name: &str, own: StreamConfig| StreamConfig {
+        name: name.into(),
+        subjects: vec![format!("{name}.>")],
+        allow_atomic: true,
+        ..own
+    };
+    let mut answers = Vec::new();
+    let mut ask = |bench: &mut Bench, config: StreamConfig, messages: Vec<Append>| {
+        let name = config.name.clone();
+        assert_eq!(bench.create(config), Outcome::Done);
+        let before = bench.state.stream(&name).unwrap().last_seq();
+        let outcome = commit(bench, messages);
+        let after = bench.state.stream(&name).unwrap().last_seq();
+        answers.push((outcome, after - before));
+    };
+    let sized = named(
+        "C",
+        StreamConfig {
+            allow_msg_counter: true,
+            max_msg_size: 40,
+            ..StreamConfig::default()
+        },
+    );
+    let counts = vec![
+        message("C.a", "Nats-Incr: 1\r\n", ""),
+        message("C.b", "Nats-Incr: 111111\r\n", ""),
+    ];
+    ask(&mut bench, sized, counts);
+    let long = "9".repeat(4096);
+    let digits = named(
+        "D",
+        StreamConfig {
+            allow_msg_counter: true,
+            ..StreamConfig::default()
+        },
+    );
+    let counts = vec![
+        message("D.a", "Nats-Incr: 1\r\n", ""),
+        message("D.b", &format!("Nats-Incr: {long}\r\n"), ""),
+        message("D.b", "Nats-Incr: 1\r\n", ""),
+    ];
+    ask(&mut bench, digits, counts);
+    let schedule = "Nats-Schedule: @every 1h\r\nNats-Schedule-Target: F.t\r\n";
+    let full = named(
+        "F",
+        StreamConfig {
+            allow_msg_schedules: true,
+            discard: Discard::New,
+            max_bytes: 152,
+            ..StreamConfig::default()
+        },
+    );
+    let messages = vec![message("F.a", "", "x"), message("F.b", schedule, "")];
+    ask(&mut bench, full, messages);
+    answers
+}
+
+#[test]
+fn a_batch_is_checked_in_the_form_in_which_it_is_stored() {
+    for (outcome, stored) in half_refused(Bench::new()) {
+        assert_eq!(stored, 0, "{outcome:?}");
+        refused(outcome);
+    }
+    // By the rules of before, so that nodes of versions before do the same.
+    for (outcome, stored) in half_refused(Bench::of_old()) {
+        assert!(stored > 0, "{outcome:?}");
+        refused(outcome);
+    }
+}
+
+#[test]
+fn what_the_node_adds_to_a_schedule_does_not_count_against_its_size() {
+    let schedule = "Nats-Schedule: @every 1h\r\nNats-Schedule-Target: s.t\r\n";
+    let one = message("s.b", schedule, "");
+    let mut bench = Bench::with(StreamConfig {
+        allow_msg_schedules: true,
+        max_msg_size: one.data.len() as i64,
+        ..atomic()
+    });
+    let outcome = commit(&mut bench, vec![message("s.a", "", "x"), one.clone()]);
+    assert!(matches!(outcome, Outcome::Batched { .. }), "{outcome:?}");
+    let alone = bench.run(&Command::Append(one));
+    assert!(matches!(alone, Outcome::Published { .. }), "{alone:?}");
+    assert_eq!(bench.live(), [1, 3], "a schedule replaces the one before");
+}
+
+#[test]
+fn counters_of_one_batch_build_on_each_other() {
+    let mut bench = Bench::with(StreamConfig {
+        allow_msg_counter: true,
+        ..atomic()
+    });
+    let add = |incr: &str| message("s.a", &format!("Nats-Incr: {incr}\r\n"), "");
+    let outcome = commit(&mut bench, vec![add("5"), add("-2"), add("10")]);
+    let Outcome::Batched { val, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(val.as_deref(), Some("13"));
+    assert_eq!(&bench.message(2).payload[..], br#"{"val":"3"}"#);
+}
+
 fn atomic() -> StreamConfig {
     StreamConfig {
         allow_atomic: true,

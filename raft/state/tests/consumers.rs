@@ -91,7 +91,7 @@ fn consumers_start_where_their_policy_says() {
         let num_pending = expected.len() as u64;
         let created = Outcome::ConsumerCreated {
             name: name.as_str().into(),
-            num_pending,
+            num_pending: Some(num_pending),
             created: true,
         };
         assert_eq!(outcome, created);

@@ -16,7 +16,7 @@ use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig};
 use unibus_proto::jetstream::source::SourceConsumer;
 use unibus_state::command::{Command, ConsumerCreate, CopiedMessage, CopyBatch, StreamDelete};
 use unibus_state::{
-    CommandBatch, CopyConsumer, CopyRules, CopyTrouble, Effect, NullSink, Outcome, State,
+    CommandBatch, CopyConsumer, CopyRules, CopyTrouble, Effect, NullSink, Outcome, Rules, State,
     StoredMessage, check_copy_consumers,
 };
 
@@ -390,6 +390,107 @@ fn what_is_elsewhere_is_refused_by_name() {
     assert_eq!(refused(bench.create(twice)).1, 10140);
 }
 
+#[test]
+fn a_copy_goes_on_after_what_is_larger_than_itself() {
+    for copy in [mirror_of(source("S")), gathering(vec![source("S")])] {
+        let mut bench = Bench::with(config(&["s.*"]));
+        bench.create(StreamConfig {
+            max_bytes: 500,
+            ..copy
+        });
+        for size in [10, 1000, 10, 10] {
+            bench.publish("s.a", &[], &"x".repeat(size));
+        }
+        for _ in 0..4 {
+            round(&mut bench, 2);
+        }
+        let copy = bench.state.stream("M").unwrap();
+        assert_eq!((copy.last_seq(), copy.messages()), (4, 2));
+    }
+}
+
+#[test]
+fn copied_markers_are_not_marked_again() {
+    for copy in [mirror_of(source("S")), gathering(vec![source("S")])] {
+        let mut bench = Bench::with(config(&["s.*"]));
+        bench.create(StreamConfig {
+            allow_msg_ttl: true,
+            subject_delete_marker_ttl: if copy.mirror.is_some() {
+                0
+            } else {
+                2 * SECOND as i64
+            },
+            ..copy
+        });
+        bench.publish("s.a", &[], "x");
+        bench.state.stream("S").unwrap();
+        let marker = [("Nats-Marker-Reason", "MaxAge")];
+        bench.publish("s.b", &marker, "");
+        round(&mut bench, 9);
+        let config = bench.state.stream("M").unwrap().config().clone();
+        let aging = StreamConfig {
+            max_age: 5 * SECOND as i64,
+            ..config
+        };
+        assert_eq!(bench.update(aging), Outcome::Done);
+        bench.now += 6 * SECOND;
+        bench.run(&Command::Tick);
+        let copy = bench.state.stream("M").unwrap();
+        let expected = u64::from(copy.config().mirror.is_none());
+        assert_eq!(copy.messages(), expected, "only of the plain one");
+    }
+}
+
+/// A counter's message of the `at`th origin as a copy brings it.
+fn counted(seq: u64, at: u64, val: u64) -> CopiedMessage {
+    let block =
+        format!("NATS/1.0\r\nNats-Incr: 1\r\nNats-Stream-Source: O {seq} > > o.{at}\r\n\r\n");
+    CopiedMessage {
+        seq,
+        ts_ns: 1,
+        subject: Bytes::from_static(b"c"),
+        header_len: block.len() as u32,
+        data: Bytes::from(format!("{block}{{\"val\":\"{val}\"}}")),
+    }
+}
+
+#[test]
+fn a_counter_stops_at_one_origin_too_many_and_not_before() {
+    let mut bench = Bench::new();
+    let made = bench.create(StreamConfig {
+        allow_msg_counter: true,
+        ..gathering(vec![source("O")])
+    });
+    assert_eq!(made, Outcome::Done);
+    let mut copy = |after: u64, messages: Vec<CopiedMessage>| {
+        let target = bench.state.stream("M").unwrap();
+        let outcome = bench.run(&Command::Copy(CopyBatch {
+            stream: "M".into(),
+            created_ns: target.created_ns(),
+            origin: source("O").identity(),
+            origin_uid: 77,
+            after,
+            upto: messages.last().unwrap().seq,
+            whole: false,
+            messages,
+        }));
+        let target = bench.state.stream("M").unwrap();
+        let last = read(&bench, "M", target.last_seq());
+        let last = String::from_utf8(last.payload.to_vec()).unwrap();
+        (outcome, last, target.progress(&source("O")).unwrap().seq)
+    };
+    let all = (1..=1024).map(|at| counted(at, at, 1)).collect();
+    let sum = |val: u64| format!("{{\"val\":\"{val}\"}}");
+    assert_eq!(copy(0, all), (Outcome::Done, sum(1024), 1024));
+    let known = vec![counted(1025, 7, 11)];
+    assert_eq!(copy(1024, known), (Outcome::Done, sum(1034), 1025));
+    let (outcome, last, progress) = copy(1025, vec![counted(1026, 2000, 1)]);
+    assert_eq!(
+        (refused(outcome).1, last, progress),
+        (10172, sum(1034), 1025)
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -400,6 +501,11 @@ proptest! {
         let mut bench = Bench::with(config(&["s.*"]));
         bench.create(mirror_of(source("S")));
         let mut replica = State::new();
+        let mut rules = CommandBatch::new();
+        rules.push(&Command::Rules(Rules::NEWEST)).unwrap();
+        let entry = unibus_state::encode_entry(1000 * SECOND, &[rules.freeze()]);
+        let entry = unibus_state::decode_entry(&entry).unwrap();
+        replica.apply(0, &entry, &mut NullSink);
         for name in [config(&["s.*"]), mirror_of(source("S"))] {
             let mut batch = CommandBatch::new();
             batch.push(&Command::StreamCreate(put(name))).unwrap();

@@ -100,7 +100,10 @@ fn a_consumer_may_start_beyond_the_end() {
     };
     assert!(matches!(
         bench.consumer(consumer, ConsumerAction::Create),
-        Outcome::ConsumerCreated { num_pending: 0, .. }
+        Outcome::ConsumerCreated {
+            num_pending: Some(0),
+            ..
+        }
     ));
     let stream = bench.stream();
     let mut cursor = ConsumerCursor::new(stream, stream.consumer("c").unwrap(), 0);

@@ -13,10 +13,12 @@ use unibus_proto::jetstream::config::{Discard, StreamConfig};
 use unibus_proto::subject;
 use unibus_state::command::{Command, MessageDelete, StreamPurge, StreamPut};
 use unibus_state::{
-    CommandBatch, NullSink, Outcome, RowOp, State, decode_entry, encode_entry, fuzzing,
+    CommandBatch, NullSink, Outcome, RowOp, Rules, State, decode_entry, encode_entry, fuzzing,
 };
 
 const SECOND: u64 = 1_000_000_000;
+/// Stands for a message that outlives the maximum age.
+const NEVER: u64 = 8;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -119,9 +121,10 @@ impl Model {
         let seq = self.last;
         self.live.insert(seq, (name.clone(), size));
         let age = Some(self.limits.max_age).filter(|age| *age > 0);
-        let own = ttl.map(u64::from);
+        let own = ttl.map(u64::from).filter(|ttl| *ttl != NEVER);
         // A message of its own life may go before the others, or stay as long as they do.
-        if let Some(life) = own.into_iter().chain(age).min() {
+        let ages = age.filter(|_| *ttl != Some(NEVER as u8));
+        if let Some(life) = own.into_iter().chain(ages).min() {
             self.ends.insert(seq, self.now + life);
         }
         match rollup {
@@ -165,11 +168,11 @@ impl Model {
             new_per_subject,
             ..
         } = self.limits;
-        if max_bytes > 0 && size as i64 > max_bytes {
-            return Err(10077);
-        }
         if discard == Discard::Old {
             return Ok(());
+        }
+        if max_bytes > 0 && size as i64 > max_bytes {
+            return Err(10077);
         }
         let replaces = per_subject > 0 && self.count(name) as i64 >= per_subject;
         let first = self
@@ -229,7 +232,10 @@ fn header_of(op: &Op) -> String {
     };
     let mut text = String::new();
     if let Some(ttl) = ttl {
-        text += &format!("Nats-TTL: {ttl}\r\n");
+        text += &match u64::from(*ttl) {
+            NEVER => "Nats-TTL: never\r\n".to_owned(),
+            seconds => format!("Nats-TTL: {seconds}\r\n"),
+        };
     }
     if let Some(id) = id {
         text += &format!("Nats-Msg-Id: id{id}\r\n");
@@ -334,12 +340,16 @@ struct Replica {
 
 impl Replica {
     fn new() -> Self {
-        Self {
+        let mut replica = Self {
             state: State::new(),
             rows: BTreeMap::new(),
             index: 0,
             now: 1000,
-        }
+        };
+        let mut batch = CommandBatch::new();
+        batch.push(&Command::Rules(Rules::NEWEST)).unwrap();
+        assert_eq!(replica.apply(batch), Outcome::Done);
+        replica
     }
 
     fn apply(&mut self, batch: CommandBatch) -> Outcome {

@@ -15,7 +15,7 @@ use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::{Retention, StreamConfig};
 use unibus_proto::jetstream::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy};
 use unibus_proto::subject::matches;
-use unibus_state::command::{Command, ConsumerDelete};
+use unibus_state::command::{Command, ConsumerDelete, ConsumerReset};
 use unibus_state::{ConsumerCursor, Outcome, Poll};
 
 fn stream(retention: Retention) -> Bench {
@@ -231,6 +231,43 @@ fn long_sweeps_go_on_with_the_ticks() {
         assert!(ticks < 10);
     }
     assert_eq!(bench.live().len(), 1200);
+}
+
+#[test]
+fn a_stream_that_turns_to_limits_keeps_what_it_still_has() {
+    let mut bench = stream(Retention::Interest);
+    for at in 0..2048 {
+        bench.consumer(named(&format!("c{at}"), "a.1"), ConsumerAction::Create);
+    }
+    bench.consumer(named("last", "a.2"), ConsumerAction::Create);
+    for _ in 0..1200 {
+        bench.publish("a.2", &[], "x");
+    }
+    delete(&mut bench, "last");
+    let left = bench.live().len();
+    assert!((1..1200).contains(&left), "the step was too short: {left}");
+    let limits = config(&["a.>"]);
+    assert_eq!(bench.update(limits), Outcome::Done);
+    bench.run(&Command::Tick);
+    assert_eq!(bench.live().len(), left);
+}
+
+#[test]
+fn what_a_reset_passes_over_goes() {
+    let mut bench = stream(Retention::Interest);
+    bench.consumer(named("c", ""), ConsumerAction::Create);
+    bench.consumer(named("other", "a.2"), ConsumerAction::Create);
+    for at in 0..5 {
+        bench.publish(&format!("a.{at}"), &[], "x");
+    }
+    let reset = Command::ConsumerReset(ConsumerReset {
+        stream: "S".into(),
+        name: "c".into(),
+        seq: 5,
+        privileged: false,
+    });
+    assert_eq!(bench.run(&reset), Outcome::Done);
+    assert_eq!(bench.live(), [3, 5], "the other one waits for 3");
 }
 
 #[derive(Clone, Debug)]

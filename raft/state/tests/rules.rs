@@ -6,10 +6,12 @@
 mod bench;
 
 use bench::{Bench, SECOND, config, put, refused, seq};
+use unibus_proto::jetstream::api::ConsumerAction;
 use unibus_proto::jetstream::config::{Discard, StreamConfig};
+use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_proto::jetstream::timestamp::Timestamp;
-use unibus_state::command::{Command, StreamDelete, StreamPut};
-use unibus_state::{CommandBatch, Effect, Outcome};
+use unibus_state::command::{Command, ConsumerCreate, StreamDelete, StreamPut};
+use unibus_state::{CommandBatch, Effect, Outcome, RowOp, Rules, State};
 
 #[test]
 fn create_is_idempotent_and_names_conflicts() {
@@ -182,7 +184,195 @@ fn discard_old_makes_room() {
         bench.publish("a", &[], "123456789");
     }
     assert_eq!((bench.live(), bench.stream().bytes()), (vec![3, 4], 80));
-    assert_eq!(refused(bench.publish("a", &[], &"x".repeat(99))).1, 10077);
+    assert_eq!(seq(&bench.publish("a", &[], &"x".repeat(99))), 5);
+    assert_eq!(bench.live(), [0; 0], "it went with everything before it");
+    assert_eq!(seq(&bench.publish("a", &[], "x")), 6);
+}
+
+#[test]
+fn rules_change_with_an_entry() {
+    let small = StreamConfig {
+        max_bytes: 80,
+        ..config(&["a"])
+    };
+    let mut bench = Bench::of_old();
+    bench.create(small);
+    let large = |bench: &mut Bench| bench.publish("a", &[], &"x".repeat(99));
+    assert_eq!(refused(large(&mut bench)).1, 10077);
+    assert_eq!(bench.state.rules(), Rules::default());
+    let reloaded = |bench: &mut Bench| {
+        let mut rows = Vec::new();
+        bench.state.dump_rows(true, &mut |op| {
+            if let RowOp::Put { key, value } = op {
+                rows.push((key, value));
+            }
+        });
+        State::load_rows(rows.into_iter()).unwrap()
+    };
+    assert_eq!(reloaded(&mut bench).rules(), Rules::default());
+    bench.run(&Command::Rules(Rules::NEWEST));
+    assert_eq!(seq(&large(&mut bench)), 1);
+    bench.run(&Command::Rules(Rules::default()));
+    let loaded = reloaded(&mut bench);
+    assert_eq!(loaded.rules(), Rules::NEWEST, "they never go back");
+    assert_eq!(loaded.digest(), bench.state.digest());
+}
+
+#[test]
+fn what_marks_a_removal_leaves_no_other_marker() {
+    let mut bench = Bench::with(StreamConfig {
+        allow_msg_ttl: true,
+        allow_rollup_hdrs: true,
+        subject_delete_marker_ttl: 5 * SECOND as i64,
+        max_msgs_per_subject: 1,
+        ..config(&["k.*"])
+    });
+    let ttl = ("Nats-TTL", "1");
+    bench.publish("k.plain", &[ttl], "x");
+    bench.publish("k.purge", &[("KV-Operation", "PURGE"), ttl], "");
+    bench.publish("k.del", &[("KV-Operation", "DEL"), ttl], "");
+    bench.publish("k.mark", &[("Nats-Marker-Reason", "MaxAge"), ttl], "");
+    bench.now += 2 * SECOND;
+    bench.run(&Command::Tick);
+    let marked = bench
+        .live()
+        .into_iter()
+        .map(|seq| bench.message(seq).subject);
+    assert_eq!(marked.collect::<Vec<_>>(), ["k.plain", "k.del"]);
+}
+
+#[test]
+fn a_rollup_of_everything_leaves_itself() {
+    for many in [10, 3000] {
+        let mut bench = Bench::with(StreamConfig {
+            allow_rollup_hdrs: true,
+            ..config(&["a.*"])
+        });
+        for at in 0..many {
+            bench.publish(&format!("a.{}", at % 7), &[], "x");
+        }
+        let all = bench.publish("a.1", &[("Nats-Rollup", "all")], "y");
+        assert_eq!(seq(&all), many + 1);
+        assert_eq!(bench.live(), [many + 1]);
+        assert_eq!(bench.stream().first_seq(), many + 1);
+        assert_eq!(bench.stream().state().num_subjects, 1);
+        assert_eq!(&bench.message(many + 1).payload[..], b"y");
+    }
+}
+
+/// More subjects than one entry may look at again and again.
+fn crowded(mut bench: Bench) -> Bench {
+    bench.create(config(&["k.*.*"]));
+    let mut batch = CommandBatch::new();
+    for at in 0..5000 {
+        let name = format!("k.{at}.a");
+        batch.push_append(name.as_bytes(), 0, b"x", false).unwrap();
+    }
+    bench.apply(batch);
+    bench
+}
+
+fn expecting(filter: &str, last: u64) -> String {
+    format!(
+        "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {last}\r\n\
+         Nats-Expected-Last-Subject-Sequence-Subject: {filter}\r\n\r\n"
+    )
+}
+
+#[test]
+fn one_entry_looks_at_so_much_and_no_more() {
+    let creating = |name: &str| {
+        Command::ConsumerCreate(ConsumerCreate {
+            stream: "S".into(),
+            config: ConsumerConfig {
+                durable_name: name.into(),
+                filter_subject: "k.*.a".into(),
+                ..ConsumerConfig::default()
+            },
+            action: ConsumerAction::Create,
+            generated_name: String::new(),
+            privileged: false,
+        })
+    };
+    for (bench, is_bounded) in [(Bench::new(), true), (Bench::of_old(), false)] {
+        let mut bench = crowded(bench);
+        let mut batch = CommandBatch::new();
+        batch.push(&creating("first")).unwrap();
+        for at in 0..400 {
+            let block = expecting(&format!("k.*.none{at}"), 0);
+            let data = block.as_bytes();
+            batch
+                .push_append(b"k.x.y", data.len(), data, false)
+                .unwrap();
+        }
+        let block = expecting("k.x.z", 0);
+        let data = block.as_bytes();
+        batch
+            .push_append(b"k.x.z", data.len(), data, false)
+            .unwrap();
+        batch.push_append(b"k.x.q", 0, b"x", false).unwrap();
+        batch.push(&creating("second")).unwrap();
+        let outcomes = bench.apply(batch).outcomes;
+        let code = |outcome: &Outcome| match outcome {
+            Outcome::Refused(refusal) => refusal.error.err_code,
+            _ => 0,
+        };
+        let refused = outcomes[1..401].iter().filter(|o| code(o) == 10023).count();
+        assert_eq!((100..300).contains(&refused), is_bounded, "{refused}");
+        assert_eq!(
+            (
+                code(&outcomes[1]),
+                code(&outcomes[401]),
+                code(&outcomes[402])
+            ),
+            (0, 0, 0)
+        );
+        let pending = |outcome: &Outcome| match outcome {
+            Outcome::ConsumerCreated { num_pending, .. } => *num_pending,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pending(&outcomes[0]), Some(5000));
+        assert_eq!(pending(&outcomes[403]), (!is_bounded).then_some(5000));
+        let block = expecting("k.*.none", 0);
+        let again = bench.publish("k.x.y", &[], "x");
+        seq(&again);
+        let mut batch = CommandBatch::new();
+        let data = block.as_bytes();
+        batch
+            .push_append(b"k.x.y", data.len(), data, false)
+            .unwrap();
+        assert_eq!(
+            code(&bench.apply(batch).outcomes[0]),
+            0,
+            "the next entry may"
+        );
+    }
+}
+
+#[test]
+fn the_last_of_a_filter_is_found_wherever_it_is() {
+    let mut bench = crowded(Bench::new());
+    for seq in [5000, 4990, 3000, 1, 2] {
+        bench.delete(seq);
+    }
+    let live = bench.live();
+    for (filter, expected) in [
+        (">", Some(4999)),
+        ("k.*.a", Some(4999)),
+        ("k.>", Some(4999)),
+        ("k.4980.*", Some(4981)),
+        ("*.4990.a", Some(4991)),
+        ("k.4989.*", None),
+        ("k.5.*", Some(6)),
+        ("*.5.*", Some(6)),
+        ("k.1.*", None),
+        ("*.*.b", None),
+        ("k.7.a", Some(8)),
+    ] {
+        let found = bench.stream().last_seq_for(filter.as_bytes());
+        assert_eq!(found, expected, "{filter}");
+        assert!(found.is_none_or(|found| live.contains(&found)));
+    }
 }
 
 #[test]

@@ -89,7 +89,7 @@ pub(super) fn created(core: &Core, stream: &str, outcome: &Outcome) -> Result<Ve
         .ok_or(error::CONSUMER_NOT_FOUND)?;
     if *created {
         // What was pending at creation, whatever was published since: watchers count on it.
-        info.num_pending = *num_pending;
+        info.num_pending = num_pending.unwrap_or(info.num_pending);
     } else if core.is_leader() {
         core.add_live(&mut info);
     }

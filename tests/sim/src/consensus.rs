@@ -2,7 +2,7 @@
 //! a real one, entries that nobody knows the fate of included.
 
 use bytes::Bytes;
-use unibus_state::{Effect, decode_entry, encode_entry};
+use unibus_state::{Command, Effect, EncodedBatch, Rules, decode_entry, encode_entry};
 
 use crate::checks;
 use crate::control;
@@ -46,7 +46,9 @@ impl World {
             member.leader = Some(candidate);
             member.matched = vec![0; nodes];
             // An entry of its own: what earlier leaders left is committed with it.
-            self.append(candidate, encode_entry(0, &[]), None);
+            let rules = EncodedBatch::of(&Command::Rules(Rules::NEWEST));
+            let rules = rules.map_err(|error| error.to_string())?;
+            self.append(candidate, encode_entry(0, &[rules]), None);
         }
         Ok(())
     }

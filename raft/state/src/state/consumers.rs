@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use unibus_proto::jetstream::api::ConsumerAction;
+use unibus_proto::jetstream::consumer::DeliverPolicy;
 use unibus_proto::jetstream::error;
 use unibus_proto::jetstream::timestamp::Timestamp;
 
@@ -13,7 +14,8 @@ use crate::command::{
 };
 use crate::consumer::{self, Consumer, STALE_UPDATE};
 use crate::outcome::{Effect, Outcome};
-use crate::stream::Stream;
+use crate::rules::Rules;
+use crate::stream::{Stream, TOO_MUCH_AT_ONCE};
 
 impl State {
     pub(super) fn create_consumer(
@@ -42,7 +44,10 @@ impl State {
                 }
                 consumer::check_count(stream)?;
                 consumer::check_workqueue(&config, stream)?;
-                let consumer = Consumer::new(config, step.ctx.now_ns, stream);
+                if config.deliver_policy == DeliverPolicy::Last && step.ctx.is_spent() {
+                    return Err(TOO_MUCH_AT_ONCE);
+                }
+                let consumer = Consumer::new(config, &mut step.ctx, stream);
                 stream.add_consumer(consumer);
                 step.effects.push(Effect::ConsumerCreated {
                     stream: stream.name.clone(),
@@ -64,13 +69,14 @@ impl State {
             }
         }
         stream.dirty.consumers.insert(name.clone());
-        let pending = stream
-            .consumers
-            .get(&name)
-            .map_or(0, |c| c.num_pending(stream));
+        let consumer = stream.consumers.get(&name);
+        // Only the answer tells it, and whoever answers can count.
+        let num_pending = consumer
+            .filter(|_| !step.ctx.is_spent())
+            .map(|consumer| consumer.count_pending(stream, &mut step.ctx.work));
         Ok(Outcome::ConsumerCreated {
             name,
-            num_pending: pending,
+            num_pending,
             created,
         })
     }
@@ -164,11 +170,16 @@ impl State {
         reset: &ConsumerReset,
         step: &mut Step<'_>,
     ) -> Result<Outcome> {
-        let (_, stream) = self.open(&reset.stream, reset.privileged)?;
+        let applies = self.applies;
+        let (slot, stream) = self.open(&reset.stream, reset.privileged)?;
         let consumer = stream.consumers.get_mut(reset.name.as_str());
         let consumer = consumer.ok_or(error::CONSUMER_NOT_FOUND)?;
         consumer.reset(reset.seq)?;
         let name = consumer.name.clone();
+        // What it has passed over needs nobody else to settle it.
+        if step.ctx.rules.have(Rules::SWEEPS) && stream.start_sweep(&mut step.ctx) > 0 {
+            step.advanced(slot, stream, applies);
+        }
         step.consumer_updated(stream, &name);
         stream.dirty.consumers.insert(name);
         Ok(Outcome::Done)

@@ -11,8 +11,8 @@ use unibus_proto::jetstream::config::StreamConfig;
 use unibus_proto::jetstream::consumer::ConsumerConfig;
 use unibus_state::command::{Command, ConsumerCreate, MessageDelete, StreamPurge, StreamPut};
 use unibus_state::{
-    Applied, BlockId, BlockSink, CommandBatch, Location, Outcome, State, StoredMessage, Stream,
-    StreamUid, decode_entry, encode_entry,
+    Applied, BlockId, BlockSink, CommandBatch, Location, Outcome, Rules, State, StoredMessage,
+    Stream, StreamUid, decode_entry, encode_entry,
 };
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -49,6 +49,13 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        let mut bench = Self::of_old();
+        assert_eq!(bench.run(&Command::Rules(Rules::NEWEST)), Outcome::Done);
+        bench
+    }
+
+    /// By the first rules.
+    pub(crate) fn of_old() -> Self {
         Self {
             state: State::new(),
             blocks: Blocks::default(),

@@ -12,7 +12,7 @@ use unibus_state::command::{
 };
 use unibus_state::limits::Limits;
 use unibus_state::{
-    BlockMeta, CommandBatch, NullSink, Outcome, RowOp, State, decode_entry, encode_entry,
+    BlockMeta, CommandBatch, NullSink, Outcome, RowOp, Rules, State, decode_entry, encode_entry,
 };
 
 use super::SECOND;
@@ -138,13 +138,15 @@ fn command(ask: &Ask) -> Command {
 
 impl Pair {
     fn new() -> Self {
-        Self {
+        let mut pair = Self {
             steady: State::new(),
             reloaded: State::new(),
             rows: BTreeMap::new(),
             index: 0,
             now_ns: 1000 * SECOND,
-        }
+        };
+        pair.entry(&[Command::Rules(Rules::NEWEST)]);
+        pair
     }
 
     /// Both say the same to it.
