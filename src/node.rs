@@ -378,6 +378,7 @@ impl Node {
                 health: Arc::clone(health) as _,
                 mode: config.auth.bus().unwrap_or(BusAuth::Off),
                 encrypted_rooms: config.encrypted_rooms,
+                names: config.own_names().unwrap_or_default(),
             };
             let run = control.run(parts, shutdown.clone());
             self.tasks.push(tokio::spawn(run));

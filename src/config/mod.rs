@@ -29,6 +29,7 @@ use self::tls::ClientTls;
 use self::websocket::WebSocket;
 use crate::boot_guard::{self, Violation};
 use crate::control::ControlTls;
+use crate::http::OwnNames;
 use crate::mesh::RouteAddr;
 
 /// Longest node or cluster name, in bytes.
@@ -316,6 +317,17 @@ impl Timing {
 }
 
 impl NodeConfig {
+    /// By which names browsers may ask this node; `None` = what they say is not looked at, and monitoring
+    /// offers JSONP, as nats-server does.
+    #[must_use]
+    pub fn own_names(&self) -> Option<OwnNames> {
+        self.auth.bus()?;
+        Some(match &self.advertise {
+            Advertise::Address(address) => OwnNames::new(Some(address)),
+            Advertise::Listener | Advertise::Nothing => OwnNames::default(),
+        })
+    }
+
     /// Reads arguments, looks at the files they name, asks the boot guard.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use unibus_proto::signing::BodyHash;
@@ -52,6 +52,11 @@ fn declared(headers: &HeaderMap) -> Option<u64> {
     // One that hyper lets through unparsed counts as too large.
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
     Some(length.unwrap_or(u64::MAX))
+}
+
+/// Whether a body follows.
+pub(crate) fn is_declared(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || declared(headers).is_some_and(|length| length > 0)
 }
 
 /// Reads the body of at most `bytes_max` bytes. `keep` = false: only its hash is wanted.

@@ -27,7 +27,7 @@ use crate::access::Directory;
 use crate::config::args::BusAuth;
 use crate::config::limits::HttpLimits;
 use crate::http::pace::Paced;
-use crate::http::{HealthSource, answer};
+use crate::http::{HealthSource, OwnNames, answer};
 use crate::seats::Seats;
 use crate::shutdown::Shutdown;
 
@@ -52,6 +52,8 @@ pub(crate) struct PlaneParts {
     pub(crate) mode: BusAuth,
     /// Rooms in cleartext are refused.
     pub(crate) encrypted_rooms: bool,
+    /// By which it may be asked where nobody needs a login.
+    pub(crate) names: OwnNames,
 }
 
 impl ControlServer {
@@ -133,6 +135,7 @@ impl ControlServer {
             health: parts.health,
             mode: parts.mode,
             encrypted_rooms: parts.encrypted_rooms,
+            names: parts.names,
             addresses: PerAddress::new(self.limits.rate_per_second, self.limits.rate_burst),
             budget: Arc::clone(&self.budget),
             counters: Arc::clone(&self.counters),

@@ -23,7 +23,7 @@ use super::reply::{Body, json};
 use crate::access::Directory;
 use crate::config::args::BusAuth;
 use crate::config::limits::HttpLimits;
-use crate::http::HealthSource;
+use crate::http::{HealthSource, OwnNames};
 
 /// Attempts at a change that others get in the way of.
 const ATTEMPTS_MAX: usize = 16;
@@ -39,6 +39,8 @@ pub(crate) struct Plane {
     pub(crate) mode: BusAuth,
     /// Rooms in cleartext are refused.
     pub(crate) encrypted_rooms: bool,
+    /// By which it may be asked where nobody needs a login.
+    pub(crate) names: OwnNames,
     pub(crate) limits: HttpLimits,
     pub(crate) addresses: PerAddress,
     pub(crate) budget: Arc<Budget>,

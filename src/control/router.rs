@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue, RANGE};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
@@ -20,6 +21,7 @@ use crate::config::args::BusAuth;
 use crate::http::Surface;
 use crate::http::answer;
 use crate::http::pace::{Arrived, TooSlow};
+use crate::http::pages;
 
 /// What a call takes as its body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,7 +77,7 @@ pub(crate) struct Route {
 }
 
 /// Statuses that every call which asks for a signature can have.
-pub(crate) const COMMON_ANSWERS: [u16; 6] = [400, 401, 408, 413, 429, 503];
+pub(crate) const COMMON_ANSWERS: [u16; 9] = [400, 401, 403, 408, 413, 415, 421, 429, 503];
 
 macro_rules! route {
     ($method:literal $path:literal $operation:ident $takes:expr, $who:literal, $summary:literal, $answers:expr) => {
@@ -209,6 +211,9 @@ async fn try_serve(
         headers: &parts.headers,
     };
     let exempt = matches!(route.operation, Operation::Healthz | Operation::Livez);
+    if !exempt && plane.mode != BusAuth::Enforce {
+        refuse_pages(plane, route, &parts)?;
+    }
     let keep = !exempt && caller::is_promising(&head, plane.mode, &plane.directory);
     let body = receive(plane, route, &head, (client, incoming), keep).await?;
     if exempt {
@@ -236,6 +241,21 @@ async fn try_serve(
     };
     // Boxed: the handlers' futures are large, and one of them runs at a time.
     Box::pin(dispatch(route.operation, call)).await
+}
+
+/// Where a request needs no login, no stranger's page may have made it.
+fn refuse_pages(plane: &Plane, route: &Route, parts: &Parts) -> Result<(), Refusal> {
+    let has_json = matches!(route.takes, Json(_) | LargeJson(_) | MaybeJson(_))
+        && body::is_declared(&parts.headers);
+    let looked = plane.names.check(&parts.uri, &parts.headers);
+    let looked = looked.and_then(|()| match has_json {
+        true => pages::check_json(&parts.headers),
+        false => Ok(()),
+    });
+    looked.map_err(|foreign| Refusal {
+        close: true,
+        ..Refusal::new(foreign.status(), foreign.to_string())
+    })
 }
 
 async fn receive(

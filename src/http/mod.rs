@@ -5,9 +5,11 @@
 pub mod answer;
 pub mod health;
 pub(crate) mod pace;
+pub(crate) mod pages;
 pub mod server;
 
 pub use health::{
     Document, HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute,
 };
+pub use pages::OwnNames;
 pub use server::{HttpServer, Surface};

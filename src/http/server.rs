@@ -20,6 +20,7 @@ use unibus_broker::{ACCEPT_RETRY, AcceptFailures};
 use super::answer::{self, Body};
 use super::health::{Document, HealthSource};
 use super::pace::{Arrived, Paced, TooSlow};
+use super::pages::{Foreign, OwnNames};
 use crate::config::limits::HttpLimits;
 use crate::seats::{SeatCounts, Seats};
 use crate::shutdown::Shutdown;
@@ -52,6 +53,7 @@ pub struct HttpServer {
     limits: HttpLimits,
     connections: Arc<Semaphore>,
     seats: Arc<Seats>,
+    names: Option<Arc<OwnNames>>,
 }
 
 impl HttpServer {
@@ -72,7 +74,16 @@ impl HttpServer {
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             seats: Seats::new(each, Arc::<SeatCounts>::default()),
             limits,
+            names: None,
         })
+    }
+
+    /// Documents are told over loopback only to who asks for one of these names: a page in a browser of
+    /// this host could ask for another, that its author had point here, and read them.
+    #[must_use]
+    pub fn known_as(mut self, names: Option<OwnNames>) -> Self {
+        self.names = names.map(Arc::new);
+        self
     }
 
     /// Where it listens.
@@ -91,6 +102,7 @@ impl HttpServer {
             places: Arc::new(Places::new(&self.limits)),
             source,
             connections: Arc::clone(&self.connections),
+            names: self.names.clone(),
         };
         let mut failures = AcceptFailures::default();
         loop {
@@ -149,6 +161,8 @@ struct Served {
     places: Arc<Places>,
     source: Arc<dyn HealthSource>,
     connections: Arc<Semaphore>,
+    /// Those that are looked at on this connection.
+    names: Option<Arc<OwnNames>>,
 }
 
 /// What is given out to requests that want a document.
@@ -201,7 +215,10 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, served: Served, limits: HttpLimits) {
+async fn connection(stream: TcpStream, peer: SocketAddr, mut served: Served, limits: HttpLimits) {
+    if !peer.ip().to_canonical().is_loopback() {
+        served.names = None;
+    }
     // Who does not read, or hardly, does not hold its connection and what waits for it.
     let stream = Paced::new(stream, &limits);
     let arrived = stream.arrived();
@@ -236,6 +253,9 @@ async fn request_within(
             "the body is larger than allowed here",
         );
     }
+    if let Err(foreign) = served.check_name(&request) {
+        return answer::error(foreign.status(), &foreign.to_string());
+    }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let query = request.uri().query().unwrap_or_default().to_owned();
     let draining = arrived.keeping_up(limits, drained(request, limits));
@@ -260,6 +280,15 @@ fn is_reading(method: &Method) -> bool {
 }
 
 impl Served {
+    /// Health is anybody's to know.
+    fn check_name(&self, request: &Request<Incoming>) -> Result<(), Foreign> {
+        let is_probe = matches!(request.uri().path(), "/healthz" | "/livez");
+        match self.names.as_deref().filter(|_| !is_probe) {
+            Some(names) => names.check_host(request.uri(), request.headers()),
+            None => Ok(()),
+        }
+    }
+
     /// Lets a blocking thread make the document, so many at a time.
     async fn document(&self, path: &str, query: String) -> Option<Document> {
         let places = match path {

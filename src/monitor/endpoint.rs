@@ -30,7 +30,10 @@ impl Monitor {
         }
         let query = Parameters::parse(query);
         let made = self.make(path, &query, health);
-        let made = made.map(|document| called_back(document, &query));
+        let made = made.map(|document| match self.facts().jsonp {
+            true => called_back(document, &query),
+            false => document,
+        });
         Some(made.unwrap_or_else(|error| {
             self.requests().refuse();
             let words = error.to_string().into_bytes();
@@ -89,7 +92,8 @@ fn page(html: String) -> Document {
     document(HTML, Ok(html.into_bytes()))
 }
 
-/// JSONP: the document as the argument of the function that `callback` names, for pages of old.
+/// JSONP: the document as the argument of the function that `callback` names, for pages of old. Any page
+/// can read it, so only nodes that stand in for a nats-server offer it.
 fn called_back(document: Document, query: &Parameters) -> Document {
     let Some(name) = query.callback().filter(|_| document.content_type == JSON) else {
         return document;

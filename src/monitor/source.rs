@@ -54,6 +54,8 @@ pub struct Facts {
     pub max_storage: Option<u64>,
     /// JetStream requests with unknown fields are refused.
     pub strict: bool,
+    /// JSON documents are told to any web page that asks for JSONP, as by nats-server.
+    pub jsonp: bool,
     /// The operator's words about this node.
     pub tags: Vec<String>,
     /// The account of `$SYS`.

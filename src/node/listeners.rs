@@ -94,6 +94,7 @@ impl Listeners {
         };
         let http = open(health, Surface::Control, "--http-port").await?;
         let monitor = open(config.monitor_listen, Surface::Monitor, "--monitor-port").await?;
+        let monitor = monitor.map(|server| server.known_as(config.own_names()));
         Ok(Self {
             client,
             websocket,

@@ -105,6 +105,7 @@ fn facts(config: &NodeConfig, addresses: &Addresses, server_id: &str) -> Facts {
         max_memory: jetstream.and_then(|js| js.max_memory),
         max_storage: jetstream.and_then(|js| js.max_storage),
         strict: jetstream.is_some_and(|js| js.strict),
+        jsonp: config.own_names().is_none(),
         tags: config.server_tags.clone(),
         system_account: system_account.into(),
         jetstream_account: jetstream

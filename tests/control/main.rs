@@ -40,6 +40,7 @@ mod limits;
 mod measured;
 mod moving;
 mod openapi;
+mod pages;
 mod people;
 mod store;
 mod tls;

@@ -47,8 +47,8 @@ const HTTP: [&[u8]; 5] = [
     b"",
     PROBE,
     HALF_PROBE,
-    b"POST /rooms HTTP/1.1\r\nhost: n\r\ncontent-length: 99999\r\n\r\n{",
-    b"POST /rooms HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+    b"POST /rooms HTTP/1.1\r\nhost: n\r\ncontent-type: application/json\r\ncontent-length: 99999\r\n\r\n{",
+    b"POST /rooms HTTP/1.1\r\nhost: n\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n",
 ];
 
 /// A node with a store and monitoring, and more flags; its open files are limited where `files` says so.

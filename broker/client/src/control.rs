@@ -270,7 +270,11 @@ impl Control {
             request = request.header(name, value);
         }
         if !ask.body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/octet-stream");
+            let kind = match uri {
+                "/blobs" => "application/octet-stream",
+                _ => "application/json",
+            };
+            request = request.header(CONTENT_TYPE, kind);
         }
         let request = request.body(Full::new(ask.body.clone()));
         request.map_err(|error| Error::Options(format!("{server}: {error}")))
