@@ -156,7 +156,7 @@ fn check(inner: &Inner, change: &Change) -> Result<Members, AdmitError> {
 }
 
 /// Whether these voters can go on, given those of them that are alive.
-fn judge(next: &BTreeSet<NodeId>, alive: &BTreeSet<NodeId>) -> Result<(), String> {
+pub(crate) fn judge(next: &BTreeSet<NodeId>, alive: &BTreeSet<NodeId>) -> Result<(), String> {
     if next.is_empty() {
         return Err("it is the only voter: a cluster of none can't be".to_owned());
     }

@@ -17,13 +17,17 @@ pub(crate) use append::{
     PayloadKind, decode_append_request, decode_payload, encode_append_request, encode_payload,
 };
 
+use crate::belonging::ClusterId;
 use crate::types::{
-    AppendEntriesResponse, LogId, Membership, SnapshotMeta, SnapshotResponse, StoredMembership,
-    TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+    AppendEntriesResponse, LogId, Membership, Peer, SnapshotMeta, SnapshotResponse,
+    StoredMembership, TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest,
+    VoteResponse,
 };
 
 /// First byte of every message. A reader refuses any other value.
 pub(crate) const FORMAT: u8 = 1;
+/// First byte of a membership, and of what holds one, with the cluster's identity before the rest.
+const FORMAT_IDENTIFIED: u8 = 2;
 
 /// Bytes of one small struct, at most. A membership of a thousand members with long names fits.
 pub(crate) const SMALL_BYTES_MAX: usize = 256 * 1024;
@@ -91,32 +95,42 @@ pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<Option<LogId>, CodecError> {
 
 /// Encodes a membership.
 pub(crate) fn encode_membership(membership: &Membership) -> Result<Bytes, CodecError> {
-    encode("membership", mirror::Membership::from(membership))
+    let mirror = mirror::Membership::from(membership);
+    encode_identified("membership", cluster_of(membership), mirror)
 }
 
 /// Decodes [`encode_membership`].
 pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, CodecError> {
-    decode::<mirror::Membership>("membership", bytes)?.try_into()
+    let (id, mirror) = decode_identified::<mirror::Membership>("membership", bytes)?;
+    identified(mirror.try_into()?, id)
 }
 
 /// Encodes a membership with the log id that brought it.
 pub(crate) fn encode_stored_membership(stored: &StoredMembership) -> Result<Bytes, CodecError> {
-    encode("stored membership", mirror::StoredMembership::from(stored))
+    let (id, mirror) = (cluster_of(stored.membership()), stored.into());
+    encode_identified::<mirror::StoredMembership>("stored membership", id, mirror)
 }
 
 /// Decodes [`encode_stored_membership`].
 pub(crate) fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, CodecError> {
-    decode::<mirror::StoredMembership>("stored membership", bytes)?.try_into()
+    let (id, mirror) = decode_identified::<mirror::StoredMembership>("stored membership", bytes)?;
+    identified_stored(mirror.try_into()?, id)
 }
 
 /// Encodes the description of a snapshot.
 pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Result<Bytes, CodecError> {
-    encode("snapshot meta", mirror::SnapshotMeta::from(meta))
+    let id = cluster_of(meta.last_membership.membership());
+    encode_identified("snapshot meta", id, mirror::SnapshotMeta::from(meta))
 }
 
 /// Decodes [`encode_snapshot_meta`].
 pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
-    decode::<mirror::SnapshotMeta>("snapshot meta", bytes)?.try_into()
+    let (id, mirror) = decode_identified::<mirror::SnapshotMeta>("snapshot meta", bytes)?;
+    let meta: SnapshotMeta = mirror.try_into()?;
+    Ok(SnapshotMeta {
+        last_membership: identified_stored(meta.last_membership, id)?,
+        ..meta
+    })
 }
 
 /// Encodes the answer to AppendEntries.
@@ -211,6 +225,65 @@ pub(crate) fn encode_group_head(head: &GroupHead) -> Result<Bytes, CodecError> {
 /// Decodes [`encode_group_head`].
 pub(crate) fn decode_group_head(bytes: &[u8]) -> Result<GroupHead, CodecError> {
     decode::<mirror::GroupHead>("group head", bytes).map(Into::into)
+}
+
+/// The identity in a membership.
+pub(crate) fn cluster_of(membership: &Membership) -> Option<ClusterId> {
+    membership.nodes().find_map(|(_, peer)| peer.cluster)
+}
+
+/// The membership with this identity, or with none, in every entry.
+pub(crate) fn identified(
+    membership: Membership,
+    id: Option<ClusterId>,
+) -> Result<Membership, CodecError> {
+    if id.is_none() {
+        return Ok(membership);
+    }
+    let nodes = membership.nodes().map(|(node, peer)| {
+        let name = peer.name.clone();
+        (*node, Peer { name, cluster: id })
+    });
+    let nodes: std::collections::BTreeMap<u64, Peer> = nodes.collect();
+    let configs = membership.get_joint_config().clone();
+    Membership::new(configs, nodes).map_err(|error| malformed("membership", error))
+}
+
+fn identified_stored(
+    stored: StoredMembership,
+    id: Option<ClusterId>,
+) -> Result<StoredMembership, CodecError> {
+    let membership = identified(stored.membership().clone(), id)?;
+    Ok(StoredMembership::new(*stored.log_id(), membership))
+}
+
+/// As [`encode`], with an identity in front if there is one: who knows none reads what has none.
+fn encode_identified<T: Encode>(
+    what: &'static str,
+    id: Option<ClusterId>,
+    value: T,
+) -> Result<Bytes, CodecError> {
+    let Some(ClusterId(id)) = id else {
+        return encode(what, value);
+    };
+    let mut out = vec![FORMAT_IDENTIFIED];
+    out.extend_from_slice(&id);
+    encode_into(what, value, &mut out)?;
+    Ok(out.into())
+}
+
+fn decode_identified<T: Decode<()>>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<(Option<ClusterId>, T), CodecError> {
+    match bytes.split_first() {
+        Some((&FORMAT_IDENTIFIED, rest)) => {
+            let parts = rest.split_first_chunk();
+            let (id, rest) = parts.ok_or(CodecError::Truncated(bytes.len()))?;
+            Ok((Some(ClusterId(*id)), decode_exact(what, rest)?))
+        }
+        _ => Ok((None, decode(what, bytes)?)),
+    }
 }
 
 /// The bincode dialect: little endian, variable-length integers, bounded.

@@ -207,6 +207,9 @@ pub enum InitializeError {
     /// begins anew.
     #[error("this node lost its store and waits to be admitted by the others")]
     Rejoining,
+    /// A cluster has begun to admit this node, which forms no other then.
+    #[error("{0}")]
+    Elsewhere(String),
     /// The member list is empty or lacks this node.
     #[error("bad member list: {0}")]
     Members(String),

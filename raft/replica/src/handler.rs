@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 use unibus_proto::NodeId;
 
+use crate::belonging::ClusterId;
 use crate::change;
 use crate::codec;
 use crate::errors::{AdmitError, ProposeError};
 use crate::membership;
-use crate::network::Kind;
+use crate::network::{Head, Kind};
 use crate::queue::Answer;
 use crate::read::read_index;
 use crate::replica::{GROUP, Inner};
@@ -47,6 +48,8 @@ impl RpcHandler for Handler {
         match class {
             RpcClass::Vote | RpcClass::Append => raft_call(inner, from, request).boxed(),
             RpcClass::Snapshot => async move {
+                let named = transfer::cluster_named(&request);
+                belongs(&inner, from, named).await?;
                 if transfer::is_of_leader(&request) {
                     inner.contact.heard(from);
                 }
@@ -71,12 +74,32 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// Refuses calls of other clusters. A node that has nothing belongs to the first that calls it, from before
+/// it answers.
+async fn belongs(inner: &Arc<Inner>, from: NodeId, named: Option<ClusterId>) -> Result<(), String> {
+    match (inner.belonging.id(), named) {
+        (Some(own), Some(named)) if own == named => Ok(()),
+        (Some(own), Some(named)) => Err(format!(
+            "this node is of cluster {own}, the call of {named}"
+        )),
+        // A member may not have applied yet that there is an identity.
+        (Some(_), None) if membership::members(inner).names.contains_key(&from) => Ok(()),
+        (Some(own), None) => Err(format!("this node is of cluster {own}, the call of none")),
+        (None, Some(named)) if !inner.has_members() => {
+            let belonging = Arc::clone(&inner.belonging);
+            let admitting = tokio::task::spawn_blocking(move || belonging.admit(named));
+            admitting.await.map_err(text)?.map_err(text)?;
+            tracing::info!(cluster = %named, by = %from, "this node belongs to a cluster from now on");
+            Ok(())
+        }
+        (None, _) => Ok(()),
+    }
+}
+
 async fn raft_call(inner: Arc<Inner>, from: NodeId, mut request: Bytes) -> Result<Bytes, String> {
-    let kind = request
-        .try_get_u8()
-        .ok()
-        .and_then(Kind::from_wire)
-        .ok_or("unknown kind of call")?;
+    let head = Head::take(&mut request).ok_or("unknown kind of call")?;
+    let kind = head.kind;
+    belongs(&inner, from, head.cluster).await?;
     if matches!(kind, Kind::Vote | Kind::PreVote) && Instant::now() < inner.no_votes_before {
         return Err("started too recently to vote".to_owned());
     }
@@ -87,6 +110,7 @@ async fn raft_call(inner: Arc<Inner>, from: NodeId, mut request: Bytes) -> Resul
             let answer = raft.append_entries(call).await.map_err(text)?;
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                 inner.contact.heard(from);
+                inner.contact.leader_has_quorum(!head.quorum_lost);
             }
             codec::encode_append_response(&answer).map_err(text)
         }

@@ -5,6 +5,7 @@
 //! openraft and sled types never leave this crate.
 
 pub mod backup;
+mod belonging;
 mod blocks;
 mod change;
 mod checkpoint;
@@ -50,7 +51,9 @@ mod transfer;
 mod transport;
 mod types;
 mod vigil;
+mod watchdog;
 
+pub use belonging::{Belonging, CLUSTER_IDS_FROM, ClusterId};
 pub use change::Change;
 pub use errors::{
     AdmitError, CheckpointError, Damage, InitializeError, ProposeError, ReadError, StartError,

@@ -17,8 +17,10 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use unibus_state::{Effect, Location, State, decode_entry};
 
+use crate::belonging::Belonging;
 use crate::blocks::BlockStore;
 use crate::checkpoint::{CheckpointStore, Cut, Opened};
+use crate::codec;
 use crate::errors::StorageError;
 use crate::log::GroupLog;
 use crate::mend::Suspects;
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     /// Blocks that are or may be damaged.
     pub(crate) suspects: Suspects,
     observer: Arc<dyn Observer>,
+    belonging: Arc<Belonging>,
 }
 
 impl Shared {
@@ -138,6 +141,7 @@ impl Machine {
         blocks: Arc<BlockStore>,
         log: GroupLog,
         observer: Arc<dyn Observer>,
+        belonging: Arc<Belonging>,
     ) -> Self {
         let effects = everything(&opened.state, &BTreeSet::new());
         observer.applied(&opened.state, &effects);
@@ -151,6 +155,7 @@ impl Machine {
             members_since: AtomicU64::new(since(&opened.meta.last_membership)),
             suspects: Suspects::default(),
             observer,
+            belonging,
         });
         Self {
             shared,
@@ -176,6 +181,7 @@ impl Machine {
         let mut answers: Vec<(ApplyResponder<TypeConfig>, Reply)> = Vec::new();
         let mut effects = Vec::new();
         let mut bytes = 0;
+        let mut changed = None;
         let shared = Arc::clone(&self.shared);
         let mut writer = shared.blocks.writer();
         {
@@ -189,6 +195,7 @@ impl Machine {
                 match entry.payload {
                     EntryPayload::Blank => {}
                     EntryPayload::Membership(membership) => {
+                        changed = codec::cluster_of(&membership).or(changed);
                         self.membership = StoredMembership::new(Some(entry.log_id), membership);
                         shared.members_since.store(index, Ordering::Relaxed);
                     }
@@ -206,6 +213,9 @@ impl Machine {
             writer.publish();
         }
         writer.write_out()?;
+        if let Some(id) = changed {
+            shared.belonging.confirm(id)?;
+        }
         shared
             .bytes_since_checkpoint
             .fetch_add(bytes, Ordering::Relaxed);
@@ -267,9 +277,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Arc<SnapshotDir>,
     ) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let state = tokio::task::spawn_blocking(move || shared.store.install(&snapshot))
-            .await
-            .map_err(io::Error::other)??;
+        let id = codec::cluster_of(meta.last_membership.membership());
+        let installing = tokio::task::spawn_blocking(move || {
+            if let Some(id) = id {
+                shared.belonging.confirm(id)?;
+            }
+            io::Result::Ok(shared.store.install(&snapshot)?)
+        });
+        let state = installing.await.map_err(io::Error::other)??;
         let before = names(&self.shared.state.read());
         let effects = everything(&state, &before);
         *self.shared.state.write() = state;

@@ -13,6 +13,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
+use crate::belonging::{CLUSTER_IDS_FROM, ClusterId};
+use crate::change;
+use crate::codec;
 use crate::errors::{AdmitError, InitializeError};
 use crate::replica::{GROUP, Inner, RaftCore};
 use crate::rpc::{Join, JoinAnswer, decode_join_answer, encode_join};
@@ -43,10 +46,19 @@ pub(crate) async fn initialize(
             inner.id.0
         )));
     }
+    // Members that know no identities could not read a membership with one: it is given later.
+    let cluster = knows_identities(inner, members.keys())
+        .then(|| ClusterId::of(members.keys().map(|id| id.0)));
     let nodes: BTreeMap<u64, Peer> = members
         .into_iter()
-        .map(|(id, name)| (id.0, Peer { name }))
+        .map(|(id, name)| (id.0, Peer { name, cluster }))
         .collect();
+    if inner.has_members() {
+        return Err(InitializeError::NotPristine);
+    }
+    if let Some(id) = cluster {
+        found(inner, id).await?;
+    }
     match inner.raft.initialize(nodes).await {
         Ok(()) => Ok(()),
         Err(RaftError::APIError(RaftInitializeError::NotAllowed(_))) => {
@@ -55,6 +67,43 @@ pub(crate) async fn initialize(
         Err(RaftError::APIError(error)) => Err(InitializeError::Members(error.to_string())),
         Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
     }
+}
+
+/// Whether these nodes are there, this one aside, and know identities of clusters.
+fn knows_identities<'a>(inner: &Inner, ids: impl IntoIterator<Item = &'a NodeId>) -> bool {
+    let mut others = ids.into_iter().filter(|id| **id != inner.id);
+    others.all(|id| inner.transport.protocol(*id) >= Some(CLUSTER_IDS_FROM))
+}
+
+/// From here on this node takes part in no other cluster.
+async fn found(inner: &Inner, id: ClusterId) -> Result<(), InitializeError> {
+    let belonging = Arc::clone(&inner.belonging);
+    let founding = tokio::task::spawn_blocking(move || belonging.found(id));
+    let founded = founding.await.map_err(|_| InitializeError::Stopped)?;
+    founded.map_err(|error| InitializeError::Elsewhere(error.to_string()))
+}
+
+/// Gives a cluster of the time before there were identities one, once every voter knows them. The caller
+/// holds `admitting`.
+async fn identify(inner: &Inner) -> Result<(), AdmitError> {
+    let members = members(inner);
+    let connected = inner.transport.connected();
+    // A learner that is away may never come back.
+    let is_asked = |id: &&NodeId| members.voters.contains(id) || connected.contains(id);
+    let asked = members.names.keys().filter(is_asked);
+    if members.cluster.is_some() || !knows_identities(inner, asked) {
+        return Ok(());
+    }
+    let id = ClusterId::of(members.names.keys().map(|id| id.0));
+    let nodes = members.names.into_iter().map(|(node, name)| {
+        let cluster = Some(id);
+        (node.0, Peer { name, cluster })
+    });
+    let nodes = ChangeMembers::SetNodes(nodes.collect());
+    let named = inner.raft.change_membership(nodes, true).await;
+    named.map_err(refused)?;
+    tracing::info!(cluster = %id, "the cluster has an identity from now on");
+    Ok(())
 }
 
 /// The only voter has nobody to wait for: it stands for election at once.
@@ -150,6 +199,30 @@ async fn admit_here(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
     promote(inner, join).await
 }
 
+/// As [`admit`] does on the leader, for a node that nobody but itself wants: it gets no vote while voters are
+/// away, unless it takes the place of one of its name. Answers with the names of those that are.
+pub(crate) async fn welcome(inner: &Inner, join: &Join) -> Result<Vec<String>, AdmitError> {
+    match enlist(inner, join).await? {
+        Standing::Admitted => return Ok(Vec::new()),
+        Standing::Voter => {}
+        Standing::Learner => wait_caught_up(inner, join.id).await?,
+    }
+    let members = members(inner);
+    let mut voters = members.voters.iter();
+    if !voters.any(|id| members.replaces(join, id)) {
+        let connected = inner.transport.connected();
+        let is_away = |id: &&NodeId| **id != inner.id && !connected.contains(id);
+        let away = members.voters.iter().filter(is_away);
+        let away = away.map(|id| members.names.get(id).cloned().unwrap_or_default());
+        let away: Vec<String> = away.collect();
+        if !away.is_empty() {
+            return Ok(away);
+        }
+    }
+    promote(inner, join).await?;
+    Ok(Vec::new())
+}
+
 /// Makes the node a learner, or gives a voter its new name.
 async fn enlist(inner: &Inner, join: &Join) -> Result<Standing, AdmitError> {
     let _one_at_a_time = inner.admitting.lock().await;
@@ -179,8 +252,16 @@ async fn enlist(inner: &Inner, join: &Join) -> Result<Standing, AdmitError> {
             Standing::Learner
         });
     }
+    if members.cluster.is_some() && !knows_identities(inner, [&join.id]) {
+        return Err(AdmitError::Refused(format!(
+            "{} is not connected, or runs a version from before clusters had identities: start it with the \
+             version of the others",
+            join.name
+        )));
+    }
     let peer = Peer {
         name: join.name.clone(),
+        cluster: members.cluster,
     };
     if is_voter {
         // The same node under a new name: nothing to catch up with.
@@ -220,6 +301,14 @@ async fn promote(inner: &Inner, join: &Join) -> Result<(), AdmitError> {
     {
         return Ok(());
     }
+    let connected = inner.transport.connected();
+    let next_ids = next.iter().map(|id| NodeId(*id)).collect();
+    let is_there = |id: &NodeId| *id == inner.id || connected.contains(id);
+    change::judge(
+        &next_ids,
+        &next_ids.iter().copied().filter(is_there).collect(),
+    )
+    .map_err(AdmitError::Refused)?;
     tracing::info!(id = join.id.0, name = %join.name, voters = next.len(), "admitting a voter");
     inner
         .raft
@@ -251,12 +340,14 @@ pub(crate) async fn watch(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     let mut leadership = inner.leadership.clone();
     while !*stop.borrow() {
         let leads = leadership.borrow_and_update().is_leader;
-        if leads && members(&inner).is_joint {
+        let known = members(&inner);
+        if leads && (known.is_joint || known.cluster.is_none()) {
             let finished = tokio::select! {
                 _ = stop.changed() => break,
                 finished = async {
                     let _one_at_a_time = inner.admitting.lock().await;
-                    finish_joint(&inner).await
+                    finish_joint(&inner).await?;
+                    identify(&inner).await
                 } => finished,
             };
             if let Err(error) = finished {
@@ -304,6 +395,8 @@ pub(crate) struct Members {
     pub(crate) voters: BTreeSet<NodeId>,
     /// A change of voters is between its two steps.
     is_joint: bool,
+    /// The cluster's identity.
+    pub(crate) cluster: Option<ClusterId>,
     /// Of all members.
     pub(crate) names: BTreeMap<NodeId, String>,
 }
@@ -324,6 +417,7 @@ pub(crate) fn members(inner: &Inner) -> Members {
     Members {
         voters: voters.map(NodeId).collect(),
         is_joint: configs.len() > 1,
+        cluster: codec::cluster_of(membership),
         names: membership
             .nodes()
             .map(|(id, peer)| (NodeId(*id), peer.name.clone()))

@@ -3,9 +3,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
@@ -13,6 +14,7 @@ use openraft::network::RPCOption;
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use unibus_proto::NodeId;
 
+use crate::belonging::{Belonging, CLUSTER_IDS_FROM, ClusterId, ID_BYTES};
 use crate::codec::{self, CodecError};
 use crate::lease::Told;
 use crate::machine::Snapshot;
@@ -51,12 +53,64 @@ impl Kind {
     }
 }
 
-/// The kind, then the message.
-fn frame(kind: Kind, message: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(1 + message.len());
-    out.put_u8(kind as u8);
-    out.put_slice(message);
-    out.freeze()
+/// Set in the first byte of a request with a [`Head`] of more than its kind.
+const EXTENDED: u8 = 0x80;
+/// In the second byte of such a one: the cluster's identity follows.
+const IDENTIFIED: u8 = 1;
+/// In the second byte: the sender, which leads, has not been acknowledged by a quorum lately.
+const QUORUM_LOST: u8 = 2;
+
+/// What stands before the message of a request of class Vote or Append. Peers that don't know identities are
+/// told the kind only.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Head {
+    pub(crate) kind: Kind,
+    /// The sender's cluster, where it has an identity.
+    pub(crate) cluster: Option<ClusterId>,
+    /// The sender leads and can commit nothing.
+    pub(crate) quorum_lost: bool,
+}
+
+impl Head {
+    /// The head, then the message. With nothing but the kind for a peer that knows no more.
+    fn frame(self, knows_more: bool, message: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(2 + ID_BYTES + message.len());
+        if knows_more {
+            out.put_u8(self.kind as u8 | EXTENDED);
+            let identified = self.cluster.map_or(0, |_| IDENTIFIED);
+            out.put_u8(identified | if self.quorum_lost { QUORUM_LOST } else { 0 });
+            if let Some(ClusterId(id)) = self.cluster {
+                out.put_slice(&id);
+            }
+        } else {
+            out.put_u8(self.kind as u8);
+        }
+        out.put_slice(message);
+        out.freeze()
+    }
+
+    /// Takes the head off a request; `None` if it is none.
+    pub(crate) fn take(request: &mut Bytes) -> Option<Self> {
+        let first = request.try_get_u8().ok()?;
+        let kind = Kind::from_wire(first & !EXTENDED)?;
+        let flags = match first & EXTENDED {
+            0 => 0,
+            _ => request.try_get_u8().ok()?,
+        };
+        if flags & !(IDENTIFIED | QUORUM_LOST) != 0 {
+            return None;
+        }
+        let mut id = [0; ID_BYTES];
+        let identified = flags & IDENTIFIED != 0;
+        if identified {
+            request.try_copy_to_slice(&mut id).ok()?;
+        }
+        Some(Self {
+            kind,
+            cluster: identified.then_some(ClusterId(id)),
+            quorum_lost: flags & QUORUM_LOST != 0,
+        })
+    }
 }
 
 /// Makes the connections openraft asks for.
@@ -68,6 +122,10 @@ pub(crate) struct Network {
     pub(crate) append_timeout: Duration,
     /// What followers have been told is committed.
     pub(crate) told: Arc<Told>,
+    /// The cluster that calls are made for.
+    pub(crate) belonging: Arc<Belonging>,
+    /// Whether this node leads without a quorum.
+    pub(crate) quorum_lost: Arc<AtomicBool>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -104,6 +162,25 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The request with what a peer of its version is told before the message.
+    fn request(&self, kind: Kind, message: &[u8]) -> Bytes {
+        let Network {
+            transport,
+            belonging,
+            quorum_lost,
+            ..
+        } = &self.network;
+        let head = Head {
+            kind,
+            cluster: belonging.id(),
+            quorum_lost: kind == Kind::Append && quorum_lost.load(Ordering::Relaxed),
+        };
+        head.frame(
+            transport.protocol(self.target) >= Some(CLUSTER_IDS_FROM),
+            message,
+        )
+    }
+
     async fn call(
         &self,
         class: RpcClass,
@@ -146,7 +223,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         self.network.told.note(rpc.leader_commit.as_ref());
         let size = Duration::from_secs_f64(message.len() as f64 / APPEND_FLOOR_RATE);
         let timeout = option.hard_ttl().max(self.append_timeout + size);
-        let request = frame(Kind::Append, &message);
+        let request = self.request(Kind::Append, &message);
         let answer = self
             .call(self.class, RPCTypes::AppendEntries, request, timeout)
             .await?;
@@ -158,7 +235,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: VoteRequest,
         option: RPCOption,
     ) -> Result<VoteResponse, RPCError<TypeConfig>> {
-        let request = frame(Kind::Vote, &codec::encode_vote_request(&rpc).map_err(bad)?);
+        let message = codec::encode_vote_request(&rpc).map_err(bad)?;
+        let request = self.request(Kind::Vote, &message);
         let answer = self
             .call(RpcClass::Vote, RPCTypes::Vote, request, option.hard_ttl())
             .await?;
@@ -171,7 +249,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse, RPCError<TypeConfig>> {
         let message = codec::encode_vote_request(&rpc).map_err(bad)?;
-        let request = frame(Kind::PreVote, &message);
+        let request = self.request(Kind::PreVote, &message);
         let answer = self
             .call(RpcClass::Vote, RPCTypes::Vote, request, option.hard_ttl())
             .await?;
@@ -186,7 +264,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         _option: RPCOption,
     ) -> Result<SnapshotResponse, StreamingError<TypeConfig>> {
         let transport = &self.network.transport;
-        let sending = transfer::send(transport, self.target, &vote, &snapshot.snapshot);
+        let knows = transport.protocol(self.target) >= Some(CLUSTER_IDS_FROM);
+        let cluster = self.network.belonging.id().filter(|_| knows);
+        let target = (self.target, cluster);
+        let sending = transfer::send(transport, target, &vote, &snapshot.snapshot);
         tokio::select! {
             sent = sending => sent.map_err(|error| match error {
                 transfer::SendError::Transport(error @ TransportError::Unreachable(_)) => {
@@ -207,7 +288,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse, RPCError<TypeConfig>> {
         let message = codec::encode_transfer_request(&req).map_err(bad)?;
-        let request = frame(Kind::TransferLeader, &message);
+        let request = self.request(Kind::TransferLeader, &message);
         let answer = self
             .call(
                 RpcClass::Vote,
@@ -217,5 +298,41 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             )
             .await?;
         codec::decode_transfer_response(&answer).map_err(bad)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Head, Kind};
+    use crate::belonging::ClusterId;
+
+    #[test]
+    fn heads_round_trip_and_older_peers_read_the_kind_alone() {
+        for cluster in [None, Some(ClusterId::of([1]))] {
+            for quorum_lost in [false, true] {
+                let head = Head {
+                    kind: Kind::Append,
+                    cluster,
+                    quorum_lost,
+                };
+                let mut request = head.frame(true, b"rest");
+                let whole = request.clone();
+                assert_eq!(Head::take(&mut request), Some(head));
+                assert_eq!(&request[..], b"rest");
+                let head_bytes = whole.len() - 4;
+                for len in 0..head_bytes {
+                    assert_eq!(Head::take(&mut whole.slice(..len)), None, "{len}");
+                }
+                let bare = head.frame(false, b"rest");
+                assert_eq!(&bare[..], b"\x01rest");
+                let taken = Head::take(&mut bare.clone()).unwrap();
+                assert_eq!((taken.cluster, taken.quorum_lost), (None, false));
+            }
+        }
+        for unknown in [&[0][..], &[9], &[0x81, 4], &[0x89, 0]] {
+            assert_eq!(Head::take(&mut Bytes::copy_from_slice(unknown)), None);
+        }
     }
 }

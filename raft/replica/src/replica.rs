@@ -2,8 +2,8 @@
 //! hands requests to the part that serves them. No logic of its own beyond starting and stopping.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use unibus_proto::NodeId;
 use unibus_state::{Effect, EncodedBatch, Location, State};
 
 use crate::backup::BackupSource;
+use crate::belonging::Belonging;
 use crate::change::{self, Change};
 use crate::driver;
 use crate::errors::{
@@ -42,6 +43,7 @@ use crate::transfer::Receiver;
 use crate::transport::{GroupId, RpcClass, RpcHandler, Transport};
 use crate::types::TypeConfig;
 use crate::vigil;
+use crate::watchdog;
 
 /// The group this version runs.
 pub(crate) const GROUP: GroupId = GroupId(0);
@@ -119,6 +121,10 @@ pub(crate) struct Inner {
     pub(crate) pause: Pause,
     /// Index up to which the log may be purged by the next checkpoint.
     pub(crate) previous_checkpoint: AtomicU64,
+    /// The cluster that this node belongs to.
+    pub(crate) belonging: Arc<Belonging>,
+    /// Why consensus is no more, where its metrics don't tell.
+    pub(crate) ended: OnceLock<String>,
     /// Becomes true when the replica stops.
     pub(crate) stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -198,6 +204,21 @@ async fn start_core(
     raft.map_err(failed)
 }
 
+/// Whether the node had state when it started, and how long it gives no vote because of that.
+async fn come_back(
+    raft: &RaftCore,
+    id: NodeId,
+    options: &ReplicaOptions,
+    belonging: &Belonging,
+) -> Result<(bool, Duration), StartError> {
+    if !raft.is_initialized().await.map_err(failed)? {
+        belonging.forget_founding();
+        return Ok((false, Duration::ZERO));
+    }
+    membership::lead_if_alone(raft, id).await.map_err(failed)?;
+    Ok((true, options.election_min))
+}
+
 /// What waits for reads, and the lease that answers most of them.
 fn start_reads(
     options: &ReplicaOptions,
@@ -231,26 +252,25 @@ impl Replica {
             opened,
             blocks,
             rejoin,
+            belonging,
         } = store;
+        let own = Arc::clone(&belonging);
         let group = log.group(GROUP);
-        let making = move || Machine::new(opened, blocks, group, observer);
+        let making = move || Machine::new(opened, blocks, group, observer, own);
         let machine = tokio::task::spawn_blocking(making).await.map_err(failed)?;
         let shared = machine.shared();
         let told = Arc::new(Told::default());
+        let quorum_lost = Arc::new(AtomicBool::new(false));
         let network = Network {
             id,
             transport: Arc::clone(&transport),
             append_timeout: APPEND_TIMEOUT,
             told: Arc::clone(&told),
+            belonging: Arc::clone(&belonging),
+            quorum_lost: Arc::clone(&quorum_lost),
         };
         let raft = start_core(&options, network, &log, machine).await?;
-        let returning = raft.is_initialized().await.map_err(failed)?;
-        let silence = if returning {
-            membership::lead_if_alone(&raft, id).await.map_err(failed)?;
-            options.election_min
-        } else {
-            Duration::ZERO
-        };
+        let (returning, silence) = come_back(&raft, id, &options, &belonging).await?;
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         let checkpoint = shared
             .store
@@ -281,12 +301,14 @@ impl Replica {
             handing_over: tokio::sync::Mutex::new(()),
             pause: Pause::new(),
             previous_checkpoint: AtomicU64::new(checkpoint),
+            belonging,
+            ended: OnceLock::new(),
             stop: watch::channel(false).0,
             tasks: Mutex::new(Vec::new()),
             log: Mutex::new(Some(log)),
             options,
         });
-        inner.spawn_tasks(leadership_sender);
+        inner.spawn_tasks(leadership_sender, quorum_lost);
         if let Some(rejoin) = rejoin {
             let watching = membership::watch_rejoin(Arc::clone(&inner), rejoin);
             inner.tasks.lock().push(tokio::spawn(watching));
@@ -436,6 +458,20 @@ impl Replica {
         membership::admit(&self.inner, &join).await
     }
 
+    /// As [`Self::admit`], on the leader, for a node that asks by itself to be a member: while voters are away
+    /// it has no vote, unless it takes the place of one of its name. Answers with their names; none = it votes.
+    ///
+    /// # Errors
+    /// [`AdmitError`]; asking again is safe.
+    pub async fn welcome(&self, id: NodeId, name: String) -> Result<Vec<String>, AdmitError> {
+        let join = Join {
+            id,
+            name,
+            forwarded: false,
+        };
+        membership::welcome(&self.inner, &join).await
+    }
+
     /// Removes a member, or puts another node in its place. Works on any member (it asks the leader); safe
     /// to repeat: a change that is made already is no error, and [`AdmitError::NoLeader`] is worth another
     /// attempt.
@@ -511,7 +547,11 @@ impl Inner {
         }
     }
 
-    fn spawn_tasks(self: &Arc<Self>, publish: watch::Sender<Leadership>) {
+    fn spawn_tasks(
+        self: &Arc<Self>,
+        publish: watch::Sender<Leadership>,
+        quorum_lost: Arc<AtomicBool>,
+    ) {
         let proposer = Proposer {
             id: self.id,
             queue: Arc::clone(&self.queue),
@@ -528,7 +568,7 @@ impl Inner {
         let watching = status::watch_leadership(
             self.raft.clone(),
             Arc::clone(&self.contact),
-            publish,
+            (publish, quorum_lost),
             self.options.heartbeat,
             self.options.stale(),
             self.stop.subscribe(),
@@ -543,7 +583,15 @@ impl Inner {
             tokio::spawn(mend::scrub(Arc::clone(self), self.stop.subscribe())),
             tokio::spawn(membership::watch(Arc::clone(self), self.stop.subscribe())),
             tokio::spawn(vigil::keep(Arc::clone(self), self.stop.subscribe())),
+            tokio::spawn(watchdog::watch(Arc::clone(self), self.stop.subscribe())),
         ]);
+    }
+
+    /// Whether this node has a membership, committed or not.
+    pub(crate) fn has_members(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        self.returning || metrics.membership_config.voter_ids().next().is_some()
     }
 
     pub(crate) fn status(&self) -> ReplicaStatus {
@@ -568,12 +616,14 @@ impl Inner {
             // The metrics of a fresh start may not show the membership that is in the log yet.
             rejoining: self.rejoining.load(Ordering::Relaxed),
             initialized: self.returning || membership.voter_ids().next().is_some(),
+            cluster_id: self.belonging.id(),
+            awaits: self.belonging.admitted(),
             sled_bytes: self.shared.store.sled_bytes().unwrap_or(0),
             cache_bytes: self.shared.blocks.cached_bytes(),
             bytes_since_checkpoint: self.shared.bytes_since_checkpoint.load(Ordering::Relaxed),
             damaged_blocks: self.shared.suspects.damaged(),
             mended_blocks: self.shared.suspects.mended(),
-            fatal: fatal(&metrics, &self.shared),
+            fatal: fatal(&metrics, &self.shared).or_else(|| self.ended.get().cloned()),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use openraft::storage::RaftLogStorage;
 use unibus_proto::NodeId;
 
+use crate::belonging::ClusterId;
 use crate::blocks::sync_dir;
 use crate::errors::StorageError;
 use crate::identity::{self, Identity};
@@ -158,8 +159,11 @@ fn sync_file(path: &Path, entry: &FileEntry) -> Result<(), StorageError> {
 
 /// The same content, of a cluster that has this one voter.
 fn manifest_of(manifest: Manifest, id: NodeId, name: &str) -> Result<Manifest, StorageError> {
+    // What follows is another history than that of the cluster it comes from: nodes of that one, which may
+    // still be there, must not take part in this one.
     let peer = Peer {
         name: name.to_owned(),
+        cluster: Some(ClusterId::of([id.0])),
     };
     let voters = vec![BTreeSet::from([id.0])];
     let membership = Membership::new(voters, BTreeMap::from([(id.0, peer)]))

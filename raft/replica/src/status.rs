@@ -1,6 +1,8 @@
 //! Who leads and how this replica stands: what `/healthz`, the directory and JetStream look at.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -12,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use unibus_proto::NodeId;
 
+use crate::belonging::ClusterId;
 use crate::replica::{Metrics, RaftCore};
 use crate::types::TypeConfig;
 
@@ -50,6 +53,10 @@ pub struct ReplicaStatus {
     pub has_quorum: bool,
     /// Whether this node belongs to a cluster (has a membership).
     pub initialized: bool,
+    /// The identity of its cluster; `None` where it has none yet.
+    pub cluster_id: Option<ClusterId>,
+    /// The cluster that has begun to admit this node: it takes part in no other, and forms none.
+    pub awaits: Option<ClusterId>,
     /// Whether this node lost its store and has not been admitted again: it gives no vote.
     pub rejoining: bool,
     /// Size of the sled database on disk, bytes.
@@ -73,6 +80,8 @@ pub(crate) struct Contact {
     heard: Mutex<[Option<(NodeId, Instant)>; 2]>,
     /// Silence after which a leader is none.
     stale: Duration,
+    /// The leader said with its last request that it can commit nothing.
+    quorum_lost: AtomicBool,
     /// A leader is heard of who was none until now.
     news: Notify,
 }
@@ -83,6 +92,7 @@ impl Contact {
             start: Instant::now(),
             heard: Mutex::default(),
             stale,
+            quorum_lost: AtomicBool::new(false),
             news: Notify::new(),
         }
     }
@@ -104,6 +114,13 @@ impl Contact {
         }
         heard[0] = Some((leader, Instant::now()));
         if last.is_none_or(|(last, at)| last != leader || at.elapsed() >= self.stale) {
+            self.news.notify_one();
+        }
+    }
+
+    /// What the leader's request said of its quorum.
+    pub(crate) fn leader_has_quorum(&self, has: bool) {
+        if self.quorum_lost.swap(!has, Ordering::Relaxed) == has {
             self.news.notify_one();
         }
     }
@@ -141,7 +158,7 @@ pub(crate) fn has_quorum(metrics: &Metrics, contact: &Contact, stale: Duration) 
             let acked = metrics.last_quorum_acked.as_deref();
             alone || acked.is_some_and(|acked| acked.elapsed() < stale)
         }
-        Some(_) => contact.age() < stale,
+        Some(_) => contact.age() < stale && !contact.quorum_lost.load(Ordering::Relaxed),
         None => false,
     }
 }
@@ -197,17 +214,26 @@ impl Views {
 /// Publishes [`Leadership`] whenever it changes, until the replica stops.
 pub(crate) async fn watch_leadership(
     raft: RaftCore,
-    contact: std::sync::Arc<Contact>,
-    publish: watch::Sender<Leadership>,
+    contact: Arc<Contact>,
+    (publish, quorum_lost): (watch::Sender<Leadership>, Arc<AtomicBool>),
     heartbeat: Duration,
     stale: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut views = Views::new(&raft);
+    let mut reign: Option<(u64, Instant)> = None;
     while !*stop.borrow() {
         let metrics = views.latest();
         let elected = metrics.current_leader == Some(metrics.id);
         let now = leadership(&metrics, &contact, stale);
+        // A new leader has not been acknowledged by anybody yet.
+        reign = elected.then(|| match reign {
+            Some(reign) if reign.0 == metrics.current_term => reign,
+            _ => (metrics.current_term, Instant::now()),
+        });
+        let is_settled = reign.is_some_and(|(_, since)| since.elapsed() >= stale);
+        let is_lost = is_settled && !has_quorum(&metrics, &contact, stale);
+        quorum_lost.store(is_lost, Ordering::Relaxed);
         publish.send_if_modified(|published| {
             let changed = *published != now;
             *published = now;

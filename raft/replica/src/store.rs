@@ -13,8 +13,10 @@ use std::sync::Arc;
 
 use unibus_proto::NodeId;
 
+use crate::belonging::{Belonging, Elsewhere};
 use crate::blocks::{BlockStore, list, sync_dir};
 use crate::checkpoint::{CheckpointOptions, CheckpointStore, Looked, Opened};
+use crate::codec;
 use crate::errors::{Damage, StartError, StorageError};
 use crate::identity::{self, Found, Identity};
 use crate::log::{Log, LogOptions, salvage};
@@ -48,6 +50,7 @@ pub struct OpenStore {
     pub(crate) opened: Opened,
     pub(crate) blocks: Arc<BlockStore>,
     pub(crate) rejoin: Option<Rejoin>,
+    pub(crate) belonging: Arc<Belonging>,
 }
 
 impl OpenStore {
@@ -84,6 +87,12 @@ impl OpenStore {
     /// The node's id.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// Which cluster the node belongs to, kept up to date while it runs.
+    #[must_use]
+    pub fn belonging(&self) -> Arc<Belonging> {
+        Arc::clone(&self.belonging)
     }
 
     /// Whether the node lost its store and waits to be admitted by the others.
@@ -333,7 +342,15 @@ fn finish(
             identity::write(folder, &identity)?;
         }
     }
+    let belonging = Belonging::read(dir)?;
+    if let Some(id) = codec::cluster_of(opened.meta.last_membership.membership()) {
+        belonging.confirm(id).map_err(|error| match error {
+            Elsewhere::Storage(error) => StartError::Storage(error),
+            Elsewhere::Other { .. } => StartError::Raft(error.to_string()),
+        })?;
+    }
     Ok(OpenStore {
+        belonging: Arc::new(belonging),
         id: identity.id(),
         options,
         log,

@@ -6,6 +6,7 @@ mod damage;
 mod durable;
 mod failover;
 mod harness;
+mod identity;
 mod indexes;
 mod reads;
 mod single;

@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 use unibus_proto::NodeId;
 
+use crate::belonging::{ClusterId, ID_BYTES};
 use crate::blocks::{BlockKey, BlockStore, digest_prefix};
 use crate::codec;
 use crate::disk;
@@ -25,6 +26,8 @@ use crate::transport::{RpcClass, Transport, TransportError};
 use crate::types::{SnapshotResponse, Vote};
 
 const FORMAT: u8 = 1;
+/// The sender's cluster stands behind the snapshot's id.
+const FORMAT_IDENTIFIED: u8 = 2;
 /// File bytes in one request.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes of a request, at most: a manifest of 4 TiB in full blocks fits.
@@ -38,7 +41,7 @@ const BLOCK: u8 = 4;
 
 /// Asks for bytes of a block, by place in the state's terms.
 pub(crate) fn encode_block_request(key: BlockKey, offset: u32, len: u32) -> Bytes {
-    let mut out = head(BLOCK, &[0; 32]);
+    let mut out = head(BLOCK, &[0; 32], None);
     out.put_u64_le(key.0);
     out.put_u32_le(key.1);
     out.put_u32_le(offset);
@@ -76,16 +79,16 @@ pub(crate) enum SendError {
     Join(#[from] tokio::task::JoinError),
 }
 
-/// Sends a snapshot and has it installed.
+/// Sends a snapshot and has it installed. `cluster` is named to a peer that knows identities.
 pub(crate) async fn send(
     transport: &Arc<dyn Transport>,
-    target: NodeId,
+    (target, cluster): (NodeId, Option<ClusterId>),
     vote: &Vote,
     snapshot: &Arc<SnapshotDir>,
 ) -> Result<SnapshotResponse, SendError> {
     let call = |request: Bytes| transport.call(target, RpcClass::Snapshot, GROUP, request);
     let id = *blake3::hash(&snapshot.manifest_bytes).as_bytes();
-    let mut begin = head(BEGIN, &id);
+    let mut begin = head(BEGIN, &id, cluster);
     put_bytes(&mut begin, &snapshot.manifest_bytes);
     let mut held = Reader::new(call(begin.freeze()).await?);
     let files = snapshot.manifest.files();
@@ -102,7 +105,7 @@ pub(crate) async fn send(
             let path = snapshot.file(name);
             let bytes =
                 tokio::task::spawn_blocking(move || read_chunk(&path, offset, len)).await??;
-            let mut chunk = head(CHUNK, &id);
+            let mut chunk = head(CHUNK, &id, cluster);
             chunk.put_u32_le(u32::try_from(number).map_err(|_| FrameError("too many files"))?);
             chunk.put_u64_le(offset);
             chunk.put_slice(&bytes);
@@ -113,18 +116,28 @@ pub(crate) async fn send(
             offset = next;
         }
     }
-    let mut finish = head(FINISH, &id);
+    let mut finish = head(FINISH, &id, cluster);
     put_bytes(&mut finish, &codec::encode_vote(vote)?);
     let answer = call(finish.freeze()).await?;
     Ok(codec::decode_snapshot_response(&answer)?)
 }
 
-fn head(kind: u8, id: &[u8; 32]) -> BytesMut {
+fn head(kind: u8, id: &[u8; 32], cluster: Option<ClusterId>) -> BytesMut {
     let mut out = BytesMut::new();
-    out.put_u8(FORMAT);
+    out.put_u8(cluster.map_or(FORMAT, |_| FORMAT_IDENTIFIED));
     out.put_u8(kind);
     out.put_slice(id);
+    if let Some(ClusterId(cluster)) = cluster {
+        out.put_slice(&cluster);
+    }
     out
+}
+
+/// The cluster that a request names; `None` too for what is no request.
+pub(crate) fn cluster_named(request: &Bytes) -> Option<ClusterId> {
+    let rest = request.strip_prefix(&[FORMAT_IDENTIFIED])?;
+    let named = rest.get(1 + 32..1 + 32 + ID_BYTES)?;
+    Some(ClusterId(named.try_into().ok()?))
 }
 
 fn read_chunk(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, StorageError> {
@@ -191,11 +204,17 @@ impl Receiver {
             return Err(FrameError("too long").into());
         }
         let mut input = Reader::new(request);
-        if input.u8()? != FORMAT {
-            return Err(FrameError("unknown format").into());
-        }
+        let is_identified = match input.u8()? {
+            FORMAT => false,
+            FORMAT_IDENTIFIED => true,
+            _ => return Err(FrameError("unknown format").into()),
+        };
         let kind = input.u8()?;
         let id = input.digest()?;
+        // Looked at before: see `cluster_named`.
+        for _ in 0..if is_identified { ID_BYTES } else { 0 } {
+            input.u8()?;
+        }
         if kind == BLOCK {
             let shared = Arc::clone(shared);
             return tokio::task::spawn_blocking(move || read_block(input, &shared)).await?;
@@ -400,7 +419,11 @@ mod tests {
     fn who_asks_for_a_piece_of_a_block_feeds_nobody() {
         assert!(!is_of_leader(&encode_block_request((1, 2), 3, 4)));
         for kind in [BEGIN, CHUNK, FINISH] {
-            assert!(is_of_leader(&head(kind, &[0; 32])));
+            for cluster in [None, Some(ClusterId([7; ID_BYTES]))] {
+                let request = head(kind, &[0; 32], cluster).freeze();
+                assert!(is_of_leader(&request));
+                assert_eq!(cluster_named(&request), cluster);
+            }
         }
     }
 

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use openraft::RaftTypeConfig;
 use unibus_state::Outcome;
 
+use crate::belonging::ClusterId;
+
 /// What one log entry carries: an encoded `unibus_state` entry (stamp and commands), shared by the
 /// wire, the log and apply without a copy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,6 +36,9 @@ pub(crate) struct Reply {
 pub(crate) struct Peer {
     /// Server name, equal to the DNS name in its route certificate.
     pub(crate) name: String,
+    /// The cluster's identity, the same in every member's entry; `None` in clusters of the time before there
+    /// were any.
+    pub(crate) cluster: Option<ClusterId>,
 }
 
 /// The openraft type configuration of every group.

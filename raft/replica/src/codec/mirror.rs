@@ -106,7 +106,10 @@ impl TryFrom<Membership> for types::Membership {
         let nodes: BTreeMap<u64, Peer> = membership
             .names
             .into_iter()
-            .map(|(id, name)| (id, Peer { name }))
+            .map(|(id, name)| {
+                let cluster = None;
+                (id, Peer { name, cluster })
+            })
             .collect();
         Self::new(configs, nodes).map_err(|error| malformed("membership", error))
     }

@@ -22,6 +22,7 @@ fn vote(term: u64, node_id: u64, committed: bool) -> Vote {
 fn membership() -> Membership {
     let peer = |name: &str| Peer {
         name: name.to_owned(),
+        cluster: None,
     };
     let nodes = [(1, peer("a")), (2, peer("b")), (300, peer("ce"))];
     let nodes: std::collections::BTreeMap<u64, Peer> = nodes.into();
@@ -42,8 +43,8 @@ fn golden<T: PartialEq + std::fmt::Debug>(
     }
     let longer = [bytes, &[0]].concat();
     assert_eq!(decode(&longer), Err(CodecError::Trailing(1)));
-    let newer = [&[2], &bytes[1..]].concat();
-    assert_eq!(decode(&newer), Err(CodecError::Format(2)));
+    let newer = [&[3], &bytes[1..]].concat();
+    assert_eq!(decode(&newer), Err(CodecError::Format(3)));
 }
 
 #[test]
@@ -93,6 +94,38 @@ fn memberships() {
         &[1, 0, 0],
         &Membership::default(),
         decode_membership,
+    );
+}
+
+#[test]
+fn memberships_with_an_identity() {
+    let id = ClusterId([9; 16]);
+    let value = identified(membership(), Some(id)).unwrap();
+    assert_eq!(cluster_of(&value), Some(id));
+    let body = [
+        2, 2, 1, 2, 1, 2, 3, 1, 1, b'a', 2, 1, b'b', 251, 44, 1, 2, b'c', b'e',
+    ];
+    let head = [&[2][..], &[9; 16]].concat();
+    let bytes = [&head[..], &body].concat();
+    golden(encode_membership(&value), &bytes, &value, decode_membership);
+    let stored = StoredMembership::new(Some(log_id(4, 5, 6)), value);
+    let bytes = [&head[..], &[1, 4, 5, 6], &body].concat();
+    golden(
+        encode_stored_membership(&stored),
+        &bytes,
+        &stored,
+        decode_stored_membership,
+    );
+    let meta = SnapshotMeta {
+        last_log_id: Some(log_id(7, 8, 9)),
+        last_membership: stored,
+    };
+    let bytes = [&head[..], &[1, 7, 8, 9, 1, 4, 5, 6], &body].concat();
+    golden(
+        encode_snapshot_meta(&meta),
+        &bytes,
+        &meta,
+        decode_snapshot_meta,
     );
 }
 

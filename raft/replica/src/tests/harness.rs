@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub(crate) struct Net {
     limits: Mutex<BTreeMap<RpcClass, u64>>,
     /// Requests that did not get through by such a limit.
     pub(crate) broken: AtomicU64,
+    /// Nodes speak the version of routes from before clusters had identities.
+    pub(crate) is_old: AtomicBool,
 }
 
 impl Net {
@@ -146,7 +148,11 @@ impl Transport for Link {
     }
 
     fn protocol(&self, peer: NodeId) -> Option<u32> {
-        self.net.open(self.id, peer).then_some(u32::MAX)
+        let version = match self.net.is_old.load(Ordering::SeqCst) {
+            true => crate::CLUSTER_IDS_FROM - 1,
+            false => crate::CLUSTER_IDS_FROM,
+        };
+        self.net.open(self.id, peer).then_some(version)
     }
 }
 

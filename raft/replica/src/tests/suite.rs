@@ -24,7 +24,8 @@ impl StoreBuilder<TypeConfig, GroupLog, Machine, TempDir> for Stores {
         let store = OpenStore::open(options, OnDamage::Refuse).unwrap();
         let observer: Arc<dyn Observer> = Arc::new(Recorder::default());
         let log = store.log.group(GROUP);
-        let machine = Machine::new(store.opened, store.blocks, log.clone(), observer);
+        let (blocks, belonging) = (store.blocks, store.belonging);
+        let machine = Machine::new(store.opened, blocks, log.clone(), observer, belonging);
         Ok((dir, log, machine))
     }
 }
