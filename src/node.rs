@@ -3,6 +3,7 @@
 mod advertise;
 mod authority;
 mod bootstrap;
+mod certificate;
 mod client_tls;
 mod formation;
 mod health;
@@ -39,6 +40,7 @@ use crate::monitor::sys::Advisories;
 use crate::monitor::{Monitor, ReloadRequest, ReloadRequests};
 use crate::shutdown::{self, Shutdown, Trigger};
 
+pub use self::certificate::{CertificateError, check_route_certificate};
 pub use self::client_tls::{ClientTlsError, check_client_tls};
 pub use self::interfaces::every_address;
 pub use self::listeners::Addresses;
@@ -99,6 +101,9 @@ pub enum NodeError {
     /// The control plane's certificate can't be used.
     #[error(transparent)]
     ControlTls(#[from] ControlTlsError),
+    /// The route certificate can't be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The mesh does not start.
     #[error(transparent)]
     Mesh(#[from] mesh::MeshError),
@@ -158,23 +163,22 @@ impl Node {
         } = Plane::new(&config, &listeners, client, id)?;
         let (trigger, shutdown) = shutdown::channel();
         let slot = Arc::new(ReplicaSlot::default());
-        let mesh = match &config.cluster {
-            Some(cluster) => {
-                let hooks = RouteHooks {
-                    broker: broker.clone(),
-                    replica: Arc::clone(&slot),
-                    urls: parts::connect_urls(&config, client, listeners.websocket_addr()),
-                };
-                Some(parts::start_mesh(&config, cluster, id, hooks).await?)
-            }
-            None => None,
+        let forming = Arc::default();
+        let hooks = RouteHooks {
+            broker: broker.clone(),
+            replica: Arc::clone(&slot),
+            urls: parts::connect_urls(&config, client, listeners.websocket_addr()),
+            belonging: opened.as_ref().map(OpenStore::belonging),
+            forming: Arc::clone(&forming),
         };
+        let mesh = parts::start_mesh(&config, id, hooks).await?;
         let joins = Joins {
             id,
             broker: &broker,
             directory: &directory,
             mesh: mesh.as_ref(),
             slot: &slot,
+            forming: &forming,
             shutdown: &shutdown,
         };
         let store = match opened {
@@ -358,6 +362,11 @@ impl Node {
                 shutdown.receiver(),
             );
             self.tasks.push(tokio::spawn(serve));
+        }
+        if let (Some(mesh), Some(cluster)) = (&self.mesh, &config.cluster) {
+            let (path, until) = (cluster.tls.cert.clone(), mesh.certificate_not_after());
+            let watch = certificate::watch(path, until, shutdown.clone());
+            self.tasks.push(tokio::spawn(watch));
         }
         if let Some(mesh) = &self.mesh
             && config.advertise != Advertise::Nothing

@@ -30,6 +30,7 @@ use tracing::debug;
 
 use crate::config::args::RunArgs;
 use crate::config::{ConfigError, NodeConfig};
+use crate::node::{CertificateError, check_route_certificate};
 use crate::{boot_guard, frontdoor, telemetry};
 
 use self::out::{say, tell};
@@ -171,6 +172,12 @@ fn check_config(args: &RunArgs) -> ExitCode {
     match NodeConfig::from_args(args) {
         Ok(config) => {
             say(&format!("{config:#?}"));
+            let certificate = config.cluster.as_ref().map(|cluster| &cluster.tls.cert);
+            let checked = certificate.map(|path| check_route_certificate(path));
+            if let Some(Err(error @ CertificateError::Expired { .. })) = checked {
+                tell(&format!("unibus-node: {error}"));
+                return ExitCode::from(WRONG);
+            }
             ExitCode::SUCCESS
         }
         Err(error) => refused(&error),

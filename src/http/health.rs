@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::monitor::standing;
+
 /// Where the listeners learn about the node. Both calls run on a connection's task and must not
 /// block: they read what the node keeps up to date anyway.
 pub trait HealthSource: Send + Sync + 'static {
@@ -53,6 +55,12 @@ pub struct HealthReport {
     /// The cluster's name; absent for a single node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_name: Option<String>,
+    /// The cluster's identity, 32 hex digits; absent where there is none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// This node is no member of its cluster any more: the members go on without it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub outside: bool,
     /// What this node is in its group.
     pub role: NodeRole,
     /// Name of the leader; `null` while there is none.
@@ -81,7 +89,9 @@ impl HealthReport {
         if !self.store_open {
             found.push("the store is closed");
         }
-        if !self.quorum {
+        if self.outside {
+            found.push(standing::OUTSIDE);
+        } else if !self.quorum {
             found.push("no quorum: a majority of the nodes is not reachable");
         }
         if self.quorum && !self.caught_up {
@@ -140,6 +150,9 @@ pub struct PeerReport {
     /// How it is run, as it said in its handshake; absent while it is not connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureReport>,
+    /// What is wrong with it; absent if nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<&'static str>,
     /// Round-trip time of its route in microseconds; absent while it is not connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u64>,

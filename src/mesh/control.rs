@@ -50,6 +50,12 @@ pub(crate) struct Hello {
     pub(crate) name: String,
     pub(crate) posture: Posture,
     pub(crate) initialized: bool,
+    /// The identity of its cluster, 32 hex digits; absent where there is none, and before version 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster_id: Option<String>,
+    /// It has a store of a cluster that has no identity yet.
+    #[serde(default)]
+    pub(crate) unidentified: bool,
 }
 
 /// Why the sender gives the receiver no route.

@@ -12,6 +12,7 @@ use super::RouteState;
 use super::handshake::{self, Failure, Outcome};
 use super::limits::{
     ADDRESSES_MAX, BACKOFF_MAX, BACKOFF_MIN, DIAL_TIMEOUT, OWN_RECHECK, RESOLVE_TIMEOUT,
+    STEADY_AFTER,
 };
 use super::options::RouteAddr;
 use super::peer;
@@ -59,11 +60,16 @@ async fn keep(shared: &Arc<Shared>, index: usize) {
     loop {
         if let Some(id) = connected(shared, &route, leads_to) {
             leads_to = Some(id);
-            backoff = Backoff::new();
             shared.route_is(index, RouteState::Connected(id));
+            let since = Instant::now();
             wait_gone(shared, id).await;
             let last_error = Some("the connection was lost".to_owned());
             shared.route_is(index, RouteState::Pending { last_error });
+            if since.elapsed() >= STEADY_AFTER {
+                backoff = Backoff::new();
+            } else {
+                pause(shared, &route, leads_to, backoff.step()).await;
+            }
             continue;
         }
         match attempt(shared, &route).await {

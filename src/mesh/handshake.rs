@@ -19,8 +19,9 @@ use quinn::{Connection, ConnectionError};
 use tokio::time::timeout;
 use unibus_proto::NodeId;
 
+use super::PeerClaim;
 use super::control::{Control, ControlError, Frame, Hello, Kind, RefusedFrame, encode};
-use super::limits::{HANDSHAKE_TIMEOUT, REFUSAL_LINGER};
+use super::limits::{CLAIM_MEMORY, HANDSHAKE_TIMEOUT, REFUSAL_LINGER};
 use super::peer::Peer;
 use super::refusals::{RefusalReason, RefusedBy};
 use super::registry::{Arbiter, Verdict};
@@ -239,7 +240,19 @@ fn check(shared: &Shared, hello: &Hello, certificate: &str) -> Result<(), Failur
         );
         return Err(us(RefusalReason::NodeId, detail));
     }
-    Ok(())
+    check_cluster(shared, hello)
+}
+
+/// Whether the peer's cluster is this node's.
+fn check_cluster(shared: &Shared, hello: &Hello) -> Result<(), Failure> {
+    let claim = PeerClaim {
+        id: hello.node,
+        name: hello.name.clone(),
+        cluster_id: hello.cluster_id.clone(),
+        unidentified: hello.unidentified,
+    };
+    let accepted = shared.hooks.accepts(&claim);
+    accepted.map_err(|detail| us(RefusalReason::ClusterId, detail))
 }
 
 fn is_own(shared: &Shared, hello: &Hello) -> bool {
@@ -344,6 +357,16 @@ async fn arbitrate(
         Verdict::IdTaken => {
             let detail = format!(
                 "another connected node has the id {} of {:?}",
+                peer.id(),
+                peer.name()
+            );
+            Err(us(RefusalReason::NodeId, detail))
+        }
+        Verdict::Contested => {
+            let detail = format!(
+                "two processes run under the id {} of {:?}, one of them on a copy of the other's data \
+                 folder: neither is let in. Stop the copy and delete its folder; the other one is let in \
+                 within {CLAIM_MEMORY:?}",
                 peer.id(),
                 peer.name()
             );

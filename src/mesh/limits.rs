@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 /// The protocol versions this build speaks on routes. From 2 on, questions for a read index share a stream; from
-/// 3 on, the replicated state knows consumers that acknowledge by flow control; from 4 on, rules that are raised.
+/// 3 on, the replicated state knows consumers that acknowledge by flow control; from 4 on, rules that are raised;
+/// from 5 on, clusters have identities ([`unibus_raft::CLUSTER_IDS_FROM`]).
 pub(crate) const PROTOCOL_MIN: u32 = 1;
-pub(crate) const PROTOCOL_MAX: u32 = 4;
+pub(crate) const PROTOCOL_MAX: u32 = unibus_raft::CLUSTER_IDS_FROM;
 
 /// ALPN of routes.
 pub(crate) const ALPN: &[u8] = b"unibus-route/1";
@@ -16,6 +17,9 @@ pub(crate) const SECRET_BYTES_MAX: u64 = 4096;
 
 /// Addresses for clients that are believed of one peer.
 pub(crate) const CLIENT_URLS_MAX: usize = 64;
+
+/// Members of a cluster that are told in a status frame; of more, none.
+pub(crate) const MEMBERS_MAX: usize = 256;
 
 /// Entries of `--routes` with those that peers have told of.
 pub(crate) const ROUTES_MAX: usize = 64;
@@ -81,8 +85,20 @@ pub(crate) const ACCEPTING_PER_ADDRESS_MAX: usize = 16;
 /// Backoff between attempts on one route.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Within this a node that comes up is dialed by whoever has it among its routes: an attempt that was under way
+/// fails, the longest pause follows, and the next attempt.
+pub(crate) const REDIAL_WITHIN: Duration = Duration::from_secs(10);
 /// How often an entry that turned out to be this node is looked at again (its DNS may change).
 pub(crate) const OWN_RECHECK: Duration = Duration::from_secs(60);
+
+/// A route that ends before this is no success: the next attempt waits as after a failure.
+pub(crate) const STEADY_AFTER: Duration = BACKOFF_MAX;
+
+/// How long a process that shares its node id with another one is remembered after it was last seen: several
+/// attempts on a route fit.
+pub(crate) const CLAIM_MEMORY: Duration = Duration::from_secs(20);
+/// Processes under one node id that are remembered.
+pub(crate) const CLAIMS_MAX: usize = 16;
 
 /// Period of status frames; changes are sent at once.
 pub(crate) const STATUS_PERIOD: Duration = Duration::from_secs(1);

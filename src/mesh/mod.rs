@@ -7,6 +7,7 @@
 //! bulk data delay an election: every stream has a priority and every queue a limit (`limits`).
 
 mod accept;
+mod claims;
 mod control;
 mod dial;
 mod error;
@@ -29,7 +30,7 @@ mod tests;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -40,11 +41,12 @@ use unibus_raft::{GroupId, RpcClass, RpcHandler, Transport, TransportError};
 use shared::Shared;
 
 pub use error::MeshError;
+pub(crate) use limits::REDIAL_WITHIN;
 pub use options::{MeshOptions, MeshTls, Posture, ROUTE_PORT_DEFAULT, RouteAddr, RouteAddrError};
 pub use refusals::{Direction, Refusal, RefusalReason, RefusedBy};
 pub use routes::{RouteState, RouteStatus};
 pub use secret::{RouteSecret, SecretError};
-pub use tls::certificate_name;
+pub use tls::{certificate_name, certificate_not_after};
 
 /// What the node does when routes come and go. Calls for one peer are in order: `connected`, then
 /// `disconnected`, then perhaps `connected` again. They must not block.
@@ -63,9 +65,32 @@ pub trait MeshHooks: Send + Sync + 'static {
     /// The route of this peer is gone.
     fn disconnected(&self, id: NodeId);
 
+    /// Whether a node that says this of itself may have a route: one of another cluster may not, whatever
+    /// the clusters are called. Asked in the handshake and for each status that it tells later.
+    ///
+    /// # Errors
+    /// Why it may not, with what to do, for both operators.
+    fn accepts(&self, peer: &PeerClaim) -> Result<(), String> {
+        let _ = peer;
+        Ok(())
+    }
+
     /// What to tell the peers about this node. Asked every second and after
     /// [`Mesh::status_changed`].
     fn local_status(&self) -> PeerLocalStatus;
+}
+
+/// What a node says of the cluster that it belongs to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerClaim {
+    /// From its data folder.
+    pub id: NodeId,
+    /// The first DNS name of its certificate.
+    pub name: String,
+    /// The identity of its cluster, 32 hex digits; `None` where it has none.
+    pub cluster_id: Option<String>,
+    /// It has a store of a cluster that has no identity yet.
+    pub unidentified: bool,
 }
 
 /// What a node tells its peers about itself.
@@ -77,6 +102,14 @@ pub struct PeerLocalStatus {
     pub initialized: bool,
     /// Whether it lost its state and waits for its cluster to admit it.
     pub rejoining: bool,
+    /// The identity of its cluster, 32 hex digits; `None` where it has none.
+    pub cluster_id: Option<String>,
+    /// It has a store of a cluster that has no identity yet.
+    pub unidentified: bool,
+    /// Whether it hears a leader that a majority follows.
+    pub quorum: bool,
+    /// The members of its cluster, voters or not, as it knows them.
+    pub members: Vec<NodeId>,
     /// `host:port` where clients reach it, for their lists of servers.
     pub client_urls: Vec<String>,
     /// The same for clients over WebSocket.
@@ -116,6 +149,16 @@ pub struct PeerStatus {
     pub initialized: bool,
     /// Whether it waits to be admitted again, as of its last status frame.
     pub rejoining: bool,
+    /// The identity of its cluster, as of its last status frame.
+    pub cluster_id: Option<String>,
+    /// Whether it has a store of a cluster without an identity, as of its last status frame.
+    pub unidentified: bool,
+    /// Whether it hears a leader that a majority follows, as of its last status frame.
+    pub quorum: bool,
+    /// The members of its cluster, as of its last status frame.
+    pub members: Vec<NodeId>,
+    /// The protocol version spoken with it.
+    pub protocol: u32,
     /// Where clients reach it, as of its last status frame.
     pub client_urls: Vec<String>,
     /// The same for clients over WebSocket.
@@ -163,6 +206,11 @@ impl Mesh {
     /// The UDP address of the endpoint, with the port really bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.local_addr
+    }
+
+    /// When this node's certificate, as it was read at the start, ends to be valid.
+    pub fn certificate_not_after(&self) -> SystemTime {
+        self.shared.not_after
     }
 
     /// The peers connected now, by id.
@@ -232,9 +280,7 @@ impl Transport for Mesh {
     }
 
     fn protocol(&self, peer: NodeId) -> Option<u32> {
-        let peers = self.shared.registry.all();
-        let peer = peers.iter().find(|known| known.id() == peer)?;
-        Some(peer.protocol())
+        Some(self.shared.registry.find(peer)?.protocol())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,13 +13,16 @@ use quinn::Connection;
 use tokio::sync::watch;
 use unibus_proto::NodeId;
 
-use super::control::{Control, ControlError, ControlReader, ControlWriter, Hello, Kind};
+use super::control::{
+    Control, ControlError, ControlReader, ControlWriter, Hello, Kind, RefusedFrame,
+};
 use super::lifeline;
-use super::limits::{CLIENT_URLS_MAX, STATUS_PERIOD};
+use super::limits::{CLIENT_URLS_MAX, MEMBERS_MAX, STATUS_PERIOD};
+use super::refusals::{Direction, Refusal, RefusalReason, RefusedBy};
 use super::registry::Arbiter;
 use super::rpc::{self, Calls};
 use super::shared::{CloseCode, Shared};
-use super::{PeerInfo, PeerLocalStatus, PeerStatus};
+use super::{PeerClaim, PeerInfo, PeerLocalStatus, PeerStatus};
 
 /// A peer and the connection to it.
 pub(crate) struct Peer {
@@ -64,6 +67,8 @@ impl Peer {
             since: Instant::now(),
             told: Mutex::new(PeerLocalStatus {
                 initialized: hello.initialized,
+                cluster_id: hello.cluster_id.clone(),
+                unidentified: hello.unidentified,
                 ..PeerLocalStatus::default()
             }),
             calls: Calls::new(hello.node, protocol),
@@ -125,10 +130,31 @@ impl Peer {
     fn is_told(&self, mut status: PeerLocalStatus) -> bool {
         status.client_urls.truncate(CLIENT_URLS_MAX);
         status.websocket_urls.truncate(CLIENT_URLS_MAX);
+        status.members.truncate(MEMBERS_MAX);
         let mut told = self.told.lock();
         let is_new = *told != status;
         *told = status;
         is_new
+    }
+
+    /// Remembers that this route is refused after it stood; the error that ends it.
+    fn refused(&self, shared: &Shared, by: RefusedBy, why: RefusedFrame) -> ControlError {
+        let RefusedFrame { reason, detail } = why;
+        let text = format!("{reason}: {detail}");
+        shared.refused(Refusal {
+            addr: self.addr,
+            name: Some(self.name.clone()),
+            direction: match self.dialed {
+                true => Direction::Dialed,
+                false => Direction::Accepted,
+            },
+            by,
+            reason,
+            detail,
+            count: 1,
+            last: SystemTime::now(),
+        });
+        ControlError::Lost(text)
     }
 
     pub(crate) fn info(&self) -> PeerInfo {
@@ -150,6 +176,11 @@ impl Peer {
             posture: self.hello.posture,
             initialized: told.initialized,
             rejoining: told.rejoining,
+            cluster_id: told.cluster_id,
+            unidentified: told.unidentified,
+            quorum: told.quorum,
+            members: told.members,
+            protocol: self.protocol,
             client_urls: told.client_urls,
             websocket_urls: told.websocket_urls,
             rtt: self.connection.rtt(),
@@ -199,6 +230,9 @@ async fn tell(shared: &Shared, mut writer: ControlWriter, arbiter: Arbiter) -> C
     loop {
         let mut status = shared.hooks.local_status();
         status.routes = shared.known_routes();
+        if status.members.len() > MEMBERS_MAX {
+            status.members.clear();
+        }
         if let Err(error) = writer.write_json(Kind::Status, &status).await {
             return error;
         }
@@ -215,12 +249,27 @@ async fn listen(shared: &Arc<Shared>, peer: &Peer, mut reader: ControlReader) ->
     loop {
         let status = match reader.read().await {
             Ok(frame) if frame.kind == Kind::Status => frame.json::<PeerLocalStatus>(),
+            // The peer decided after this end did.
+            Ok(frame) if frame.kind == Kind::Refused => match frame.json::<RefusedFrame>() {
+                Ok(refused) => return peer.refused(shared, RefusedBy::Peer, refused),
+                Err(error) => Err(error),
+            },
             Ok(_) => Err(ControlError::Malformed("not a status")),
             Err(error) => Err(error),
         };
         match status {
             Ok(mut status) => {
                 shared.learn_routes(std::mem::take(&mut status.routes));
+                let claim = PeerClaim {
+                    id: peer.id(),
+                    name: peer.name.clone(),
+                    cluster_id: status.cluster_id.clone(),
+                    unidentified: status.unidentified,
+                };
+                if let Err(detail) = shared.hooks.accepts(&claim) {
+                    let reason = RefusalReason::ClusterId;
+                    return peer.refused(shared, RefusedBy::Us, RefusedFrame { reason, detail });
+                }
                 if peer.is_told(status) {
                     shared.bump();
                 }

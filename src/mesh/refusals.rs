@@ -21,6 +21,9 @@ pub enum RefusalReason {
     /// Another cluster.
     #[error("different cluster name")]
     Cluster,
+    /// A cluster of the same name that is another one.
+    #[error("another cluster of the same name")]
+    ClusterId,
     /// Not the name that was expected, or not the certificate's.
     #[error("wrong name")]
     Name,

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
 use unibus_proto::NodeId;
 
 use super::MeshHooks;
+use super::claims::Claims;
 use super::peer::Peer;
 use super::shared::CloseCode;
 
@@ -20,7 +22,7 @@ pub(crate) struct Registry {
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// Held while the map changes and the node is told, so that the node hears of one peer's
     /// coming and going in the order in which it happened. Never held across an await.
-    order: Mutex<()>,
+    order: Mutex<Claims>,
 }
 
 /// Who decides between two connections of the same pair.
@@ -40,6 +42,8 @@ pub(crate) enum Verdict {
     Duplicate,
     /// A node of another name holds the id.
     IdTaken,
+    /// Two processes run under the id: neither is believed.
+    Contested,
 }
 
 impl Registry {
@@ -74,7 +78,7 @@ impl Registry {
         hooks: &dyn MeshHooks,
         stream: MessageStream,
     ) -> Verdict {
-        let _order = self.order.lock();
+        let mut claims = self.order.lock();
         let old = self.find(peer.id());
         if let Some(old) = old.as_ref().filter(|old| old.is_open()) {
             if old.name() != peer.name() {
@@ -85,6 +89,15 @@ impl Registry {
             if arbiter == Arbiter::Us && old.incarnation() == peer.incarnation() {
                 return Verdict::Duplicate;
             }
+        }
+        let held = old.as_ref().map(|old| old.incarnation());
+        if claims.are_contested(peer.id(), peer.incarnation(), held, Instant::now()) {
+            if let Some(old) = old {
+                self.peers.write().remove(&old.id());
+                old.close(CloseCode::Refused, "another process has its node id");
+                hooks.disconnected(old.id());
+            }
+            return Verdict::Contested;
         }
         self.peers.write().insert(peer.id(), Arc::clone(peer));
         if let Some(old) = old {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
 use quinn::{Endpoint, EndpointConfig, TokioRuntime, VarInt};
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) hooks: Arc<dyn MeshHooks>,
     pub(crate) endpoint: Endpoint,
     pub(crate) local_addr: SocketAddr,
+    /// When this node's certificate ends to be valid.
+    pub(crate) not_after: SystemTime,
     pub(crate) handler: RwLock<Option<Arc<dyn RpcHandler>>>,
     pub(crate) registry: Registry,
     pub(crate) routes: Routes,
@@ -121,6 +124,7 @@ impl Shared {
             hooks,
             endpoint,
             local_addr,
+            not_after: tls.not_after,
             handler: RwLock::new(None),
             registry: Registry::default(),
             routes: Routes::new(options.routes),
@@ -136,6 +140,7 @@ impl Shared {
 
     /// How this node presents itself now.
     pub(crate) fn hello(&self) -> Hello {
+        let status = self.hooks.local_status();
         Hello {
             protocol_min: *self.own.versions.start(),
             protocol_max: *self.own.versions.end(),
@@ -144,7 +149,9 @@ impl Shared {
             incarnation: self.own.incarnation,
             name: self.own.name.clone(),
             posture: self.own.posture,
-            initialized: self.hooks.local_status().initialized,
+            initialized: status.initialized,
+            cluster_id: status.cluster_id,
+            unidentified: status.unidentified,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
@@ -32,6 +32,8 @@ pub(crate) struct TlsSet {
     pub(crate) client: quinn::ClientConfig,
     /// This node's own name, from its certificate.
     pub(crate) name: String,
+    /// When its certificate ends to be valid.
+    pub(crate) not_after: SystemTime,
 }
 
 impl TlsSet {
@@ -43,6 +45,7 @@ impl TlsSet {
             .first()
             .and_then(identity)
             .ok_or_else(|| MeshError::NoName(files.cert.clone()))?;
+        let not_after = certificate_not_after(&files.cert)?;
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&files.ca)? {
             roots.add(certificate).map_err(|e| pem(&files.ca, &e))?;
@@ -62,6 +65,7 @@ impl TlsSet {
             server,
             client,
             name,
+            not_after,
         })
     }
 }
@@ -96,6 +100,22 @@ pub fn certificate_name(path: &Path) -> Result<String, MeshError> {
         .first()
         .and_then(identity)
         .ok_or_else(|| MeshError::NoName(path.to_owned()))
+}
+
+/// When the certificate in a PEM file ends to be valid.
+pub fn certificate_not_after(path: &Path) -> Result<SystemTime, MeshError> {
+    let chain = certificates(path)?;
+    let leaf = chain
+        .first()
+        .ok_or_else(|| MeshError::NoName(path.to_owned()))?;
+    not_after(leaf).ok_or_else(|| pem(path, &"its time of validity can't be read"))
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    // One of before 1970 has expired whenever that was.
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, MeshError> {

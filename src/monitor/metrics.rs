@@ -8,6 +8,7 @@ use unibus_raft::ReplicaStatus;
 use super::control_metrics;
 use super::process::{self, Disk, Usage};
 use super::source::Monitor;
+use super::standing;
 use crate::jetstream::Totals;
 
 /// The format's name and version.
@@ -24,6 +25,9 @@ struct Sample {
     usage: Usage,
     uptime_seconds: f64,
     peers: usize,
+    not_after: Option<u64>,
+    voters_away: Option<usize>,
+    outside: Option<bool>,
     replica: Option<ReplicaStatus>,
     leads: bool,
     totals: Totals,
@@ -67,7 +71,7 @@ type Row = (Kind, &'static str, &'static str, fn(&Sample) -> Option<f64>);
 use Kind::{Counter as C, Gauge as G};
 
 /// Every metric without labels.
-const TABLE: [Row; 41] = [
+const TABLE: [Row; 44] = [
     (
         C,
         "unibus_client_in_msgs_total",
@@ -140,6 +144,24 @@ const TABLE: [Row; 41] = [
     (G, "unibus_peers", "Connected peers", |s| {
         some(s.peers as u64)
     }),
+    (
+        G,
+        "unibus_route_certificate_not_after_seconds",
+        "When this node's route certificate expires, seconds since 1970",
+        |s| s.not_after.and_then(some),
+    ),
+    (
+        G,
+        "unibus_voters_away",
+        "Voters that this node is not connected to",
+        |s| s.voters_away.and_then(|away| some(away as u64)),
+    ),
+    (
+        G,
+        "unibus_raft_outside",
+        "1: this node is no member of its cluster any more",
+        |s| s.outside.and_then(|is| some(u64::from(is))),
+    ),
     (
         C,
         "unibus_slow_consumers_total",
@@ -324,6 +346,7 @@ pub(super) fn text(monitor: &Monitor) -> Vec<u8> {
 impl Sample {
     fn take(monitor: &Monitor) -> Self {
         let requests = monitor.requests();
+        let (peers, replica) = (monitor.peers(), monitor.replica_status());
         Self {
             stats: monitor.stats(),
             connections_max: monitor.broker().limits().connections_max,
@@ -332,8 +355,15 @@ impl Sample {
                 .and_then(|_| process::disk(&monitor.facts().store_dir)),
             usage: monitor.process().usage(),
             uptime_seconds: monitor.uptime().as_secs_f64(),
-            peers: monitor.peers().len(),
-            replica: monitor.replica_status(),
+            peers: peers.len(),
+            not_after: monitor.certificate_not_after(),
+            voters_away: replica
+                .as_ref()
+                .map(|status| standing::voters_away(status, &peers)),
+            outside: replica
+                .as_ref()
+                .map(|status| standing::is_outside(status, &peers)),
+            replica,
             leads: monitor.is_leader(),
             totals: monitor
                 .store()

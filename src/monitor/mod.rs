@@ -16,6 +16,7 @@ mod query;
 mod reload;
 mod routez;
 mod source;
+pub(crate) mod standing;
 mod statsz;
 mod status;
 mod subsz;

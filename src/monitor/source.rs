@@ -175,6 +175,13 @@ impl Monitor {
         *self.0.configured_at.lock() = SystemTime::now();
     }
 
+    /// When this node's route certificate ends to be valid, seconds since 1970; `None` for a node without routes.
+    pub(crate) fn certificate_not_after(&self) -> Option<u64> {
+        let not_after = self.0.mesh.as_ref()?.certificate_not_after();
+        let since = not_after.duration_since(SystemTime::UNIX_EPOCH);
+        Some(since.map_or(0, |since| since.as_secs()))
+    }
+
     /// The connected peers.
     pub(crate) fn peers(&self) -> Vec<PeerStatus> {
         self.0

@@ -2,11 +2,15 @@
 //! node has on disk. The decision is pure; the driver in [`super::formation`] acts on it.
 //!
 //! A node that has state never initializes again: it could only split the cluster. Nodes without
-//! state form one only when every route entry answers and none of them has state.
+//! state form one only when every route entry answers and nobody who is connected, by an entry or by
+//! dialing this node, has state. A node whose entries name nobody else may have lost its disk, and the
+//! others' entries may name it: it waits until they would have dialed it.
 
 use std::collections::BTreeMap;
 
 use unibus_proto::NodeId;
+
+use crate::mesh::PeerClaim;
 
 /// What one `--routes` entry has turned out to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,10 +37,41 @@ pub(super) enum Step {
     Initialize(BTreeMap<NodeId, String>),
     /// Another node will act; the text says what is awaited.
     Wait(String),
+    /// This node will form a cluster of its own unless somebody of one turns up; others wait for it.
+    WaitAlone(String),
 }
 
-/// Decides for a node that has no state yet.
-pub(super) fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
+/// A connected peer as a node without state looks at it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Company {
+    pub(super) name: String,
+    /// Whether it belongs to a cluster, for certain; `None`: it may, or is about to form one.
+    pub(super) belongs: Option<bool>,
+}
+
+/// Decides for a node that has no state yet. `patient`: it has waited for those that may know it.
+pub(super) fn next_step(
+    id: NodeId,
+    name: &str,
+    routes: &[RouteView],
+    company: &[Company],
+    patient: bool,
+) -> Step {
+    let is_alone = routes.iter().all(|route| *route == RouteView::Myself);
+    let belongs = |peer: &&Company| peer.belongs == Some(true);
+    if let Some(peer) = company.iter().find(belongs) {
+        let name = &peer.name;
+        return Step::Wait(format!(
+            "{name} belongs to a running cluster and will admit us"
+        ));
+    }
+    if is_alone && (!patient || company.iter().any(|peer| peer.belongs.is_none())) {
+        return Step::WaitAlone(
+            "--routes name no other node: this one forms a cluster of its own, unless one of a running \
+             cluster dials it first"
+                .to_owned(),
+        );
+    }
     let mut members = BTreeMap::from([(id, name.to_owned())]);
     let mut missing = Vec::new();
     for route in routes {
@@ -67,6 +102,27 @@ pub(super) fn next_step(id: NodeId, name: &str, routes: &[RouteView]) -> Step {
         Some((first, _)) if *first == id => Step::Initialize(members),
         Some((_, other)) => Step::Wait(format!("{other} forms the cluster")),
         None => Step::Wait("no member".to_owned()),
+    }
+}
+
+/// Whether a node of the cluster `own`, which has these members as far as is known, gives a peer a route.
+pub(super) fn judge(own: &str, peer: &PeerClaim, members: &[NodeId]) -> Result<(), String> {
+    const MEND: &str = "Two clusters must not be joined: keep one of them, stop the nodes of the other, move \
+                        their data folders away, and start them again";
+    let name = &peer.name;
+    match &peer.cluster_id {
+        Some(other) if other != own => Err(format!(
+            "this node is of cluster {own}, {name:?} of cluster {other}: one of them was recovered, restored or \
+             formed apart from the other. {MEND}"
+        )),
+        // It may not have applied yet that its cluster has an identity.
+        None if peer.unidentified && !members.is_empty() && !members.contains(&peer.id) => {
+            Err(format!(
+                "{name:?} has a store of a cluster without an identity, and is no member of this node's cluster \
+                 {own}. {MEND}"
+            ))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -120,18 +176,21 @@ mod tests {
     fn the_lowest_id_forms_the_cluster_once_all_answer() {
         let routes = [RouteView::Myself, peer(2, false), peer(3, false)];
         assert_eq!(
-            next_step(NodeId(1), "n1", &routes),
+            next_step(NodeId(1), "n1", &routes, &[], true),
             Step::Initialize(members(&[1, 2, 3]))
         );
         let routes = [peer(1, false), RouteView::Myself, peer(3, false)];
-        assert!(matches!(next_step(NodeId(2), "n2", &routes), Step::Wait(_)));
+        assert!(matches!(
+            next_step(NodeId(2), "n2", &routes, &[], true),
+            Step::Wait(_)
+        ));
     }
 
     #[test]
     fn this_node_need_not_stand_in_the_list() {
         let routes = [peer(2, false), peer(3, false)];
         assert_eq!(
-            next_step(NodeId(1), "n1", &routes),
+            next_step(NodeId(1), "n1", &routes, &[], true),
             Step::Initialize(members(&[1, 2, 3]))
         );
     }
@@ -143,7 +202,7 @@ mod tests {
             peer(2, false),
             RouteView::Pending("n3: refused".into()),
         ];
-        let Step::Wait(why) = next_step(NodeId(1), "n1", &routes) else {
+        let Step::Wait(why) = next_step(NodeId(1), "n1", &routes, &[], true) else {
             panic!("must wait")
         };
         assert!(why.contains("n3: refused"), "{why}");
@@ -152,7 +211,62 @@ mod tests {
     #[test]
     fn nobody_initializes_beside_a_running_cluster() {
         let routes = [RouteView::Myself, peer(2, true), peer(3, false)];
-        assert!(matches!(next_step(NodeId(1), "n1", &routes), Step::Wait(_)));
+        assert!(matches!(
+            next_step(NodeId(1), "n1", &routes, &[], true),
+            Step::Wait(_)
+        ));
+    }
+
+    fn step(routes: &[RouteView], company: &[Option<bool>], patient: bool) -> Step {
+        let company = company.iter().map(|belongs| Company {
+            name: "n9".to_owned(),
+            belongs: *belongs,
+        });
+        let company: Vec<Company> = company.collect();
+        next_step(NodeId(1), "n1", routes, &company, patient)
+    }
+
+    #[test]
+    fn whose_routes_name_nobody_else_waits_for_those_that_may_dial_it() {
+        let alone = Step::Initialize(members(&[1]));
+        for routes in [&[RouteView::Myself][..], &[]] {
+            assert!(matches!(step(routes, &[], false), Step::WaitAlone(_)));
+            assert_eq!(step(routes, &[], true), alone);
+            // It is somebody's seed.
+            assert_eq!(step(routes, &[Some(false)], true), alone);
+            assert!(matches!(step(routes, &[None], true), Step::WaitAlone(_)));
+            let known = step(routes, &[Some(false), Some(true)], true);
+            assert!(matches!(known, Step::Wait(_)), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn who_dialed_us_from_a_running_cluster_counts_whatever_our_routes_name() {
+        let routes = [RouteView::Myself, peer(2, false)];
+        let known = step(&routes, &[Some(false), Some(true)], true);
+        assert!(matches!(known, Step::Wait(_)), "{known:?}");
+    }
+
+    #[test]
+    fn only_nodes_of_the_same_cluster_and_those_of_none_are_given_a_route() {
+        let claim = |cluster_id: Option<&str>, unidentified| PeerClaim {
+            id: NodeId(2),
+            name: "n2".to_owned(),
+            cluster_id: cluster_id.map(str::to_owned),
+            unidentified,
+        };
+        let knows = |claim: &PeerClaim, ids: &[u64]| {
+            let members: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
+            judge("aa", claim, &members)
+        };
+        assert_eq!(knows(&claim(Some("aa"), false), &[1]), Ok(()));
+        assert_eq!(knows(&claim(None, false), &[1]), Ok(()));
+        let other = knows(&claim(Some("bb"), false), &[1, 2]).unwrap_err();
+        assert!(other.contains("aa") && other.contains("bb"), "{other}");
+        // A store without an identity: a member that is behind, or a stranger.
+        assert_eq!(knows(&claim(None, true), &[1, 2]), Ok(()));
+        assert_eq!(knows(&claim(None, true), &[]), Ok(()));
+        assert!(knows(&claim(None, true), &[1, 3]).is_err());
     }
 
     #[test]

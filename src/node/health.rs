@@ -16,7 +16,7 @@ use crate::http::{
     Document, HealthReport, HealthSource, NodeRole, PeerReport, PostureReport, RefusedRoute,
 };
 use crate::mesh::{Mesh, PeerStatus, Posture, Refusal};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, standing};
 
 /// What the listeners ask.
 pub(super) struct Health {
@@ -125,6 +125,8 @@ impl Health {
             store_open: status.fatal.is_none(),
             caught_up: self.caught_up.as_ref().is_none_or(|done| *done.borrow()),
             applied_index: status.applied_index,
+            cluster_id: status.cluster_id.map(|id| id.to_string()),
+            outside: standing::is_outside(&status, connected),
             peers: peers(&status, connected),
             ..report
         }
@@ -171,6 +173,12 @@ fn peers(status: &ReplicaStatus, connected: &[PeerStatus]) -> Vec<PeerReport> {
         entry.connected = true;
         entry.posture = Some(report(peer.posture));
         entry.rtt_us = u64::try_from(peer.rtt.as_micros()).ok();
+    }
+    for stranger in standing::strangers(status, connected) {
+        let entry = all.get_mut(&stranger.id);
+        entry
+            .into_iter()
+            .for_each(|entry| entry.trouble = Some(standing::STRANGER));
     }
     all.into_values().collect()
 }

@@ -8,11 +8,12 @@ use unibus_broker::{BrokerOptions, ConnectUrls};
 use unibus_proto::NodeId;
 use unibus_raft::{Observer, OnDamage, OpenStore, Replica, ReplicaOptions, StartError, Transport};
 
+use super::certificate::check_route_certificate;
 use super::listeners::Addresses;
 use super::wiring::{ReplicaSlot, RouteHooks};
 use super::{ADVERTISED_VERSION, NodeError, interfaces};
 use crate::config::limits::Limits;
-use crate::config::{Advertise, AuthMode, ClusterConfig, NodeConfig, RouteSecret};
+use crate::config::{Advertise, AuthMode, NodeConfig, RouteSecret};
 use crate::jetstream::{ConsumerLimits, JetStreamOptions};
 use crate::mesh::{self, Mesh, MeshOptions, MeshTls, Posture};
 use crate::open_files;
@@ -216,12 +217,16 @@ fn jetstream_limits(config: &NodeConfig) -> unibus_state::limits::Limits {
     limits
 }
 
+/// `None` where the node has no routes.
 pub(super) async fn start_mesh(
     config: &NodeConfig,
-    cluster: &ClusterConfig,
     node_id: NodeId,
     hooks: RouteHooks,
-) -> Result<Arc<Mesh>, NodeError> {
+) -> Result<Option<Arc<Mesh>>, NodeError> {
+    let Some(cluster) = &config.cluster else {
+        return Ok(None);
+    };
+    check_route_certificate(&cluster.tls.cert)?;
     let secret = match &cluster.secret {
         RouteSecret::UserPass { user, pass } => mesh::RouteSecret::from_user_pass(user, pass),
         RouteSecret::File(path) => mesh::RouteSecret::from_file(path)?,
@@ -244,7 +249,7 @@ pub(super) async fn start_mesh(
         learn_routes: cluster.learn_routes,
         versions: MeshOptions::VERSIONS,
     };
-    Ok(Mesh::start(options, Arc::new(hooks)).await?)
+    Ok(Some(Mesh::start(options, Arc::new(hooks)).await?))
 }
 
 pub(super) async fn start_replica(

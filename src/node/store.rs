@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -33,6 +34,8 @@ pub(super) struct Joins<'a> {
     pub(super) directory: &'a Arc<Directory>,
     pub(super) mesh: Option<&'a Arc<Mesh>>,
     pub(super) slot: &'a Arc<ReplicaSlot>,
+    /// See [`super::wiring::RouteHooks`].
+    pub(super) forming: &'a Arc<AtomicBool>,
     pub(super) shutdown: &'a Shutdown,
 }
 
@@ -153,8 +156,19 @@ impl Store {
                 self.replica.initialize(alone).await?;
             }
             Some(mesh) => {
-                let (replica, mesh) = (self.replica.clone(), Arc::clone(mesh));
-                self.spawn(formation::run(replica, mesh, name, joins.shutdown.clone()));
+                // Where routes are learnt they begin with one node that names no other: it is the seed.
+                let learns = config.cluster.as_ref().is_some_and(|c| c.learn_routes);
+                let formation = formation::Formation {
+                    replica: self.replica.clone(),
+                    mesh: Arc::clone(mesh),
+                    name,
+                    alone_after: match learns {
+                        true => Duration::ZERO,
+                        false => formation::ALONE_AFTER,
+                    },
+                    forming: Arc::clone(joins.forming),
+                };
+                self.spawn(formation::run(formation, joins.shutdown.clone()));
             }
         }
         Ok(())

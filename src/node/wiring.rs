@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +13,16 @@ use parking_lot::Mutex;
 use unibus_broker::{Broker, ConnectUrls, Peer, Publication};
 use unibus_proto::NodeId;
 use unibus_proto::control::Notice;
-use unibus_raft::{GroupId, Observer, Replica, RpcClass, RpcHandler, Transport, TransportError};
+use unibus_raft::{
+    Belonging, GroupId, Observer, Replica, ReplicaStatus, RpcClass, RpcHandler, Transport,
+    TransportError,
+};
 use unibus_state::{Effect, Location, State};
 
+use super::bootstrap;
 use crate::control::follow::{Follower, News};
 use crate::jetstream::{JetStream, JetStreamHooks};
-use crate::mesh::{MeshHooks, PeerInfo, PeerLocalStatus};
+use crate::mesh::{MeshHooks, PeerClaim, PeerInfo, PeerLocalStatus};
 use crate::monitor::sys::PeerAnswers;
 
 /// The replica, once it has started; taken out again at shutdown so that nothing keeps itself alive.
@@ -40,6 +45,10 @@ pub(super) struct RouteHooks {
     pub(super) replica: Arc<ReplicaSlot>,
     /// Where clients reach this node, for peers to tell theirs.
     pub(super) urls: ConnectUrls,
+    /// `None` on a node that stores nothing: it is of every cluster of its name.
+    pub(super) belonging: Option<Arc<Belonging>>,
+    /// This node is about to form a cluster of its own.
+    pub(super) forming: Arc<AtomicBool>,
 }
 
 impl MeshHooks for RouteHooks {
@@ -64,20 +73,46 @@ impl MeshHooks for RouteHooks {
         // The broker notices by the end of the stream.
     }
 
+    fn accepts(&self, peer: &PeerClaim) -> Result<(), String> {
+        let Some(own) = self.belonging.as_ref().and_then(|known| known.id()) else {
+            // If it has one, it judges this node.
+            return Ok(());
+        };
+        let members = self.replica.get().map(|replica| replica.status());
+        let members = members
+            .map(|status| members_of(&status))
+            .unwrap_or_default();
+        bootstrap::judge(&own.to_string(), peer, &members)
+    }
+
     fn local_status(&self) -> PeerLocalStatus {
         // Until its store is open nobody knows whether this node has state. Peers without any must
         // not form a cluster beside one that it may belong to, so unknown means "it has".
         let status = self.replica.get().map(|replica| replica.status());
+        let cluster_id = self.belonging.as_ref().and_then(|known| known.id());
+        let is_new = |status: &ReplicaStatus| !status.initialized && !status.rejoining;
+        let may_have = status.as_ref().is_none_or(|status| !is_new(status));
         PeerLocalStatus {
-            initialized: status
-                .as_ref()
-                .is_none_or(|status| status.initialized || status.rejoining),
-            rejoining: status.is_some_and(|status| status.rejoining),
+            initialized: may_have || self.forming.load(Ordering::Relaxed),
+            rejoining: status.as_ref().is_some_and(|status| status.rejoining),
+            unidentified: cluster_id.is_none()
+                && status
+                    .as_ref()
+                    .is_some_and(|status| status.initialized && !status.rejoining),
+            cluster_id: cluster_id.map(|id| id.to_string()),
+            quorum: status.as_ref().is_some_and(|status| status.has_quorum),
+            members: status.as_ref().map(members_of).unwrap_or_default(),
             client_urls: self.urls.clients.clone(),
             websocket_urls: self.urls.websockets.clone(),
             routes: Vec::new(),
         }
     }
+}
+
+/// Voters or not.
+fn members_of(status: &ReplicaStatus) -> Vec<NodeId> {
+    let all = status.voters.keys().chain(status.learners.keys());
+    all.copied().collect()
 }
 
 /// Lets permissions and streams follow what is applied, before it is acknowledged.
@@ -200,6 +235,8 @@ mod tests {
             broker: Broker::new(BrokerOptions::default(), directory),
             replica: Arc::default(),
             urls: ConnectUrls::default(),
+            belonging: None,
+            forming: Arc::default(),
         };
         assert!(hooks.local_status().initialized);
     }

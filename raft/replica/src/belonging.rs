@@ -32,7 +32,7 @@ const CONTEXT: &str = "unibus 2026 cluster identity of its first members";
 pub(crate) const ID_BYTES: usize = 16;
 
 /// The version of routes from which on raft's calls carry the identity, and memberships may.
-pub const CLUSTER_IDS_FROM: u32 = 4;
+pub const CLUSTER_IDS_FROM: u32 = 5;
 
 /// A cluster's identity, shown as 32 hex digits.
 #[derive(Copy, Clone, Eq, PartialEq)]

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use unibus_proto::NodeId;
 
 use crate::mesh::{
-    Mesh, MeshHooks, MeshOptions, MeshTls, PeerInfo, PeerLocalStatus, Posture, RouteAddr,
-    RouteSecret,
+    Mesh, MeshHooks, MeshOptions, MeshTls, PeerClaim, PeerInfo, PeerLocalStatus, Posture,
+    RouteAddr, RouteSecret,
 };
 use crate::pki::{self, NodeFolder};
 
@@ -117,6 +117,8 @@ pub(super) struct Recorder {
     pub(super) events: Mutex<Vec<Event>>,
     pub(super) streams: Mutex<Vec<(NodeId, quinn::RecvStream, quinn::SendStream)>>,
     pub(super) initialized: AtomicBool,
+    /// The node's cluster: of other clusters no node is accepted.
+    pub(super) cluster_id: Mutex<Option<String>>,
     /// Sending on one says that the node is done with that message stream.
     pub(super) stream_ends: Mutex<Vec<oneshot::Sender<()>>>,
 }
@@ -142,9 +144,17 @@ impl MeshHooks for Recorder {
         self.events.lock().push(Event::Disconnected(id));
     }
 
+    fn accepts(&self, peer: &PeerClaim) -> Result<(), String> {
+        match (&*self.cluster_id.lock(), &peer.cluster_id) {
+            (Some(own), Some(other)) if own != other => Err(format!("{own} is not {other}")),
+            _ => Ok(()),
+        }
+    }
+
     fn local_status(&self) -> PeerLocalStatus {
         PeerLocalStatus {
             initialized: self.initialized.load(Ordering::Relaxed),
+            cluster_id: self.cluster_id.lock().clone(),
             ..PeerLocalStatus::default()
         }
     }

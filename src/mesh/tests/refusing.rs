@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use unibus_proto::NodeId;
 
-use super::fixture::{Authority, Node, STRICT, named_route, route_to, until};
+use super::fixture::{Authority, Node, STRICT, named_route, route_to, until, within};
 use crate::mesh::{
     Direction, MeshOptions, Posture, Refusal, RefusalReason, RefusedBy, RouteSecret, RouteState,
 };
@@ -333,4 +334,68 @@ async fn a_peer_without_a_common_version_gets_no_route_and_one_of_the_release_be
         )
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_of_the_name_loses_its_route_and_gets_no_other() {
+    let authority = Authority::new();
+    let one = Node::start(authority.options(1, vec![])).await;
+    let two = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    one.has_peers(&[2]).await;
+    let is = |node: &Node, id: &str| {
+        *node.hooks.cluster_id.lock() = Some(id.to_owned());
+        node.mesh.status_changed();
+    };
+    is(&one, "aa");
+    // Who has none may become a member.
+    until("it is told", || {
+        let peers = two.mesh.peers();
+        peers.iter().any(|peer| peer.cluster_id.is_some())
+    })
+    .await;
+    is(&two, "bb");
+    one.has_peers(&[]).await;
+    two.has_peers(&[]).await;
+    // Refused when it stood, and again in the handshake.
+    for node in [&one, &two] {
+        until("both say why", || {
+            let refused = node.mesh.refused();
+            refused
+                .iter()
+                .any(|r| r.reason == RefusalReason::ClusterId && r.detail.contains(" is not "))
+        })
+        .await;
+    }
+    until("the route entry says why", || {
+        let reason = RefusalReason::ClusterId.to_string();
+        matches!(&two.mesh.routes()[0].state,
+            RouteState::Pending { last_error: Some(text) } if text.contains(&reason))
+    })
+    .await;
+    is(&two, "aa");
+    one.has_peers(&[2]).await;
+}
+
+#[tokio::test]
+async fn two_processes_on_copies_of_a_folder_get_no_route_while_both_are_there() {
+    let authority = Authority::new();
+    let one = Node::start(authority.options(1, vec![])).await;
+    let first = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    one.has_peers(&[2]).await;
+    let copy = Node::start(authority.options(2, vec![route_to(one.addr())])).await;
+    refusal(&one, RefusalReason::NodeId, RefusedBy::Us).await;
+    for node in [&first, &copy] {
+        let seen = refusal(node, RefusalReason::NodeId, RefusedBy::Peer).await;
+        assert!(seen.detail.contains("copy"), "{}", seen.detail);
+    }
+    one.has_peers(&[]).await;
+    let changes = one.hooks.events.lock().len();
+    assert!(changes <= 6, "{changes} comings and goings");
+    copy.mesh.shutdown().await;
+    within(
+        Duration::from_secs(60),
+        "the one that is left is let in",
+        &mut || one.peer_ids() == [2],
+    )
+    .await;
 }
