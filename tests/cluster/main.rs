@@ -7,6 +7,7 @@ mod consumers;
 mod copies;
 mod failover;
 mod hostile;
+mod identity;
 mod messages;
 mod operate;
 mod stores;

@@ -142,6 +142,16 @@ async fn a_dead_node_is_replaced_and_a_quorum_is_not_given_away() -> anyhow::Res
     );
     let new = cluster.grow()?;
     cluster.nodes[new].ready(PATIENCE).await?;
+    // One more voter, and three of four would have to be there.
+    let log =
+        |cluster: &Cluster| -> String { cluster.nodes.iter().map(NodeProcess::log_text).collect() };
+    eventually("the leader says why n3 has no vote", PATIENCE, || {
+        let said = log(&cluster).contains("no vote yet, because voters are away: n2");
+        async move { if said { Ok(()) } else { bail!("not yet") } }
+    })
+    .await?;
+    let (_, health) = cluster.nodes[0].health().await?;
+    ensure!(voters(&health) == 3, "{health}");
     let (worked, printed) = eventually("the replacement", PATIENCE, || async {
         let done = cluster.operate(0, &["cluster", "replace", "n2", "--with", "n3"])?;
         ensure!(done.0, "{}", done.1);
