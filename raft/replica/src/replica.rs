@@ -254,8 +254,7 @@ impl Replica {
             rejoin,
             belonging,
         } = store;
-        let own = Arc::clone(&belonging);
-        let group = log.group(GROUP);
+        let (own, group) = (Arc::clone(&belonging), log.group(GROUP));
         let making = move || Machine::new(opened, blocks, group, observer, own);
         let machine = tokio::task::spawn_blocking(making).await.map_err(failed)?;
         let shared = machine.shared();
