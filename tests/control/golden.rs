@@ -254,6 +254,12 @@ async fn one_of_two_rekeys_wins(world: &World) -> anyhow::Result<()> {
     assert!(refused.words().contains("missing"), "{}", refused.words());
     let with = owner.rekey(&id, 6, &[&owner, &guest]);
     owner.post(world.http[0], &uri, &with).await?.expect(200);
+    // A client that does not know what became of a key goes past its epoch.
+    for (epoch, wanted) in [(6, 409), (9, 200), (8, 409), (u64::MAX, 400)] {
+        let body = owner.rekey(&id, epoch, &[&owner, &guest]);
+        let answer = owner.post(world.http[0], &uri, &body).await?;
+        assert_eq!(answer.status, wanted, "epoch {epoch}");
+    }
     Ok(())
 }
 

@@ -144,6 +144,11 @@ async fn too_few_messages_in_time_is_a_failure() -> anyhow::Result<()> {
         .await
         .refused(1, "0 of 1 messages came");
     world.run("sub silent --wait 200ms").await.done();
+    world.run("sub a.>.b").await.refused(2, "no subject");
+    world
+        .run_args(&["pub", "a b", "x"], b"")
+        .await
+        .refused(2, "no subject");
     Ok(())
 }
 

@@ -157,6 +157,14 @@ impl World {
         ended(child).await
     }
 
+    /// The line that the program prints, byte by byte.
+    pub(crate) async fn run_bytes(&self, line: &str) -> Vec<u8> {
+        let child = self.start(&line.split_whitespace().collect::<Vec<_>>());
+        let output = child.wait_with_output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout.strip_suffix(b"\n").unwrap().to_vec()
+    }
+
     /// Starts the program; it is killed when the handle is dropped.
     pub(crate) fn start(&self, args: &[&str]) -> Child {
         let mut command = tokio::process::Command::new(UNIBUS);

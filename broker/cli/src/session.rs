@@ -1,7 +1,7 @@
 //! From the context and the flags to a session of rooms: who one is, where both planes of a bus are,
 //! and which room is meant.
 
-use unibus_client::{Error, Options, Session};
+use unibus_client::{Error, MyRoom, Options, Session};
 use unibus_proto::control::RoomId;
 
 use crate::connect::address;
@@ -114,19 +114,64 @@ fn refusal(error: &Error, nkey: &str) -> String {
     }
 }
 
-/// The room that is meant: one that this identity belongs to or is invited to, by its id or its subject.
+/// The room that is meant: one that this identity belongs to, or else is invited to, by its id or its subject.
 ///
 /// # Errors
-/// [`CliError::Failed`] where there is none, or the servers don't answer.
+/// [`CliError::Wrong`] where the name is that of several, [`CliError::Failed`] where there is none, or the
+/// servers don't answer.
 pub(crate) async fn room(session: &Session, named: &str) -> Result<RoomId> {
     let rooms = session.list_my_rooms().await.map_err(as_failed)?;
-    let by_id = rooms.iter().find(|room| room.id.as_str() == named);
-    let meant = by_id.or_else(|| rooms.iter().find(|room| room.subject.as_str() == named));
-    match meant {
+    let found = match joined(&rooms, named)? {
+        Some(room) => Some(room),
+        None => only(rooms.iter().filter(|room| !room.joined), named)?,
+    };
+    found_room(found, named)
+}
+
+/// The room that is meant, where an invitation to one is to be accepted.
+///
+/// # Errors
+/// As [`room`].
+pub(crate) async fn invitation(session: &Session, named: &str) -> Result<RoomId> {
+    let rooms = session.list_my_rooms().await.map_err(as_failed)?;
+    let found = match only(rooms.iter().filter(|room| !room.joined), named)? {
+        Some(room) => Some(room),
+        None => joined(&rooms, named)?,
+    };
+    found_room(found, named)
+}
+
+fn found_room(found: Option<&MyRoom>, named: &str) -> Result<RoomId> {
+    match found {
         Some(room) => Ok(room.id.clone()),
         None => Err(CliError::Failed(format!(
             "you belong to no room {named:?}: unibus room list shows yours"
         ))),
+    }
+}
+
+/// The one of these rooms that was joined and is called so: invitations, which anybody may make, don't count.
+///
+/// # Errors
+/// [`CliError::Wrong`] where there are several.
+pub(crate) fn joined<'a>(rooms: &'a [MyRoom], named: &str) -> Result<Option<&'a MyRoom>> {
+    only(rooms.iter().filter(|room| room.joined), named)
+}
+
+/// Whether a name is the room's id or its subject.
+pub(crate) fn is_called(room: &MyRoom, named: &str) -> bool {
+    room.id.as_str() == named || room.subject.as_str() == named
+}
+
+/// Whoever makes a room chooses its id and its subject: one room's id may be the subject of another.
+fn only<'a>(rooms: impl Iterator<Item = &'a MyRoom>, named: &str) -> Result<Option<&'a MyRoom>> {
+    let mut called = rooms.filter(|room| is_called(room, named));
+    match (called.next(), called.next()) {
+        (Some(one), Some(other)) => wrong(format!(
+            "{named:?} is the name of two rooms: {} on {}, and {} on {}; name the one you mean by its other name",
+            one.id, one.subject, other.id, other.subject
+        )),
+        (found, _) => Ok(found),
     }
 }
 

@@ -35,7 +35,7 @@ use crate::rooms::roster::{InventedReason, RosterError};
 /// #     thread: None,
 /// #     reply_to: None,
 /// # };
-/// # let message = Message { header, payload: b"tea is ready".to_vec().into(), seq: Some(7) };
+/// # let message = Message { header, payload: b"tea is ready".to_vec().into(), seq: Some(7), stored_ms: Some(1_003) };
 /// let event = Event::Message(message); // as a subscription yields it
 /// assert_eq!(line(&event).as_deref(), Some("tea is ready"));
 /// assert_eq!(event.seq(), Some(7)); // where to go on after a restart
@@ -125,7 +125,7 @@ impl Event {
 /// #     thread: None,
 /// #     reply_to: None,
 /// # };
-/// # let message = Message { header, payload: b"tea is ready".to_vec().into(), seq: Some(7) };
+/// # let message = Message { header, payload: b"tea is ready".to_vec().into(), seq: Some(7), stored_ms: Some(1_003) };
 /// // `message` is what an event holds.
 /// assert_eq!((message.from(), message.text().as_ref()), (me.endpoint(), "tea is ready"));
 /// assert_eq!((message.kind(), message.thread()), (&FrameKind::message(), None));
@@ -141,6 +141,9 @@ pub struct Message {
     pub payload: Zeroizing<Vec<u8>>,
     /// Its place in the room's stream; `None` in rooms without one.
     pub seq: Option<u64>,
+    /// When the stream stored it, as the servers say, in Unix milliseconds; `None` in rooms without one. Long
+    /// after `header.sent_ms` it is not the first time: whoever has a frame can publish it again.
+    pub stored_ms: Option<u64>,
 }
 
 impl Message {

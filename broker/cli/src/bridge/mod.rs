@@ -16,7 +16,7 @@ use crate::context::Store;
 use crate::error::{Attempt, Result, failed, wrong};
 use crate::identity;
 use crate::output;
-use crate::room::sent_json;
+use crate::room::{Fresh, sent_json};
 use crate::session::{Care, as_failed, open, room};
 use crate::settings::Settings;
 use crate::text;
@@ -157,6 +157,7 @@ struct Bridge<'a> {
 impl Bridge<'_> {
     async fn run(&self) -> Result {
         let mut devices = self.devices().await?;
+        let mut fresh = Fresh::now();
         let mut events = match self.args.outward {
             Some(_) => Some(self.events().await?),
             None => None,
@@ -172,7 +173,13 @@ impl Bridge<'_> {
             };
             passed += u64::from(tokio::select! {
                 event = event => match event {
-                    Some(event) => self.outward(event).await?,
+                    Some(event) => match event.message() {
+                        Some(message) if let Err(why) = fresh.take(&message.header, message.stored_ms) => {
+                            output::tell(&format!("unibus: not passed on: {why}"));
+                            false
+                        }
+                        _ => self.outward(event).await?,
+                    },
                     None => return failed("the session ended"),
                 },
                 Some(message) = devices.next() => self.inward(message).await?,

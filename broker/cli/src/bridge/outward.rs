@@ -79,6 +79,7 @@ mod tests {
             },
             payload: file.encode().into(),
             seq: Some(4),
+            stored_ms: None,
         };
         let event = |from| Event::File {
             file: file.clone(),

@@ -56,6 +56,12 @@ pub(crate) struct PubArgs {
 /// # Errors
 /// [`crate::error::CliError`].
 pub(crate) async fn publish(args: &PubArgs, settings: &Settings, json: bool) -> Result {
+    if args.subject.is_empty() || args.subject.contains(char::is_whitespace) {
+        return wrong(format!(
+            "{:?} is no subject: it has no spaces, and something in it",
+            args.subject
+        ));
+    }
     if args.subject.contains(['*', '>']) {
         output::tell("unibus: the subject has a wildcard; a message is published to it literally");
     }

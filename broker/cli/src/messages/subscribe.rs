@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use futures::StreamExt;
 use serde_json::json;
+use unibus_proto::subject;
 
 use super::shown::{Shape, show};
 use crate::connect::{Bus, connect};
-use crate::error::{Attempt, Result, failed};
+use crate::error::{Attempt, Result, failed, wrong};
 use crate::output;
 use crate::settings::Settings;
 use crate::silence::silence;
@@ -47,6 +48,13 @@ pub(crate) struct SubArgs {
 /// # Errors
 /// [`crate::error::CliError`].
 pub(crate) async fn subscribe(args: &SubArgs, settings: &Settings, json: bool) -> Result {
+    for subject in &args.subjects {
+        if !subject::is_valid_filter(subject.as_bytes()) {
+            return wrong(format!(
+                "{subject:?} is no subject: tokens are between dots, and > stands only at the end"
+            ));
+        }
+    }
     let bus = connect(settings).await?;
     let mut arrivals = subscriptions(&bus, args).await?;
     bus.subscribed().await?;

@@ -8,7 +8,7 @@ use unibus_proto::control::{EndpointId, Party, RoomId};
 use super::room;
 use crate::error::{Result, failed};
 use crate::output;
-use crate::session::as_failed;
+use crate::session::{as_failed, invitation};
 
 /// Flags of `room invite`.
 #[derive(Args, Debug)]
@@ -121,7 +121,7 @@ pub(super) async fn invite(args: &InviteArgs, session: &Session, json: bool) -> 
 /// # Errors
 /// Where there is none, the room can't be trusted, or its owner is not who was expected.
 pub(super) async fn join(args: &JoinArgs, session: &Session, json: bool) -> Result {
-    let id = room(session, &args.room).await?;
+    let id = invitation(session, &args.room).await?;
     let owner = accept(session, &id, args.owner.as_slice()).await?;
     if json {
         return output::json(&json!({"room": id, "owner": owner}));

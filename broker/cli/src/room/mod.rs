@@ -1,6 +1,7 @@
 //! `room`: end-to-end encrypted rooms. Everything is done by the rooms' library: this reads flags, finds
 //! the room that is meant, and prints.
 
+mod fresh;
 mod listen;
 mod manage;
 mod members;
@@ -15,6 +16,7 @@ use crate::error::Result;
 use crate::session::{Care, as_failed, open, room};
 use crate::settings::Settings;
 
+pub(crate) use fresh::Fresh;
 pub(crate) use members::{accept, endpoint};
 pub(crate) use shown::{event_json, event_line, file_json, file_shown};
 pub(crate) use speak::sent_json;

@@ -246,6 +246,7 @@ mod tests {
             },
             payload: payload.to_vec().into(),
             seq: Some(7),
+            stored_ms: None,
         }
     }
 

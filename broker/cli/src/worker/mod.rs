@@ -4,25 +4,25 @@
 mod answer;
 mod room;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use unibus_client::{HistoryQuery, MyRoom, RoomsChange, Start};
+use unibus_client::{MyRoom, RoomsChange, Start};
 use unibus_proto::control::{EndpointId, RoomId};
 
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, wrong};
 use crate::output;
-use crate::room::{accept, endpoint};
-use crate::session::{Care, as_failed, open};
+use crate::room::{Fresh, endpoint};
+use crate::session::{Care, as_failed, is_called, joined, open};
 use crate::settings::Settings;
 use crate::text;
 
 use answer::Answerer;
-use room::{Answered, Desk};
+use room::{Answered, Begun, Desk};
 
 /// Rooms that one worker listens in at most.
 const ROOMS_MAX: usize = 1024;
@@ -60,7 +60,8 @@ pub(crate) struct WorkerArgs {
     /// Answer with what was said
     #[arg(long)]
     echo: bool,
-    /// Listen in this room only: its id or its subject; may be given more than once [default: all of one's rooms]
+    /// Listen in this room only: its id or its subject, joined already or of an --owner; may be given more than
+    /// once [default: all of one's rooms]
     #[arg(id = "rooms", long = "room", value_name = "ROOM")]
     rooms: Vec<String>,
     /// Accept invitations to rooms of this owner only: an endpoint or a contact; may be given more than once
@@ -102,7 +103,9 @@ pub(crate) async fn run(args: &WorkerArgs, settings: &Settings, json: bool) -> R
     let mut worker = Worker {
         args,
         desk,
+        named: BTreeMap::new(),
         listening: BTreeSet::new(),
+        changed: BTreeMap::new(),
         tasks: JoinSet::new(),
     };
     let done = Box::pin(worker.work(answers, json)).await;
@@ -115,16 +118,28 @@ pub(crate) async fn run(args: &WorkerArgs, settings: &Settings, json: bool) -> R
 struct Worker<'a> {
     args: &'a WorkerArgs,
     desk: Arc<Desk>,
+    /// The rooms of `--room` that are known: none is taken for another one of the same name later.
+    named: BTreeMap<String, RoomId>,
     /// Rooms that have a task.
     listening: BTreeSet<RoomId>,
+    /// What was said of them last, since their task began: looked at when it ends.
+    changed: BTreeMap<RoomId, MyRoom>,
     tasks: JoinSet<RoomId>,
 }
 
 impl Worker<'_> {
     async fn work(&mut self, mut answers: mpsc::Receiver<Answered>, json: bool) -> Result {
         let session = self.desk.session.clone();
-        for room in session.list_my_rooms().await.map_err(as_failed)? {
-            self.follow(RoomsChange::Added(room)).await;
+        let rooms = session.list_my_rooms().await.map_err(as_failed)?;
+        self.name_rooms(&rooms)?;
+        let begun = rooms
+            .iter()
+            .filter(|room| room.joined && self.is_meant(room));
+        // What is said from now on is answered, whoever reads that this has begun.
+        for room in begun.cloned().collect::<Vec<_>>() {
+            let fresh = Fresh::now();
+            let events = Some(session.subscribe(&room.id, Start::Now).await);
+            self.begin(room, Begun { fresh, events });
         }
         let mut changes = session.watch_rooms().await.map_err(as_failed)?;
         output::tell(&format!(
@@ -135,12 +150,15 @@ impl Worker<'_> {
         while self.args.count.is_none_or(|count| seen < count) {
             tokio::select! {
                 change = changes.next() => match change {
-                    Some(change) => self.follow(change).await,
+                    Some(change) => self.follow(change),
                     None => return failed("the session ended"),
                 },
                 Some(ended) = self.tasks.join_next() => {
                     if let Ok(room) = ended {
                         self.listening.remove(&room);
+                        if let Some(room) = self.changed.remove(&room) {
+                            self.follow(RoomsChange::Changed(room));
+                        }
                     }
                 }
                 Some(answered) = answers.recv() => {
@@ -153,10 +171,32 @@ impl Worker<'_> {
         Ok(())
     }
 
-    async fn follow(&mut self, change: RoomsChange) {
+    /// Finds the rooms of `--room` once and for all, among those that were joined. Whoever invites chooses a
+    /// room's id and subject: an invitation by name counts only from an owner who was named.
+    fn name_rooms(&mut self, rooms: &[MyRoom]) -> Result {
+        for name in &self.args.rooms {
+            match joined(rooms, name)? {
+                Some(room) => drop(self.named.insert(name.clone(), room.id.clone())),
+                None if self.args.owners.is_empty() => {
+                    return wrong(format!(
+                        "you have joined no room {name:?}: join it first (unibus room join), or say with --owner \
+                         whose invitation to it is accepted"
+                    ));
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, change: RoomsChange) {
         match change {
             RoomsChange::Added(room) | RoomsChange::Changed(room) if self.is_meant(&room) => {
                 if self.listening.contains(&room.id) {
+                    self.changed.insert(room.id.clone(), room);
+                    return;
+                }
+                if !room.joined && self.args.no_join {
                     return;
                 }
                 if self.listening.len() >= ROOMS_MAX {
@@ -165,59 +205,36 @@ impl Worker<'_> {
                         room.id
                     ));
                 }
-                let from = match room.joined {
-                    true => Some(Start::Now),
-                    false => self.join(&room).await,
-                };
-                if let Some(from) = from {
-                    self.listen(room, from).await;
-                }
+                let (fresh, events) = (Fresh::now(), None);
+                self.begin(room, Begun { fresh, events });
             }
             // The task of a room that was left hears of it by itself.
+            RoomsChange::Removed(room) => drop(self.changed.remove(&room)),
             _ => {}
         }
     }
 
     fn is_meant(&self, room: &MyRoom) -> bool {
-        let named = |name: &String| *name == room.id.as_str() || *name == room.subject.as_str();
-        self.args.rooms.is_empty() || self.args.rooms.iter().any(named)
-    }
-
-    /// Accepts an invitation; answers with where to begin, so that nothing that is said after it is missed.
-    async fn join(&self, room: &MyRoom) -> Option<Start> {
-        if self.args.no_join {
-            return None;
-        }
-        let session = &self.desk.session;
-        let from = match room.policy.persisted {
-            true => match session.history(&room.id, HistoryQuery::last(1)).await {
-                Ok(page) => Start::After(page.next),
-                Err(_) => Start::Now,
-            },
-            false => Start::Now,
+        let is_it = |name: &String| match self.named.get(name) {
+            Some(id) => *id == room.id,
+            None => !room.joined && is_called(room, name),
         };
-        match accept(session, &room.id, &self.args.owners).await {
-            Ok(owner) => {
-                output::tell(&format!(
-                    "joined {} on {} of {owner}",
-                    room.id, room.subject
-                ));
-                Some(from)
-            }
-            Err(error) => {
-                output::tell(&format!("unibus: {}: {error}", room.id));
-                None
-            }
-        }
+        self.args.rooms.is_empty() || self.args.rooms.iter().any(is_it)
     }
 
-    /// Listens from now on; what can't be begun at once the room's task begins later.
-    async fn listen(&mut self, room: MyRoom, from: Start) {
+    /// Begins a room's task, which accepts its invitation first. What can't be begun at once it begins later.
+    fn begin(&mut self, room: MyRoom, begun: Begun) {
         let desk = Arc::clone(&self.desk);
+        let owners = self.args.owners.clone();
         self.listening.insert(room.id.clone());
-        let events = desk.session.subscribe(&room.id, from).await;
         self.tasks.spawn(async move {
-            desk.listen(&room, events, from).await;
+            let from = match room.joined {
+                true => Some(Start::Now),
+                false => desk.join(&room, &owners, begun.fresh.began_ms()).await,
+            };
+            if let Some(from) = from {
+                desk.listen(&room, from, begun).await;
+            }
             room.id
         });
     }

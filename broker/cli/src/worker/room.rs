@@ -9,19 +9,32 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use unibus_client::rooms::frame::FrameId;
-use unibus_client::{Error, Event, Message, MyRoom, Sent, Session, Speech, Start, Subscription};
+use unibus_client::{
+    Error, Event, HistoryQuery, Message, MyRoom, Sent, Session, Speech, Start, Subscription,
+};
+use unibus_proto::control::EndpointId;
 
 use super::answer::{Answerer, wants_answer};
 use crate::error::Result;
 use crate::output;
-use crate::room::{event_json, event_line, sent_json};
+use crate::room::{Fresh, accept, event_json, event_line, sent_json};
 
 /// Pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Messages that are looked through for those that were said while an invitation was accepted.
+const LATELY: usize = 50;
 /// Attempts at an answer, one a second: the owner may have to make a new key first.
 const ATTEMPTS_MAX: usize = 30;
 /// Answers of one room that are remembered, so that replies to them are answered.
 const OWN_MAX: usize = 4096;
+
+/// How a room's task begins.
+pub(super) struct Begun {
+    /// From before the subscription, and before an invitation was accepted.
+    pub(super) fresh: Fresh,
+    /// What was begun already.
+    pub(super) events: Option<std::result::Result<Subscription, Error>>,
+}
 
 /// What every room's task needs.
 pub(super) struct Desk {
@@ -56,14 +69,52 @@ impl Answered {
 }
 
 impl Desk {
+    /// Accepts an invitation; answers with where to begin, so that nothing is missed that was said since
+    /// `began_ms`.
+    pub(super) async fn join(
+        &self,
+        room: &MyRoom,
+        owners: &[EndpointId],
+        began_ms: u64,
+    ) -> Option<Start> {
+        match accept(&self.session, &room.id, owners).await {
+            Ok(owner) => {
+                output::tell(&format!(
+                    "joined {} on {} of {owner}",
+                    room.id, room.subject
+                ));
+            }
+            Err(error) => {
+                output::tell(&format!("unibus: {}: {error}", room.id));
+                return None;
+            }
+        }
+        if !room.policy.persisted {
+            return Some(Start::Now);
+        }
+        let Ok(page) = self
+            .session
+            .history(&room.id, HistoryQuery::last(LATELY))
+            .await
+        else {
+            return Some(Start::Now);
+        };
+        let mut lately = page.events.iter().filter(|event| {
+            let message = event.message();
+            message.is_some_and(|message| message.header.sent_ms >= began_ms)
+        });
+        let first = lately.find_map(Event::seq);
+        Some(Start::After(first.map_or(page.next, |seq| seq - 1)))
+    }
+
     /// Answers in a room until it ends for this identity; a subscription that fails is made anew after
     /// what was seen last.
-    pub(super) async fn listen(
-        self: &Arc<Self>,
-        room: &MyRoom,
-        mut events: std::result::Result<Subscription, Error>,
-        mut from: Start,
-    ) {
+    pub(super) async fn listen(self: &Arc<Self>, room: &MyRoom, mut from: Start, begun: Begun) {
+        let Begun { mut fresh, events } = begun;
+        let mut events = match events {
+            Some(events) => events,
+            None => self.session.subscribe(&room.id, from).await,
+        };
         let mut own = Own::default();
         // Dropped with this future: answers under way end with the room.
         let mut answers = JoinSet::new();
@@ -75,7 +126,9 @@ impl Desk {
                         from = event.seq().map_or(from, Start::After);
                         match event {
                             Event::Message(message) => {
-                                self.consider(room, message, &mut own, &mut answers).await;
+                                if self.is_for_us(room, &message, &mut own, &mut fresh) {
+                                    self.take_on(room, message, &mut answers).await;
+                                }
                             }
                             Event::Gone { .. } => return,
                             _ => {}
@@ -90,22 +143,32 @@ impl Desk {
         }
     }
 
-    async fn consider(
-        self: &Arc<Self>,
+    /// Whether a message is to be answered.
+    fn is_for_us(
+        &self,
         room: &MyRoom,
-        message: Message,
+        message: &Message,
         own: &mut Own,
-        answers: &mut JoinSet<()>,
-    ) {
+        fresh: &mut Fresh,
+    ) -> bool {
         let me = self.session.identity().endpoint();
         if message.from() == me {
             // A room tells everything in one order: our answer comes before what replies to it.
-            return own.note(message.id());
+            own.note(message.id());
+            return false;
         }
         let is_own = |id| own.ids.contains(&id);
         if !wants_answer(&message.header, me, is_own) || !self.answerer.is_meant(&message.payload) {
-            return;
+            return false;
         }
+        let taken = fresh.take(&message.header, message.stored_ms);
+        if let Err(why) = &taken {
+            output::tell(&format!("unibus: {}: not answered: {why}", room.id));
+        }
+        taken.is_ok()
+    }
+
+    async fn take_on(self: &Arc<Self>, room: &MyRoom, message: Message, answers: &mut JoinSet<()>) {
         // The semaphore is never closed. What waits here waits in the room's stream.
         let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else {
             return;

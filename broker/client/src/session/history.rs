@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use unibus_proto::control::{RoomId, room_stream};
 
+use super::read::{Came, stored};
 use super::rooms::Room;
 use super::{Inner, Session};
 use crate::error::Error;
@@ -225,12 +226,17 @@ impl Inner {
         let mut next = from;
         loop {
             let page = self.page(room, next, to).await?;
-            for (seq, payload) in &page.frames {
-                events.push(self.read(room, payload, Some(*seq), known).await);
+            for (seq, stored_ms, payload) in &page.frames {
+                let came = Came {
+                    seq: Some(*seq),
+                    stored_ms: *stored_ms,
+                    known,
+                };
+                events.push(self.read(room, payload, came).await);
             }
             match page.frames.last() {
                 _ if page.whole => return Ok(events),
-                Some((last, _)) => next = last + 1,
+                Some((last, ..)) => next = last + 1,
                 None => {
                     let cause = format!("nothing came of places {next} to {to} in time");
                     return Err(Error::messages(DOING, cause));
@@ -263,8 +269,8 @@ impl Inner {
 
 /// What one fetch brought.
 struct Page {
-    /// Places and frames, in order.
-    frames: Vec<(u64, Bytes)>,
+    /// Places, times of storing and frames, in order.
+    frames: Vec<(u64, Option<u64>, Bytes)>,
     /// Nothing more of it is there.
     whole: bool,
 }
@@ -292,7 +298,8 @@ async fn fetch(consumer: &PullConsumer, from: u64, to: u64) -> Result<Page, Erro
         };
         page.whole = seq >= to || pending == 0;
         if seq <= to {
-            page.frames.push((seq, frame.message.payload));
+            let stored_ms = stored(&frame).and_then(|(_, at)| at);
+            page.frames.push((seq, stored_ms, frame.message.payload));
         }
     }
     Ok(page)

@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::{broadcast, mpsc, watch};
 use unibus_proto::control::{RoomId, RoomSubject, room_stream};
 
+use super::read::{Came, stored};
 use super::refused::Watch;
 use super::rooms::{Change, Room};
 use super::{Inner, REQUEST_TIMEOUT, Session};
@@ -271,11 +272,12 @@ impl Listener {
                 changed = self.connections.changed() => return changed.map_err(|_| Over),
                 frame = frames.next() => {
                     let Some(Ok(frame)) = frame else { return Ok(()) };
-                    let seq = frame.info().map(|info| info.stream_sequence).unwrap_or_default();
+                    let (seq, stored_ms) = stored(&frame).unwrap_or_default();
                     if seq > place.after {
                         let old = place.waiting.is_some();
                         let known = if old { place.began } else { Instant::now() };
-                        self.deliver(&frame.payload, Some(seq), known).await?;
+                        let came = Came { seq: Some(seq), stored_ms, known };
+                        self.deliver(&frame.payload, came).await?;
                         place.after = seq;
                         self.catch_up(place).await?;
                     }
@@ -319,19 +321,15 @@ impl Listener {
                 message = frames.next() => {
                     let message = message.ok_or(Over)?;
                     came = true;
-                    self.deliver(&message.payload, None, Instant::now()).await?;
+                    let came = Came { seq: None, stored_ms: None, known: Instant::now() };
+                    self.deliver(&message.payload, came).await?;
                 }
             }
         }
     }
 
-    async fn deliver(
-        &mut self,
-        bytes: &[u8],
-        seq: Option<u64>,
-        known: Instant,
-    ) -> Result<(), Over> {
-        let event = self.inner.read(&self.room, bytes, seq, known).await;
+    async fn deliver(&mut self, bytes: &[u8], came: Came) -> Result<(), Over> {
+        let event = self.inner.read(&self.room, bytes, came).await;
         match event.message().map(crate::event::Message::id) {
             Some(id) if !self.seen.is_new(id) => Ok(()),
             _ => self.tell(event).await,

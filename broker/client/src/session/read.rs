@@ -13,16 +13,32 @@ use crate::event::{Event, Message, Undecryptable, Unreadable};
 use crate::rooms::blob::BlobRef;
 use crate::rooms::frame::{Frame, FrameKind, Header, SignedFrame};
 
+/// How a frame came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Came {
+    /// Its place in the room's stream.
+    pub(super) seq: Option<u64>,
+    /// When the stream stored it, in Unix milliseconds.
+    pub(super) stored_ms: Option<u64>,
+    /// It was said before this: whoever has looked at the room since then has seen what there is to it.
+    pub(super) known: Instant,
+}
+
+/// Where and when a stream stored a message.
+pub(super) fn stored(message: &async_nats::jetstream::Message) -> Option<(u64, Option<u64>)> {
+    let info = message.info().ok()?;
+    let ms = info.published.unix_timestamp_nanos() / 1_000_000;
+    Some((info.stream_sequence, u64::try_from(ms).ok()))
+}
+
 impl Inner {
-    /// What a frame says. It was said before `known`: whoever has looked at the room since then has seen what
-    /// there is to it.
-    pub(super) async fn read(
-        &self,
-        room: &Room,
-        bytes: &[u8],
-        seq: Option<u64>,
-        known: Instant,
-    ) -> Event {
+    /// What a frame says.
+    pub(super) async fn read(&self, room: &Room, bytes: &[u8], came: Came) -> Event {
+        let Came {
+            seq,
+            stored_ms,
+            known,
+        } = came;
         let signed = match SignedFrame::decode(bytes) {
             Ok(signed) => signed,
             Err(error) => {
@@ -38,6 +54,7 @@ impl Inner {
                 header: signed.claims().clone(),
                 payload,
                 seq,
+                stored_ms,
             }),
             Err(reason) => Event::Undecryptable(Undecryptable {
                 reason,
