@@ -175,7 +175,8 @@ async fn who_trickles_does_not_keep_its_connections() -> anyhow::Result<()> {
     node.ready(PATIENCE).await?;
     let slowly = (1, Duration::from_millis(50));
     let body = [b'x'; 10_000];
-    let head = |path| format!("POST {path} HTTP/1.1\r\nhost: n\r\ncontent-length: 10000\r\n\r\n");
+    let kind = "content-type: application/json\r\ncontent-length: 10000";
+    let head = |path| format!("POST {path} HTTP/1.1\r\nhost: n\r\n{kind}\r\n\r\n");
     for (port, path) in [
         (node.http_port, "/blobs"),
         (node.http_port, "/rooms"),
