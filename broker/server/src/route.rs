@@ -166,6 +166,8 @@ impl Route {
                     if let Some(stalling) = lanes.take_stalling() {
                         stalling.wait(self.shared.limits().stall).await;
                     }
+                    // The writing side is part of the same task, and there may always be more to read.
+                    tokio::task::consume_budget().await;
                 }
                 Err(error) => {
                     tracing::warn!(peer = %self.peer.name, %error, "route protocol broken");
