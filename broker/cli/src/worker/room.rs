@@ -125,10 +125,10 @@ impl Desk {
                         while answers.try_join_next().is_some() {}
                         from = event.seq().map_or(from, Start::After);
                         match event {
-                            Event::Message(message) => {
-                                if self.is_for_us(room, &message, &mut own, &mut fresh) {
-                                    self.take_on(room, message, &mut answers).await;
-                                }
+                            Event::Message(message)
+                                if self.is_for_us(room, &message, &mut own, &mut fresh) =>
+                            {
+                                self.take_on(room, message, &mut answers).await;
                             }
                             Event::Gone { .. } => return,
                             _ => {}
