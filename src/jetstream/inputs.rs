@@ -201,13 +201,17 @@ impl Verdict {
                 while frame.has_remaining() {
                     answered.push(frame.get_u32_le());
                 }
-                let tells = answered.pop_if(|last| *last == TELLS_STRAYS).is_some();
-                let strays = answered.extract_if(.., |number| *number & STRAY != 0);
-                let strays: Vec<u32> = strays.map(|number| number & !STRAY).collect();
-                Ok(Self::Taken(Taken {
-                    answered,
-                    strays: tells.then_some(strays),
-                }))
+                if answered.pop_if(|last| *last == TELLS_STRAYS).is_none() {
+                    let strays = None;
+                    return Ok(Self::Taken(Taken { answered, strays }));
+                }
+                // Strays have the highest bit set, and so come last.
+                if !answered.is_sorted() {
+                    return Err(MalformedInputs);
+                }
+                let strays = answered.split_off(answered.partition_point(|n| n & STRAY == 0));
+                let strays = Some(strays.into_iter().map(|n| n & !STRAY).collect());
+                Ok(Self::Taken(Taken { answered, strays }))
             }
             _ => Err(MalformedInputs),
         }
