@@ -163,8 +163,13 @@ async fn a_node_that_lost_its_disk_joins_again_whatever_its_own_routes_say() -> 
     })
     .await?;
     // Who was removed is told so, and not that there is no quorum.
-    let (worked, printed) = cluster.operate(0, &["cluster", "remove", "n2"])?;
-    ensure!(worked, "{printed}");
+    // The leader may know a moment later that the one with the new disk is there, and refuses until then.
+    eventually("n2 is removed", PATIENCE, || async {
+        let (worked, printed) = cluster.operate(0, &["cluster", "remove", "n2"])?;
+        ensure!(worked, "{printed}");
+        Ok(())
+    })
+    .await?;
     eventually("n2 knows that it is none", PATIENCE, || async {
         let (status, health) = cluster.nodes[2].health().await?;
         ensure!(status == 503 && health["outside"] == true, "{health}");
