@@ -8,7 +8,7 @@ use super::{Filters, Permissions};
 const INBOXES: &[u8] = b"_INBOX";
 
 /// Bytes of a request's subject that need no allocation.
-const REQUEST_INLINE: usize = 160;
+const REQUEST_INLINE: usize = 256;
 
 /// What one may ask who may read everything that the consumer delivers; the consumer's name follows.
 const OF_CONSUMER: [&[u8]; 3] = [
